@@ -1,1 +1,21 @@
-//! PiCloud.
+//! PiCloud hosts small functions that other people wrote and that nobody has to trust.
+//!
+//! `ARCHITECTURE.md` is the map: which room does what, and which arrows point where.
+
+pub mod apps;
+pub mod cli;
+pub mod config;
+pub mod dead_letters;
+pub mod directory;
+pub mod dispatch;
+pub mod executions;
+pub mod http;
+pub mod identity;
+pub mod imports;
+pub mod kv;
+pub mod node;
+pub mod routes;
+pub mod sandbox;
+pub mod scripts;
+pub mod store;
+pub mod telemetry;

@@ -1,1 +1,93 @@
-fn main(){}
+//! Set-up, builds and test runs, in plain Rust: `cargo xtask --help`.
+
+mod guest;
+mod setup;
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(
+    name = "cargo xtask",
+    about = "Sets PiCloud up, builds it, runs it and tests it"
+)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Install what is missing on this machine
+    Setup {
+        /// What the tests need too
+        #[arg(long)]
+        test: bool,
+        /// Install without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Build the Rhai guest; needed before a plain `cargo build`
+    Guest,
+}
+
+fn main() -> Result<()> {
+    let root = root()?;
+    match Args::parse().task {
+        Task::Setup { test, yes } => setup::set_up(
+            if test {
+                setup::For::Testing
+            } else {
+                setup::For::Running
+            },
+            yes,
+        ),
+        Task::Guest => {
+            setup::set_up(setup::For::Running, false)?;
+            guest::build(&root).map(|_| ())
+        }
+    }
+}
+
+/// The folder of the workspace.
+fn root() -> Result<PathBuf> {
+    let xtask = Path::new(env!("CARGO_MANIFEST_DIR"));
+    Ok(xtask
+        .parent()
+        .context("xtask lies in the workspace")?
+        .to_owned())
+}
+
+/// The cargo that runs us.
+fn cargo() -> OsString {
+    std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into())
+}
+
+/// Run a command to its end; its output goes where ours goes.
+fn run(command: &mut Command) -> Result<()> {
+    let status = command
+        .status()
+        .with_context(|| format!("cannot start {}", command.get_program().to_string_lossy()))?;
+    if !status.success() {
+        let words: Vec<_> = std::iter::once(command.get_program())
+            .chain(command.get_args())
+            .map(|word| word.to_string_lossy())
+            .collect();
+        bail!("`{}` failed ({status})", words.join(" "));
+    }
+    Ok(())
+}
+
+/// Do something that takes a while, and say so.
+fn step<T>(name: &str, work: impl FnOnce() -> Result<T>) -> Result<T> {
+    eprintln!("── {name} …");
+    let started = Instant::now();
+    let done = work().with_context(|| name.to_owned())?;
+    eprintln!("── {name}: {:.1} s", started.elapsed().as_secs_f64());
+    Ok(done)
+}

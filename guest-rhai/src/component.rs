@@ -1,0 +1,86 @@
+//! The component's exports, and the imports as [`crate::host`] calls them.
+
+#![allow(missing_docs, reason = "generated; the WIT has the documentation")]
+
+wit_bindgen::generate!({ path: "../wit", world: "rhai", generate_all });
+
+use exports::picloud::function::interpreter::{Diagnostic, Failure, Guest, Invocation, Response};
+use picloud::function::types::{Header, Position, Thrown};
+
+use crate::ctx;
+use crate::engine;
+use crate::outcome;
+
+struct Interpreter;
+
+export!(Interpreter);
+
+/// Build the engine before the snapshot is taken.
+#[unsafe(export_name = "wizer-initialize")]
+extern "C" fn initialize() {
+    engine::prepare();
+}
+
+impl Guest for Interpreter {
+    fn validate(source: String) -> Vec<Diagnostic> {
+        engine::validate(&source)
+            .into_iter()
+            .map(diagnostic)
+            .collect()
+    }
+
+    fn run(source: String, invocation: Invocation) -> Result<Response, Failure> {
+        ctx::set_request(invocation.request.map(|request| {
+            ctx::Request {
+                method: request.method,
+                path: request.path,
+                params: request.params,
+                query: request.query,
+                rest: request.rest,
+                headers: request
+                    .headers
+                    .into_iter()
+                    .map(|header| (header.name, header.value))
+                    .collect(),
+                content_type: request
+                    .body
+                    .as_ref()
+                    .and_then(|body| body.content_type.clone()),
+                body: request.body.map(|body| body.bytes),
+            }
+        }));
+        match engine::run(&source) {
+            Ok(response) => Ok(Response {
+                status: response.status,
+                headers: response
+                    .headers
+                    .into_iter()
+                    .map(|(name, value)| Header { name, value })
+                    .collect(),
+                body: response.body,
+            }),
+            Err(outcome::Failure::InvalidSource(found)) => Err(Failure::InvalidSource(
+                found.into_iter().map(diagnostic).collect(),
+            )),
+            Err(outcome::Failure::Threw(thrown)) => Err(Failure::Threw(Thrown {
+                message: thrown.message,
+                position: thrown.position.map(position),
+                calls: thrown.calls,
+            })),
+            Err(outcome::Failure::InvalidResponse(problem)) => {
+                Err(Failure::InvalidResponse(problem))
+            }
+        }
+    }
+}
+
+fn position((line, column): (u32, u32)) -> Position {
+    Position { line, column }
+}
+
+fn diagnostic(found: outcome::Diagnostic) -> Diagnostic {
+    Diagnostic {
+        message: found.message,
+        position: found.position.map(position),
+    }
+}

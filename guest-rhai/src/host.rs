@@ -1,0 +1,279 @@
+//! The imports, as the modules call them: the real ones in the sandbox, and an in-memory
+//! stand-in where the unit tests run natively.
+
+/// A page of a collection.
+pub struct Page {
+    /// Keys and their values as JSON.
+    pub entries: Vec<(String, String)>,
+    /// Where the next page begins.
+    pub next: Option<String>,
+}
+
+/// What an execution knows of itself.
+#[derive(Default, Clone)]
+pub struct Context {
+    /// See the WIT.
+    pub app_id: String,
+    /// See the WIT.
+    pub app_slug: String,
+    /// See the WIT.
+    pub script_id: String,
+    /// See the WIT.
+    pub script_name: String,
+    /// See the WIT.
+    pub script_version: u32,
+    /// See the WIT.
+    pub execution_id: String,
+    /// See the WIT.
+    pub request_id: String,
+    /// See the WIT.
+    pub invocation_type: String,
+    /// Id, name and kind.
+    pub principal: Option<(String, String, String)>,
+    /// See the WIT.
+    pub trigger_depth: u32,
+    /// See the WIT.
+    pub attempt: u32,
+    /// See the WIT.
+    pub sdk_version: String,
+    /// See the WIT.
+    pub event: Option<String>,
+}
+
+/// How much a log line matters.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Level {
+    /// See the WIT.
+    Trace,
+    /// See the WIT.
+    Debug,
+    /// See the WIT.
+    Info,
+    /// See the WIT.
+    Warn,
+    /// See the WIT.
+    Error,
+}
+
+#[cfg(target_arch = "wasm32")]
+pub use real::*;
+
+#[cfg(target_arch = "wasm32")]
+mod real {
+    use super::{Context, Level, Page};
+    use crate::component::picloud::context::context;
+    use crate::component::picloud::dead_letters::dead_letters;
+    use crate::component::picloud::kv::kv;
+    use crate::component::picloud::log::log;
+
+    fn kv_problem(error: kv::Error) -> String {
+        match error {
+            kv::Error::InvalidCollection(problem) => format!("the collection's name {problem}"),
+            kv::Error::InvalidKey(problem) => format!("the key {problem}"),
+            kv::Error::InvalidValue(problem) => format!("the value is not JSON: {problem}"),
+            kv::Error::InvalidCursor => {
+                "the cursor was not made by a list of this collection".to_owned()
+            }
+            kv::Error::InvalidLimit(limit) => format!("a limit is 1 to 1000, not {limit}"),
+            kv::Error::TooLarge(kv::TooLarge {
+                what,
+                bytes,
+                bytes_max,
+            }) => {
+                format!("the {what} has {bytes} bytes; the limit is {bytes_max}")
+            }
+            kv::Error::Denied => "the principal may not do this".to_owned(),
+            kv::Error::Unavailable => "the store cannot be reached now".to_owned(),
+        }
+    }
+
+    fn dead_letter_problem(error: dead_letters::Error) -> String {
+        match error {
+            dead_letters::Error::Denied => {
+                "the principal may not manage dead letters, or there is none"
+            }
+            dead_letters::Error::InvalidId => "the id is not a UUID",
+            dead_letters::Error::NotFound => "the app has no dead letter of this id",
+            dead_letters::Error::AlreadyResolved => "it was replayed or resolved before",
+            dead_letters::Error::Unavailable => "the store cannot be reached now",
+        }
+        .to_owned()
+    }
+
+    pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, String> {
+        kv::get(collection, key).map_err(kv_problem)
+    }
+
+    pub fn kv_set(collection: &str, key: &str, value: &str) -> Result<(), String> {
+        kv::set(collection, key, value).map_err(kv_problem)
+    }
+
+    pub fn kv_delete(collection: &str, key: &str) -> Result<bool, String> {
+        kv::delete(collection, key).map_err(kv_problem)
+    }
+
+    pub fn kv_has(collection: &str, key: &str) -> Result<bool, String> {
+        kv::has(collection, key).map_err(kv_problem)
+    }
+
+    pub fn kv_list(
+        collection: &str,
+        cursor: Option<&str>,
+        limit: Option<u32>,
+    ) -> Result<Page, String> {
+        let page = kv::list(collection, cursor, limit).map_err(kv_problem)?;
+        let entries = page
+            .entries
+            .into_iter()
+            .map(|entry| (entry.key, entry.value))
+            .collect();
+        Ok(Page {
+            entries,
+            next: page.next,
+        })
+    }
+
+    pub fn replay(id: &str) -> Result<String, String> {
+        dead_letters::replay(id).map_err(dead_letter_problem)
+    }
+
+    pub fn resolve(id: &str, handled: bool) -> Result<(), String> {
+        let resolution = match handled {
+            true => dead_letters::Resolution::HandledByScript,
+            false => dead_letters::Resolution::Ignored,
+        };
+        dead_letters::resolve(id, resolution).map_err(dead_letter_problem)
+    }
+
+    pub fn write_log(level: Level, message: &str, fields: Vec<(String, String)>) {
+        let level = match level {
+            Level::Trace => log::Level::Trace,
+            Level::Debug => log::Level::Debug,
+            Level::Info => log::Level::Info,
+            Level::Warn => log::Level::Warn,
+            Level::Error => log::Level::Error,
+        };
+        let fields: Vec<log::Field> = fields
+            .into_iter()
+            .map(|(name, value)| log::Field { name, value })
+            .collect();
+        log::write(level, message, &fields);
+    }
+
+    pub fn context() -> Context {
+        let known = context::get();
+        Context {
+            app_id: known.app.id,
+            app_slug: known.app.slug,
+            script_id: known.script.id,
+            script_name: known.script.name,
+            script_version: known.script.version,
+            execution_id: known.execution_id,
+            request_id: known.request_id,
+            invocation_type: known.invocation_type,
+            principal: known.principal.map(|who| (who.id, who.name, who.kind)),
+            trigger_depth: known.trigger_depth,
+            attempt: known.attempt,
+            sdk_version: known.sdk_version,
+            event: known.event,
+        }
+    }
+}
+
+#[cfg(not(target_arch = "wasm32"))]
+#[allow(
+    missing_docs,
+    reason = "a stand-in for the WIT, which has the documentation"
+)]
+pub use stand_in::*;
+
+#[cfg(not(target_arch = "wasm32"))]
+#[allow(
+    missing_docs,
+    reason = "a stand-in for the WIT, which has the documentation"
+)]
+mod stand_in {
+    use std::cell::RefCell;
+    use std::collections::BTreeMap;
+
+    use super::{Context, Level, Page};
+
+    #[derive(Default)]
+    pub struct Host {
+        pub kv: BTreeMap<(String, String), String>,
+        pub log: Vec<(Level, String, Vec<(String, String)>)>,
+        pub context: Context,
+    }
+
+    thread_local! {
+        pub static HOST: RefCell<Host> = RefCell::default();
+    }
+
+    fn with<T>(work: impl FnOnce(&mut Host) -> T) -> T {
+        HOST.with_borrow_mut(work)
+    }
+
+    fn at(collection: &str, key: &str) -> Result<(String, String), String> {
+        if key.is_empty() {
+            return Err("the key is empty".into());
+        }
+        Ok((collection.into(), key.into()))
+    }
+
+    pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, String> {
+        let at = at(collection, key)?;
+        Ok(with(|host| host.kv.get(&at).cloned()))
+    }
+
+    pub fn kv_set(collection: &str, key: &str, value: &str) -> Result<(), String> {
+        let at = at(collection, key)?;
+        with(|host| host.kv.insert(at, value.into()));
+        Ok(())
+    }
+
+    pub fn kv_delete(collection: &str, key: &str) -> Result<bool, String> {
+        let at = at(collection, key)?;
+        Ok(with(|host| host.kv.remove(&at).is_some()))
+    }
+
+    pub fn kv_has(collection: &str, key: &str) -> Result<bool, String> {
+        let at = at(collection, key)?;
+        Ok(with(|host| host.kv.contains_key(&at)))
+    }
+
+    pub fn kv_list(
+        collection: &str,
+        cursor: Option<&str>,
+        limit: Option<u32>,
+    ) -> Result<Page, String> {
+        let limit = limit.unwrap_or(100) as usize;
+        with(|host| {
+            let mut left = host.kv.iter().filter(|((name, key), _)| {
+                name == collection && cursor.is_none_or(|c| key.as_str() > c)
+            });
+            let entries: Vec<_> = left
+                .by_ref()
+                .take(limit)
+                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .collect();
+            let next = left.next().and(entries.last().map(|(key, _)| key.clone()));
+            Ok(Page { entries, next })
+        })
+    }
+
+    pub fn replay(_id: &str) -> Result<String, String> {
+        Err("the principal may not manage dead letters, or there is none".into())
+    }
+
+    pub fn resolve(_id: &str, _handled: bool) -> Result<(), String> {
+        Err("the principal may not manage dead letters, or there is none".into())
+    }
+
+    pub fn write_log(level: Level, message: &str, fields: Vec<(String, String)>) {
+        with(|host| host.log.push((level, message.into(), fields)));
+    }
+
+    pub fn context() -> Context {
+        with(|host| host.context.clone())
+    }
+}

@@ -1,0 +1,306 @@
+//! Rhai values to and from JSON, without a tree in between.
+
+use std::fmt;
+
+use rhai::{Array, Blob, Dynamic, FLOAT, INT, ImmutableString, Map};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+
+use crate::ctx::{Ctx, RequestRef};
+
+/// How deep a value may be nested, both ways: what is written can be read again.
+pub const DEPTH_MAX: usize = 100;
+
+/// Read a JSON text. Whole numbers stay whole where they fit 64 bits.
+///
+/// # Errors
+/// What is wrong with the text, and where.
+pub fn parse(text: &str) -> Result<Dynamic, String> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value = Value { depth: 0 }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value));
+    value.map_err(|error| error.to_string())
+}
+
+/// A value at a depth.
+struct Value {
+    depth: usize,
+}
+
+impl Value {
+    fn inner<E: serde::de::Error>(&self) -> Result<Self, E> {
+        match self.depth < DEPTH_MAX {
+            true => Ok(Self {
+                depth: self.depth + 1,
+            }),
+            false => Err(E::custom(format!("nested more than {DEPTH_MAX} deep"))),
+        }
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Value {
+    type Value = Dynamic;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Dynamic, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Value {
+    type Value = Dynamic;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a JSON value")
+    }
+
+    fn visit_unit<E>(self) -> Result<Dynamic, E> {
+        Ok(Dynamic::UNIT)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
+        Ok(INT::try_from(value).map_or_else(|_| (value as FLOAT).into(), Dynamic::from))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Dynamic, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Dynamic, A::Error> {
+        let mut array = Array::new();
+        while let Some(item) = seq.next_element_seed(self.inner()?)? {
+            array.push(item);
+        }
+        Ok(array.into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Dynamic, A::Error> {
+        let mut map = Map::new();
+        while let Some(name) = members.next_key::<String>()? {
+            map.insert(name.into(), members.next_value_seed(self.inner()?)?);
+        }
+        Ok(map.into())
+    }
+}
+
+/// Why a value cannot be JSON.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotJson {
+    /// Where in the value, like `items[3].name`; empty for the value itself.
+    pub at: String,
+    /// What is there.
+    pub what: String,
+}
+
+impl fmt::Display for NotJson {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.at.as_str() {
+            "" => write!(f, "{} cannot be JSON", self.what),
+            at => write!(f, "`{at}` is {}, which cannot be JSON", self.what),
+        }
+    }
+}
+
+/// Write a value as JSON; in lines and indented if `pretty`.
+///
+/// # Errors
+/// [`NotJson`] says what in it cannot be.
+pub fn stringify(value: &Dynamic, pretty: bool) -> Result<String, NotJson> {
+    let mut writer = Writer {
+        out: String::new(),
+        path: Vec::new(),
+        pretty,
+    };
+    match writer.value(value) {
+        Ok(()) => Ok(writer.out),
+        Err(what) => Err(NotJson {
+            at: writer.path.concat().trim_start_matches('.').into(),
+            what,
+        }),
+    }
+}
+
+struct Writer {
+    out: String,
+    path: Vec<String>,
+    pretty: bool,
+}
+
+impl Writer {
+    fn value(&mut self, value: &Dynamic) -> Result<(), String> {
+        if self.path.len() > DEPTH_MAX {
+            return Err(format!("nested more than {DEPTH_MAX} deep"));
+        }
+        // A shared value, captured by a closure say, is what it holds.
+        if value.is_shared() {
+            return self.value(&value.flatten_clone());
+        }
+        if value.is_unit() {
+            self.out.push_str("null");
+        } else if let Ok(value) = value.as_bool() {
+            self.out.push_str(if value { "true" } else { "false" });
+        } else if let Ok(value) = value.as_int() {
+            fmt::Write::write_fmt(&mut self.out, format_args!("{value}"))
+                .map_err(|e| e.to_string())?;
+        } else if let Ok(value) = value.as_float() {
+            if !value.is_finite() {
+                return Err(format!("the number {value}"));
+            }
+            self.raw(&value);
+        } else if let Ok(text) = value.as_immutable_string_ref() {
+            self.raw(text.as_str());
+        } else if let Ok(value) = value.as_char() {
+            self.raw(&value.to_string());
+        } else if let Ok(array) = value.as_array_ref() {
+            self.list('[', ']', array.iter().enumerate(), |writer, (at, item)| {
+                writer.path.push(format!("[{at}]"));
+                writer.value(item)
+            })?;
+        } else if let Ok(map) = value.as_map_ref() {
+            self.list('{', '}', map.iter(), |writer, (name, member)| {
+                writer.raw(name.as_str());
+                writer.out.push_str(if writer.pretty { ": " } else { ":" });
+                writer.path.push(format!(".{name}"));
+                writer.value(member)
+            })?;
+        } else if let Some(ctx) = value.read_lock::<Ctx>() {
+            self.value(&ctx.to_map().into())?;
+        } else if value.is::<RequestRef>() {
+            self.value(&RequestRef::to_map().into())?;
+        } else {
+            return Err(match value.type_name() {
+                "Fn" => "a function".to_owned(),
+                "blob" | "range" | "range=" | "timestamp" => format!("a {}", value.type_name()),
+                other if value.read_lock::<Blob>().is_some() => format!("a blob ({other})"),
+                other => format!("of type {}", other.rsplit("::").next().unwrap_or(other)),
+            });
+        }
+        Ok(())
+    }
+
+    fn list<T>(
+        &mut self,
+        open: char,
+        close: char,
+        items: impl ExactSizeIterator<Item = T>,
+        mut write: impl FnMut(&mut Self, T) -> Result<(), String>,
+    ) -> Result<(), String> {
+        self.out.push(open);
+        let empty = items.len() == 0;
+        for (at, item) in items.enumerate() {
+            if at > 0 {
+                self.out.push(',');
+            }
+            self.line(self.path.len() + 1);
+            write(self, item)?;
+            self.path.pop();
+        }
+        if !empty {
+            self.line(self.path.len());
+        }
+        self.out.push(close);
+        Ok(())
+    }
+
+    fn line(&mut self, depth: usize) {
+        if self.pretty {
+            self.out.push('\n');
+            self.out.extend(std::iter::repeat_n("  ", depth));
+        }
+    }
+
+    fn raw(&mut self, value: &(impl serde::Serialize + ?Sized)) {
+        let text = serde_json::to_string(value);
+        self.out
+            .push_str(&text.expect("a string or a finite number is always JSON"));
+    }
+}
+
+/// A value as people read it in a message: text as it is, the rest as JSON where it can be.
+pub fn display(value: &Dynamic) -> String {
+    match value.clone().flatten().try_cast::<ImmutableString>() {
+        Some(text) => text.into(),
+        None => stringify(value, false).unwrap_or_else(|_| value.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn json() -> impl Strategy<Value = serde_json::Value> {
+        let leaf = prop_oneof![
+            Just(serde_json::Value::Null),
+            any::<bool>().prop_map(Into::into),
+            any::<i64>().prop_map(Into::into),
+            (-1e9..1e9).prop_map(|f: f64| serde_json::json!(f)),
+            ".{0,12}".prop_map(Into::into),
+        ];
+        leaf.prop_recursive(4, 40, 6, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..6).prop_map(Into::into),
+                prop::collection::btree_map("[a-zé\"\\\\]{0,6}", inner, 0..6)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn json_survives_the_way_through_a_script(value in json(), pretty in any::<bool>()) {
+            let text = value.to_string();
+            let back = stringify(&parse(&text).unwrap(), pretty).unwrap();
+            prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&back).unwrap(), value);
+        }
+
+        #[test]
+        fn parsing_never_panics(text in ".{0,200}") {
+            let _ = parse(&text);
+        }
+    }
+
+    #[test]
+    fn depth_is_limited_both_ways() {
+        let deep = |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(parse(&deep(DEPTH_MAX)).is_ok());
+        assert!(parse(&deep(DEPTH_MAX + 1)).is_err());
+        let mut value = Dynamic::from(1_i64);
+        for _ in 0..=DEPTH_MAX {
+            value = Array::from([value]).into();
+        }
+        assert!(stringify(&value, false).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_json_is_named_with_its_place() {
+        let mut map = Map::new();
+        let items: Array = vec![1.0.into(), f64::NAN.into()];
+        map.insert("items".into(), items.into());
+        let error = stringify(&map.into(), false).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`items[1]` is the number NaN, which cannot be JSON"
+        );
+        let blob = Dynamic::from_blob(vec![1]);
+        assert_eq!(
+            stringify(&blob, false).unwrap_err().to_string(),
+            "a blob cannot be JSON"
+        );
+    }
+}

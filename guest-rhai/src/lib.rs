@@ -1,0 +1,16 @@
+//! The Rhai interpreter as a guest: a component of the world `picloud:function/rhai`.
+//!
+//! The engine is built once, in `wizer-initialize`, and is part of the snapshot that every
+//! instance starts from; an instance only compiles and runs one script. `docs/rhai-sdk.md`
+//! describes what a script sees.
+
+#[cfg(target_arch = "wasm32")]
+mod component;
+pub mod ctx;
+pub mod engine;
+pub mod host;
+pub mod json;
+pub mod modules;
+pub mod outcome;
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,25 @@
+//! Finds the packed Rhai guest that the host embeds.
+
+use std::path::PathBuf;
+
+fn main() {
+    println!("cargo::rerun-if-env-changed=PICLOUD_GUEST_WASM");
+    let path = std::env::var_os("PICLOUD_GUEST_WASM").map_or_else(
+        || {
+            PathBuf::from(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/../build/guest-rhai.wasm"
+            ))
+        },
+        PathBuf::from,
+    );
+    println!("cargo::rerun-if-changed={}", path.display());
+    match path.canonicalize() {
+        Ok(path) => println!("cargo::rustc-env=PICLOUD_GUEST_PATH={}", path.display()),
+        Err(_) => {
+            println!(
+                "cargo::error=the Rhai guest is not built yet: run `cargo xtask guest`, then build again"
+            );
+        }
+    }
+}

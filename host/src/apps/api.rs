@@ -1,0 +1,198 @@
+//! The HTTP API of apps.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{App, AppError, AppId, HostPattern, Slug, sql};
+use crate::directory;
+use crate::http::extract::{
+    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
+};
+use crate::http::problem::Problem;
+use crate::node::Node;
+use crate::store::StoreError;
+
+/// The paths of this room.
+pub fn router() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/apps", get(list).post(create))
+        .route("/apps/{app}", get(show).patch(change).delete(remove))
+}
+
+/// The most hosts of an app.
+const HOSTS_MAX: usize = 100;
+
+#[derive(Serialize)]
+struct AppView {
+    #[serde(flatten)]
+    app: App,
+    is_default: bool,
+}
+
+fn view(node: &Node, app: App) -> AppView {
+    let is_default = node.directory.picture().is_default(app.id);
+    AppView { app, is_default }
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page_limit(query.limit.as_deref())?;
+    let after: Option<AppId> = page_cursor(query.cursor.as_deref())?;
+    let apps = sql::all(&mut node.db.read().await?).await?;
+    let apps = apps
+        .into_iter()
+        .filter(|app| after.is_none_or(|after| app.id > after));
+    let views = apps
+        .take(usize::try_from(limit).unwrap_or(0) + 1)
+        .map(|app| view(&node, app));
+    Ok(page(views.collect(), limit, |view: &AppView| {
+        view.app.id.to_string()
+    }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewApp {
+    slug: Slug,
+    name: Option<String>,
+    #[serde(default)]
+    hosts: Vec<HostPattern>,
+}
+
+async fn create(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Body(new): Body<NewApp>,
+) -> Result<(StatusCode, Json<AppView>), Problem> {
+    let NewApp { slug, name, hosts } = new;
+    let name = name.unwrap_or_else(|| slug.to_string());
+    checked_name("name", &name)?;
+    let hosts = checked_hosts(hosts)?;
+    let app = node
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let id = AppId::new();
+                sql::insert(tx, id, &slug, &name)
+                    .await
+                    .map_err(|error| taken(error, &slug))?;
+                if let Some(host) = sql::set_hosts(tx, id, &hosts).await? {
+                    return Err(AppError::HostTaken(host));
+                }
+                directory::raise_version(tx).await?;
+                let (created_at, updated_at) = (tx.now, tx.now);
+                Ok(App {
+                    id,
+                    slug,
+                    name,
+                    hosts,
+                    created_at,
+                    updated_at,
+                })
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    Ok((StatusCode::CREATED, Json(view(&node, app))))
+}
+
+fn taken(error: StoreError, slug: &Slug) -> AppError {
+    match error {
+        StoreError::Duplicate => AppError::SlugTaken(slug.clone()),
+        error => error.into(),
+    }
+}
+
+fn checked_hosts(mut hosts: Vec<HostPattern>) -> Result<Vec<HostPattern>, Problem> {
+    hosts.sort();
+    hosts.dedup();
+    if hosts.len() > HOSTS_MAX {
+        let detail = format!("an app has at most {HOSTS_MAX} hosts; a wildcard covers many");
+        return Err(Problem::invalid_field("hosts", detail));
+    }
+    Ok(hosts)
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+) -> Result<Json<AppView>, Problem> {
+    let app = app_named(&node.directory.picture(), &app)?.clone();
+    Ok(Json(view(&node, app)))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    slug: Option<Slug>,
+    name: Option<String>,
+    hosts: Option<Vec<HostPattern>>,
+}
+
+async fn change(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+    Body(change): Body<Change>,
+) -> Result<Json<AppView>, Problem> {
+    let id = app_named(&node.directory.picture(), &app)?.id;
+    if let Some(name) = &change.name {
+        checked_name("name", name)?;
+    }
+    let hosts = change.hosts.map(checked_hosts).transpose()?;
+    let app = node
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let known = sql::get(&mut tx.conn, id).await?;
+                let mut app = known.ok_or_else(|| AppError::NotFound(app))?;
+                app.slug = change.slug.unwrap_or(app.slug);
+                app.name = change.name.unwrap_or(app.name);
+                app.updated_at = tx.now;
+                let updated = sql::update(tx, id, &app.slug, &app.name).await;
+                updated.map_err(|error| taken(error, &app.slug))?;
+                if let Some(hosts) = hosts {
+                    if let Some(host) = sql::set_hosts(tx, id, &hosts).await? {
+                        return Err(AppError::HostTaken(host));
+                    }
+                    app.hosts = hosts;
+                }
+                directory::raise_version(tx).await?;
+                Ok(app)
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    Ok(Json(view(&node, app)))
+}
+
+async fn remove(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = app_named(&node.directory.picture(), &app)?.id;
+    node.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if !sql::delete(tx, id).await? {
+                    return Err(AppError::NotFound(app));
+                }
+                directory::raise_version(tx).await?;
+                Ok(())
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    Ok(StatusCode::NO_CONTENT)
+}

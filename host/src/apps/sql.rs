@@ -1,0 +1,167 @@
+//! The statements of apps and their hosts.
+
+use chrono::{DateTime, Utc};
+
+use super::{App, AppId, HostPattern, Slug};
+use crate::store::{Conn, StoreError, Tx, on};
+
+#[derive(sqlx::FromRow)]
+struct AppRow {
+    id: AppId,
+    slug: String,
+    name: String,
+    created_at: DateTime<Utc>,
+    updated_at: DateTime<Utc>,
+}
+
+impl AppRow {
+    fn with(self, hosts: Vec<HostPattern>) -> Result<App, StoreError> {
+        let slug: Slug = self
+            .slug
+            .parse()
+            .map_err(|problem| StoreError::Inconsistent {
+                table: "apps",
+                column: "slug",
+                id: self.id.to_string(),
+                problem,
+            })?;
+        let Self {
+            id,
+            name,
+            created_at,
+            updated_at,
+            ..
+        } = self;
+        Ok(App {
+            id,
+            slug,
+            name,
+            hosts,
+            created_at,
+            updated_at,
+        })
+    }
+}
+
+/// Every app with its hosts, oldest first.
+pub async fn all(conn: &mut Conn) -> Result<Vec<App>, StoreError> {
+    const APPS: &str = "select id, slug, name, created_at, updated_at from apps order by id";
+    const HOSTS: &str = "select app_id, host from app_hosts order by host";
+    let rows: Vec<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APPS).fetch_all(c).await)?;
+    let hosts: Vec<(AppId, String)> =
+        on!(&mut *conn, |c| sqlx::query_as(HOSTS).fetch_all(c).await)?;
+    let mut by_app = std::collections::HashMap::<AppId, Vec<HostPattern>>::new();
+    for (app_id, host) in hosts {
+        by_app
+            .entry(app_id)
+            .or_default()
+            .push(pattern(app_id, &host)?);
+    }
+    rows.into_iter()
+        .map(|row| {
+            let hosts = by_app.remove(&row.id).unwrap_or_default();
+            row.with(hosts)
+        })
+        .collect()
+}
+
+fn pattern(app_id: AppId, host: &str) -> Result<HostPattern, StoreError> {
+    host.parse().map_err(|problem| StoreError::Inconsistent {
+        table: "app_hosts",
+        column: "host",
+        id: app_id.to_string(),
+        problem,
+    })
+}
+
+/// One app.
+pub async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>, StoreError> {
+    const APP: &str = "select id, slug, name, created_at, updated_at from apps where id = $1";
+    const HOSTS: &str = "select host from app_hosts where app_id = $1 order by host";
+    let row: Option<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APP)
+        .bind(id)
+        .fetch_optional(c)
+        .await)?;
+    let Some(row) = row else { return Ok(None) };
+    let hosts: Vec<String> = on!(&mut *conn, |c| sqlx::query_scalar(HOSTS)
+        .bind(id)
+        .fetch_all(c)
+        .await)?;
+    let hosts = hosts
+        .iter()
+        .map(|host| pattern(id, host))
+        .collect::<Result<_, _>>()?;
+    row.with(hosts).map(Some)
+}
+
+/// Add an app, without its hosts. [`StoreError::Duplicate`] when the slug is taken.
+pub async fn insert(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(), StoreError> {
+    const SQL: &str =
+        "insert into apps (id, slug, name, created_at, updated_at) values ($1, $2, $3, $4, $4)";
+    let now = tx.now;
+    on!(&mut tx.conn, |c| {
+        let query = sqlx::query(SQL)
+            .bind(id)
+            .bind(slug.as_str())
+            .bind(name)
+            .bind(now);
+        query.execute(c).await.map(|_| ())
+    })?;
+    Ok(())
+}
+
+/// Change an app's slug and name. [`StoreError::Duplicate`] when the slug is taken.
+pub async fn update(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(), StoreError> {
+    const SQL: &str = "update apps set slug = $2, name = $3, updated_at = $4 where id = $1";
+    let now = tx.now;
+    on!(&mut tx.conn, |c| {
+        let query = sqlx::query(SQL)
+            .bind(id)
+            .bind(slug.as_str())
+            .bind(name)
+            .bind(now);
+        query.execute(c).await.map(|_| ())
+    })?;
+    Ok(())
+}
+
+/// Remove an app and what belongs to it. Its deliveries and executions stay: the dispatcher
+/// gives the former their outcome. Says whether there was one.
+pub async fn delete(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
+    const SQL: &str = "delete from apps where id = $1";
+    let gone = on!(&mut tx.conn, |c| sqlx::query(SQL)
+        .bind(id)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))?;
+    Ok(gone > 0)
+}
+
+/// Replace the hosts of an app. Answers the first that another app claims, if any; then nothing
+/// may be committed.
+pub async fn set_hosts(
+    tx: &mut Tx,
+    id: AppId,
+    hosts: &[HostPattern],
+) -> Result<Option<HostPattern>, StoreError> {
+    const CLEAR: &str = "delete from app_hosts where app_id = $1";
+    const ADD: &str =
+        "insert into app_hosts (host, app_id) values ($1, $2) on conflict (host) do nothing";
+    on!(&mut tx.conn, |c| sqlx::query(CLEAR)
+        .bind(id)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    for host in hosts {
+        let added = on!(&mut tx.conn, |c| sqlx::query(ADD)
+            .bind(host.to_string())
+            .bind(id)
+            .execute(c)
+            .await
+            .map(|done| done.rows_affected()))?;
+        if added == 0 {
+            return Ok(Some(host.clone()));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,253 @@
+//! Talking to a server, and remembering which.
+
+use std::io::{IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::output::{Failure, Output};
+
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+/// Longer than any script may run by default.
+const TIMEOUT: Duration = Duration::from_secs(330);
+
+/// What is remembered of a sign-in.
+#[derive(Serialize, Deserialize)]
+struct Credentials {
+    url: String,
+    token: String,
+    user: String,
+}
+
+impl Credentials {
+    fn path() -> Option<PathBuf> {
+        let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".config"));
+        let folder = std::env::var_os("XDG_CONFIG_HOME")
+            .map(PathBuf::from)
+            .or_else(home)?;
+        Some(folder.join("picloud").join("credentials.json"))
+    }
+
+    fn load() -> Option<Self> {
+        serde_json::from_slice(&std::fs::read(Self::path()?).ok()?).ok()
+    }
+
+    fn save(&self) -> Result<(), Failure> {
+        let path = Self::path().ok_or_else(|| {
+            Failure::Local(
+                "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep the token".into(),
+            )
+        })?;
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let mut options = std::fs::File::options();
+        let mut file = options
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(path)?;
+        serde_json::to_writer(&mut file, self).map_err(|error| Failure::Local(error.to_string()))
+    }
+
+    fn forget() -> Result<(), Failure> {
+        match Self::path().map(std::fs::remove_file) {
+            Some(Err(error)) if error.kind() != std::io::ErrorKind::NotFound => Err(error.into()),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// A server and who talks to it.
+pub(super) struct Client {
+    agent: ureq::Agent,
+    url: String,
+    token: Option<String>,
+}
+
+fn agent() -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .timeout_global(Some(TIMEOUT))
+        .build()
+        .into()
+}
+
+impl Client {
+    /// The server at `url`, or the one of the last sign-in.
+    pub(super) fn new(url: Option<String>, token: Option<String>) -> Result<Self, Failure> {
+        let saved = Credentials::load();
+        // A remembered token goes to the server that gave it, and to no other.
+        let token = token.or_else(|| {
+            let saved = saved.as_ref()?;
+            let same = url
+                .as_ref()
+                .is_none_or(|url| url.trim_end_matches('/') == saved.url);
+            same.then(|| saved.token.clone())
+        });
+        let url = url
+            .or(saved.map(|saved| saved.url))
+            .unwrap_or_else(|| DEFAULT_URL.to_owned());
+        Ok(Self {
+            agent: agent(),
+            url: url.trim_end_matches('/').to_owned(),
+            token,
+        })
+    }
+
+    pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
+        self.call("GET", path, None)
+    }
+
+    pub(super) fn post(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.call("POST", path, Some(body.to_string()))
+    }
+
+    pub(super) fn patch(&self, path: &str, body: &Value) -> Result<Value, Failure> {
+        self.call("PATCH", path, Some(body.to_string()))
+    }
+
+    pub(super) fn put_text(&self, path: &str, body: String) -> Result<Value, Failure> {
+        self.call("PUT", path, Some(body))
+    }
+
+    pub(super) fn delete(&self, path: &str) -> Result<Value, Failure> {
+        self.call("DELETE", path, None)
+    }
+
+    /// Every item of a list, page after page.
+    pub(super) fn all(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        let mut items = Vec::new();
+        let mut cursor: Option<String> = None;
+        loop {
+            let joint = if path.contains('?') { '&' } else { '?' };
+            let mut page = match &cursor {
+                None => self.get(&format!("{path}{joint}limit=200"))?,
+                Some(cursor) => self.get(&format!(
+                    "{path}{joint}limit=200&cursor={}",
+                    encoded(cursor)
+                ))?,
+            };
+            if let Some(Value::Array(more)) = page.get_mut("items").map(Value::take) {
+                items.extend(more);
+            }
+            match page["next_cursor"].as_str() {
+                Some(next) => cursor = Some(next.to_owned()),
+                None => return Ok(items),
+            }
+        }
+    }
+
+    fn call(&self, method: &str, path: &str, body: Option<String>) -> Result<Value, Failure> {
+        let url = format!("{}/api/v1{path}", self.url);
+        let mut request = http::Request::builder().method(method).uri(&url);
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if body.is_some() {
+            request = request.header("content-type", "application/json");
+        }
+        let request = request
+            .body(body.unwrap_or_default())
+            .map_err(|error| Failure::Usage(format!("{url} is no URL: {error}")))?;
+        let response = self.agent.run(request).map_err(|error| {
+            Failure::Unreachable(format!(
+                "{} cannot be reached ({error}); is the server running? `picloud serve` starts one",
+                self.url
+            ))
+        })?;
+        let status = response.status().as_u16();
+        let text = response
+            .into_body()
+            .with_config()
+            .limit(256 * 1024 * 1024)
+            .read_to_string()
+            .map_err(|error| Failure::Unreachable(format!("the answer broke off: {error}")))?;
+        let value: Value = match text.is_empty() {
+            true => Value::Null,
+            false => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+        };
+        if status >= 400 {
+            let bare =
+                json!({ "status": status, "title": format!("the server answered {status}") });
+            return Err(Failure::Problem(if value["status"].is_null() {
+                bare
+            } else {
+                value
+            }));
+        }
+        Ok(value)
+    }
+
+    pub(super) fn log_out(&self, out: &Output) -> Result<(), Failure> {
+        let ended = self.call("POST", "/auth/logout", None);
+        Credentials::forget()?;
+        match ended {
+            Ok(_) => {}
+            // The token is dead already.
+            Err(Failure::Problem(problem)) if problem["status"] == 401 => {}
+            Err(failure) => return Err(failure),
+        }
+        out.say("Signed out.");
+        Ok(())
+    }
+}
+
+/// A part of a path or a query.
+pub(super) fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+/// Sign in.
+#[derive(clap::Args)]
+pub(super) struct Login {
+    /// The name to sign in with
+    #[arg(long, default_value = "owner")]
+    user: String,
+    /// Read the password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+impl Login {
+    pub(super) fn run(self, url: Option<&str>, out: &Output) -> Result<(), Failure> {
+        let url = url.unwrap_or(DEFAULT_URL).trim_end_matches('/').to_owned();
+        let password = if self.password_stdin {
+            let mut text = String::new();
+            std::io::stdin().read_to_string(&mut text)?;
+            text.trim_end_matches(['\r', '\n']).to_owned()
+        } else {
+            if !std::io::stdin().is_terminal() {
+                return Err(Failure::Usage(
+                    "no terminal to ask on; use --password-stdin".into(),
+                ));
+            }
+            eprint!("Password of {} on {url}: ", self.user);
+            std::io::stderr().flush()?;
+            rpassword::read_password()?
+        };
+        let client = Client {
+            agent: agent(),
+            url: url.clone(),
+            token: None,
+        };
+        let body = json!({ "name": self.user, "password": password });
+        let session = client.post("/auth/login", &body)?;
+        let token = session["token"].as_str().unwrap_or_default().to_owned();
+        Credentials {
+            url: url.clone(),
+            token,
+            user: self.user.clone(),
+        }
+        .save()?;
+        let shown =
+            json!({ "url": url, "user": session["user"], "expires_at": session["expires_at"] });
+        out.show(&shown, |_| println!("Signed in to {url} as {}.", self.user));
+        Ok(())
+    }
+}

@@ -1,0 +1,156 @@
+//! The command line.
+
+mod client;
+mod deploy;
+mod manage;
+mod output;
+mod serve;
+mod show;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, Parser, Subcommand};
+
+use client::Client;
+use output::{Failure, Output};
+
+/// Exit codes, as `--help` lists them.
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  it worked
+  1  the script failed
+  2  the command is not one
+  3  there is no such thing
+  4  refused: invalid input or a conflict
+  5  not signed in
+  6  the server cannot be reached, or failed";
+
+#[derive(Parser)]
+#[command(
+    name = "picloud",
+    version = env!("CARGO_PKG_VERSION"),
+    about = "Hosts small functions: a fresh sandbox for each call, in front of a durable outbox",
+    after_help = EXIT_CODES,
+    arg_required_else_help = true
+)]
+struct Args {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(clap::Args)]
+struct Common {
+    /// The server; that of the last sign-in when left out
+    #[arg(
+        long,
+        global = true,
+        env = "PICLOUD_URL",
+        value_name = "URL",
+        help_heading = "Global options"
+    )]
+    url: Option<String>,
+    /// The bearer token; that of the last sign-in when left out
+    #[arg(
+        long,
+        global = true,
+        env = "PICLOUD_TOKEN",
+        hide_env_values = true,
+        value_name = "TOKEN",
+        help_heading = "Global options"
+    )]
+    token: Option<String>,
+    /// Print JSON, for programs
+    #[arg(long, global = true, help_heading = "Global options")]
+    json: bool,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run the server
+    Serve(serve::Serve),
+    /// Show the configuration in force, and where each value came from
+    Config(serve::Serve),
+    /// Sign in to a server, and remember it
+    Login(client::Login),
+    /// End the sign-in
+    Logout,
+    /// Upload a script and bind it to routes
+    Deploy(deploy::Deploy),
+    /// Run a script now and show its answer
+    Invoke(show::Invoke),
+    /// Show executions and their log lines
+    Logs(show::Logs),
+    /// Read and write the key-value store
+    #[command(subcommand)]
+    Kv(manage::Kv),
+    /// Manage apps
+    #[command(subcommand)]
+    Apps(manage::Apps),
+    /// Manage scripts
+    #[command(subcommand)]
+    Scripts(manage::Scripts),
+    /// Manage routes
+    #[command(subcommand)]
+    Routes(manage::Routes),
+    /// Print the completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Compile standard input to standard output; the server starts this for uploads
+    #[command(hide = true)]
+    CompileComponent,
+}
+
+/// Which app a command is about.
+#[derive(clap::Args)]
+struct AppArg {
+    /// The app, by slug or id
+    #[arg(long, env = "PICLOUD_APP")]
+    app: String,
+}
+
+/// Parse the command line and do what it says.
+pub fn main() -> ExitCode {
+    let args = Args::parse();
+    let out = Output {
+        json: args.common.json,
+    };
+    let client = || Client::new(args.common.url.clone(), args.common.token.clone());
+    let done = match args.command {
+        Command::CompileComponent => return crate::sandbox::compile_child_main(),
+        Command::Serve(serve) => serve.run(),
+        Command::Config(serve) => serve.show(&out),
+        Command::Completions { shell } => {
+            clap_complete::generate(
+                shell,
+                &mut Args::command(),
+                "picloud",
+                &mut std::io::stdout(),
+            );
+            Ok(())
+        }
+        Command::Login(login) => login.run(args.common.url.as_deref(), &out),
+        Command::Logout => client().and_then(|client| client.log_out(&out)),
+        Command::Deploy(deploy) => client().and_then(|client| deploy.run(&client, &out)),
+        Command::Invoke(invoke) => client().and_then(|client| invoke.run(&client, &out)),
+        Command::Logs(logs) => client().and_then(|client| logs.run(&client, &out)),
+        Command::Kv(kv) => client().and_then(|client| kv.run(&client, &out)),
+        Command::Apps(apps) => client().and_then(|client| apps.run(&client, &out)),
+        Command::Scripts(scripts) => client().and_then(|client| scripts.run(&client, &out)),
+        Command::Routes(routes) => client().and_then(|client| routes.run(&client, &out)),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            let code = failure.exit_code();
+            out.failure(&failure);
+            ExitCode::from(code)
+        }
+    }
+}
+
+/// What a command answers.
+type Done = Result<(), Failure>;

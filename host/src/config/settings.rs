@@ -1,0 +1,256 @@
+//! The settings: each described once.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::ops::RangeInclusive;
+
+use super::LogFormat;
+
+/// One setting.
+#[derive(Debug)]
+pub struct Setting {
+    /// Its name in the file; `PICLOUD_` and upper case in the environment; `--` and hyphens as a
+    /// flag.
+    pub key: &'static str,
+    /// What it is for.
+    pub help: &'static str,
+    /// Its value when nobody sets it; empty when it has none.
+    pub default: &'static str,
+    /// Whether it must not be shown.
+    pub secret: bool,
+}
+
+impl Setting {
+    /// Its name in the environment.
+    pub fn variable(&self) -> String {
+        format!("PICLOUD_{}", self.key.to_ascii_uppercase())
+    }
+
+    /// Its value as it may be shown.
+    pub fn shown(&self, text: &str) -> String {
+        if self.secret && !text.is_empty() {
+            return "***".to_owned();
+        }
+        // A URL may have a password: scheme://user:password@host.
+        if let Some((scheme, rest)) = text.split_once("://")
+            && let Some((user, host)) = rest.rsplit_once('@')
+            && let Some((name, _)) = user.split_once(':')
+        {
+            return format!("{scheme}://{name}:***@{host}");
+        }
+        text.to_owned()
+    }
+}
+
+const fn setting(key: &'static str, default: &'static str, help: &'static str) -> Setting {
+    Setting {
+        key,
+        help,
+        default,
+        secret: false,
+    }
+}
+
+/// All of them, in the order in which people should read them.
+pub const SETTINGS: &[Setting] = &[
+    setting("listen", "127.0.0.1:8080", "Where the server listens"),
+    setting(
+        "data_dir",
+        "./data",
+        "The folder of everything that the instance keeps",
+    ),
+    setting(
+        "database_url",
+        "",
+        "postgres://… for many nodes; SQLite in data_dir when empty",
+    ),
+    setting(
+        "cache_dir",
+        "",
+        "The folder of compiled code; data_dir/cache when empty",
+    ),
+    setting(
+        "log",
+        "info",
+        "What is logged: error, warn, info, debug, trace, or a tracing filter",
+    ),
+    setting("log_format", "text", "text for people, json for machines"),
+    setting(
+        "executions_max",
+        "2500",
+        "Executions at once on this node; beyond, callers get 503",
+    ),
+    setting(
+        "guest_threads",
+        "0",
+        "Threads that run guests; 0: one for each core",
+    ),
+    setting(
+        "body_bytes_max",
+        "4MiB",
+        "The largest body of a request to a route",
+    ),
+    setting(
+        "kv_value_bytes_max",
+        "1MiB",
+        "The largest value of the key-value store",
+    ),
+    setting(
+        "lease_ms",
+        "15000",
+        "How long a dead node's deliveries wait for another node",
+    ),
+    setting(
+        "shutdown_grace_ms",
+        "10000",
+        "How long running scripts may take at shutdown",
+    ),
+    setting("session_ttl_hours", "720", "How long a sign-in lasts"),
+    setting(
+        "default_fuel",
+        "5000000000",
+        "Fuel of a script that sets none",
+    ),
+    setting(
+        "default_timeout_ms",
+        "10000",
+        "Time limit of a script that sets none",
+    ),
+    setting(
+        "default_memory_bytes",
+        "64MiB",
+        "Memory of a script that sets none",
+    ),
+    setting(
+        "default_output_bytes",
+        "4MiB",
+        "Largest response of a script that sets none",
+    ),
+    setting(
+        "default_log_bytes",
+        "256KiB",
+        "Log of an execution of a script that sets none",
+    ),
+    setting(
+        "max_fuel",
+        "500000000000",
+        "The most fuel that a script may set",
+    ),
+    setting(
+        "max_timeout_ms",
+        "300000",
+        "The longest time limit that a script may set",
+    ),
+    setting(
+        "max_memory_bytes",
+        "256MiB",
+        "The most memory that a script may set",
+    ),
+    setting(
+        "max_output_bytes",
+        "32MiB",
+        "The largest response that a script may set",
+    ),
+    setting(
+        "max_log_bytes",
+        "4MiB",
+        "The largest log that a script may set",
+    ),
+    setting("owner_name", "owner", "The name of the first owner"),
+    Setting {
+        key: "owner_password",
+        help: "The password of the first owner; made up and printed once when empty",
+        default: "",
+        secret: true,
+    },
+];
+
+pub(super) fn text(text: &str) -> Result<String, String> {
+    if text.is_empty() {
+        Err("must not be empty".into())
+    } else {
+        Ok(text.into())
+    }
+}
+
+pub(super) fn optional(text: &str) -> Result<Option<String>, String> {
+    Ok((!text.is_empty()).then(|| text.to_owned()))
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
+    let mut addresses = text.to_socket_addrs().ok().into_iter().flatten();
+    addresses
+        .next()
+        .ok_or_else(|| format!("`{text}` is no address; write it like 127.0.0.1:8080"))
+}
+
+pub(super) fn format(text: &str) -> Result<LogFormat, String> {
+    match text {
+        "text" => Ok(LogFormat::Text),
+        "json" => Ok(LogFormat::Json),
+        _ => Err(format!("is `text` or `json`, not `{text}`")),
+    }
+}
+
+pub(super) fn number(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<u64, String> {
+    move |text| {
+        let number = text
+            .replace('_', "")
+            .parse()
+            .ok()
+            .filter(|number| range.contains(number));
+        let (least, most) = range.into_inner();
+        number.ok_or_else(|| format!("must be a whole number from {least} to {most}, not `{text}`"))
+    }
+}
+
+/// A number of bytes: `1048576`, `1024KiB`, `1MiB`.
+pub(super) fn bytes(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<u64, String> {
+    move |text| {
+        let bytes = parse_bytes(text).filter(|bytes| range.contains(bytes));
+        let (least, most) = range.into_inner();
+        let rule = || {
+            let (least, most) = (show_bytes(least), show_bytes(most));
+            format!("must be {least} to {most}, written like 1048576 or 1MiB, not `{text}`")
+        };
+        bytes.ok_or_else(rule)
+    }
+}
+
+const UNITS: [(&str, u32); 3] = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+
+fn parse_bytes(text: &str) -> Option<u64> {
+    let unit = UNITS
+        .iter()
+        .find_map(|(name, shift)| Some((text.strip_suffix(name)?, *shift)));
+    let (digits, shift) = unit.unwrap_or((text, 0));
+    let number: u64 = digits.trim().replace('_', "").parse().ok()?;
+    number.checked_mul(1 << shift)
+}
+
+fn show_bytes(bytes: u64) -> String {
+    let whole = UNITS
+        .iter()
+        .find(|(_, shift)| bytes >= 1 << shift && bytes % (1 << shift) == 0);
+    match whole {
+        Some((name, shift)) => format!("{}{name}", bytes >> shift),
+        None => bytes.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn a_number_of_bytes_reads_back(bytes: u64) {
+            prop_assert_eq!(parse_bytes(&show_bytes(bytes)), Some(bytes));
+        }
+
+        #[test]
+        fn parsing_bytes_never_panics(text in ".{0,30}") {
+            let _ = parse_bytes(&text);
+        }
+    }
+}

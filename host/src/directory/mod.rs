@@ -1,0 +1,182 @@
+//! What every request needs to know of apps, scripts and routes, in memory.
+//!
+//! A picture of the database at one version. Whoever changes apps, scripts or routes raises the
+//! version in the same transaction ([`raise_version`]) and asks for a [`Directory::refresh`] after
+//! it; other nodes notice within a second.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use crate::apps::{self, App, AppId, HostPattern};
+use crate::routes::{self, table::RouteTable};
+use crate::scripts::{self, Script, ScriptId};
+use crate::store::{Conn, Db, StoreError, Tx};
+
+mod sql;
+
+/// How long a change made on another node may go unnoticed.
+const POLL: Duration = Duration::from_secs(1);
+
+/// The picture, and how it is kept true.
+pub struct Directory {
+    db: Db,
+    picture: ArcSwap<Picture>,
+    /// One refresh at a time, so that an older picture never replaces a newer one.
+    refreshing: tokio::sync::Mutex<()>,
+}
+
+/// Apps, scripts and routes at one version.
+#[derive(Default)]
+pub struct Picture {
+    version: i64,
+    apps: HashMap<AppId, App>,
+    by_slug: HashMap<String, AppId>,
+    exact_hosts: HashMap<String, AppId>,
+    /// The longest first.
+    wildcard_hosts: Vec<(HostPattern, AppId)>,
+    default_app: Option<AppId>,
+    scripts: HashMap<ScriptId, Script>,
+    tables: HashMap<AppId, RouteTable>,
+}
+
+impl Picture {
+    /// An app.
+    pub fn app(&self, id: AppId) -> Option<&App> {
+        self.apps.get(&id)
+    }
+
+    /// The app that an id or a slug names.
+    pub fn app_named(&self, id_or_slug: &str) -> Option<&App> {
+        let id = id_or_slug
+            .parse()
+            .ok()
+            .or_else(|| self.by_slug.get(id_or_slug).copied())?;
+        self.app(id)
+    }
+
+    /// The app that serves `host` (lower case, without a port).
+    pub fn app_for_host(&self, host: &str) -> Option<&App> {
+        let wildcard = || {
+            self.wildcard_hosts
+                .iter()
+                .find(|(pattern, _)| pattern.matches(host))
+        };
+        let id = self
+            .exact_hosts
+            .get(host)
+            .or_else(|| wildcard().map(|(_, id)| id));
+        self.app(*id.or(self.default_app.as_ref())?)
+    }
+
+    /// Whether the app serves the hosts that nobody claims.
+    pub fn is_default(&self, id: AppId) -> bool {
+        self.default_app == Some(id)
+    }
+
+    /// A script.
+    pub fn script(&self, id: ScriptId) -> Option<&Script> {
+        self.scripts.get(&id)
+    }
+
+    /// The routes of an app.
+    pub fn routes(&self, id: AppId) -> Option<&RouteTable> {
+        self.tables.get(&id)
+    }
+
+    async fn load(conn: &mut Conn) -> Result<Self, StoreError> {
+        // The version first: what is changed while we read makes the picture newer than its
+        // version says, and the next refresh looks again.
+        let version = sql::version(conn).await?;
+        let mut picture = Self {
+            version,
+            ..Self::default()
+        };
+        for app in apps::sql::all(conn).await? {
+            for host in &app.hosts {
+                match host {
+                    HostPattern::Exact(name) => {
+                        picture.exact_hosts.insert(name.clone(), app.id);
+                    }
+                    HostPattern::Below(_) => picture.wildcard_hosts.push((host.clone(), app.id)),
+                }
+            }
+            if app.hosts.is_empty() && picture.default_app.is_none() {
+                picture.default_app = Some(app.id);
+            }
+            picture.by_slug.insert(app.slug.to_string(), app.id);
+            picture.apps.insert(app.id, app);
+        }
+        picture
+            .wildcard_hosts
+            .sort_by_key(|(host, _)| std::cmp::Reverse(host.to_string().len()));
+        let scripts = scripts::sql::all(conn).await?;
+        picture.scripts = scripts
+            .into_iter()
+            .map(|script| (script.id, script))
+            .collect();
+        let mut by_app = HashMap::<AppId, Vec<_>>::new();
+        for route in routes::sql::all(conn).await? {
+            by_app.entry(route.app_id).or_default().push(route);
+        }
+        picture.tables = by_app
+            .into_iter()
+            .map(|(id, routes)| (id, RouteTable::new(routes)))
+            .collect();
+        Ok(picture)
+    }
+}
+
+impl Directory {
+    /// Load the picture.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn open(db: Db) -> Result<Arc<Self>, StoreError> {
+        let picture = Picture::load(&mut db.read().await?).await?;
+        Ok(Arc::new(Self {
+            db,
+            picture: ArcSwap::from_pointee(picture),
+            refreshing: tokio::sync::Mutex::new(()),
+        }))
+    }
+
+    /// The picture as it is now.
+    pub fn picture(&self) -> Arc<Picture> {
+        self.picture.load_full()
+    }
+
+    /// Look whether the version rose, and load the picture if so.
+    ///
+    /// # Errors
+    /// When the database fails; the picture stays as it was.
+    pub async fn refresh(&self) -> Result<(), StoreError> {
+        let _one_at_a_time = self.refreshing.lock().await;
+        let mut conn = self.db.read().await?;
+        if sql::version(&mut conn).await? != self.picture.load().version {
+            self.picture
+                .store(Arc::new(Picture::load(&mut conn).await?));
+        }
+        Ok(())
+    }
+
+    /// Notice what other nodes change, for ever.
+    pub async fn keep_fresh(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(POLL).await;
+            if let Err(error) = self.refresh().await {
+                tracing::warn!(%error, "changes by other nodes cannot be read");
+            }
+        }
+    }
+}
+
+/// Say that apps, scripts or routes change in this transaction.
+///
+/// # Errors
+/// When the database fails.
+pub async fn raise_version(tx: &mut Tx) -> Result<(), StoreError> {
+    sql::raise_version(tx).await
+}

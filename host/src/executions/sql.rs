@@ -1,0 +1,311 @@
+//! The statements of executions and abandoned executions.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{AbandonReason, AbandonedExecution, Execution, ExecutionId, Log, OutcomeKind};
+use crate::apps::AppId;
+use crate::scripts::ScriptId;
+use crate::store::{Conn, Grouped, Id, StoreError, Tx, chunks, on};
+
+/// An execution that ended, with its log.
+#[derive(Debug, Clone)]
+pub struct Ended {
+    /// The execution.
+    pub execution: Execution,
+    /// Its log.
+    pub log: Log,
+}
+
+impl Grouped for Ended {
+    type Output = ();
+
+    async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<()>, StoreError> {
+        insert(tx, items.iter()).await?;
+        Ok(vec![(); items.len()])
+    }
+}
+
+/// Add executions.
+pub async fn insert<'e>(
+    tx: &mut Tx,
+    ended: impl Iterator<Item = &'e Ended>,
+) -> Result<(), StoreError> {
+    let ended: Vec<&Ended> = ended.collect();
+    for chunk in chunks(&ended) {
+        on!(&mut tx.conn, |c| {
+            let mut query = sqlx::QueryBuilder::new(
+                "insert into executions (id, app_id, script_id, script_version, delivery_id, attempt,
+                    invocation_type, request_id, outcome, status, started_at, duration_us, fuel,
+                    error, logs, logs_truncated) ",
+            );
+            query.push_values(chunk, |mut row, ended| {
+                let execution = &ended.execution;
+                row.push_bind(execution.id)
+                    .push_bind(execution.app_id)
+                    .push_bind(execution.script_id)
+                    .push_bind(i64::from(execution.script_version))
+                    .push_bind(execution.delivery_id)
+                    .push_bind(i64::from(execution.attempt))
+                    .push_bind(execution.invocation_type.as_str())
+                    .push_bind(execution.request_id)
+                    .push_bind(execution.outcome.as_str())
+                    .push_bind(execution.status.map(i64::from))
+                    .push_bind(execution.started_at)
+                    .push_bind(saturating(execution.duration_us))
+                    .push_bind(saturating(execution.fuel))
+                    .push_bind(execution.error.as_ref().map(json))
+                    .push_bind(json(&ended.log.lines))
+                    .push_bind(ended.log.truncated);
+            });
+            query.build().execute(c).await.map(|_| ())
+        })?;
+    }
+    Ok(())
+}
+
+fn saturating(count: u64) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("our own types are always JSON")
+}
+
+#[derive(sqlx::FromRow)]
+struct ExecutionRow {
+    id: ExecutionId,
+    app_id: AppId,
+    script_id: ScriptId,
+    script_version: i64,
+    delivery_id: Option<Uuid>,
+    attempt: i64,
+    invocation_type: String,
+    request_id: Uuid,
+    outcome: String,
+    status: Option<i64>,
+    started_at: DateTime<Utc>,
+    duration_us: i64,
+    fuel: i64,
+    error: Option<String>,
+}
+
+#[derive(sqlx::FromRow)]
+struct LoggedRow {
+    #[sqlx(flatten)]
+    execution: ExecutionRow,
+    logs: String,
+    logs_truncated: bool,
+}
+
+fn inconsistent(id: ExecutionId, column: &'static str, problem: impl ToString) -> StoreError {
+    StoreError::Inconsistent {
+        table: "executions",
+        column,
+        id: id.to_string(),
+        problem: problem.to_string(),
+    }
+}
+
+impl TryFrom<ExecutionRow> for Execution {
+    type Error = StoreError;
+
+    fn try_from(row: ExecutionRow) -> Result<Self, StoreError> {
+        let id = row.id;
+        let number = |column, value: i64| {
+            u32::try_from(value).map_err(|error| inconsistent(id, column, error))
+        };
+        Ok(Self {
+            script_version: number("script_version", row.script_version)?,
+            attempt: number("attempt", row.attempt)?,
+            outcome: OutcomeKind::parse(&row.outcome)
+                .ok_or_else(|| inconsistent(id, "outcome", &row.outcome))?,
+            status: row.status.and_then(|status| u16::try_from(status).ok()),
+            duration_us: row.duration_us.unsigned_abs(),
+            fuel: row.fuel.unsigned_abs(),
+            error: row
+                .error
+                .map(|text| serde_json::from_str(&text))
+                .transpose()
+                .map_err(|error| inconsistent(id, "error", error))?,
+            id,
+            app_id: row.app_id,
+            script_id: row.script_id,
+            delivery_id: row.delivery_id,
+            invocation_type: row.invocation_type,
+            request_id: row.request_id,
+            started_at: row.started_at,
+        })
+    }
+}
+
+macro_rules! execution_columns {
+    () => {
+        "id, app_id, script_id, script_version, delivery_id, attempt, invocation_type, request_id,
+         outcome, status, started_at, duration_us, fuel, error"
+    };
+}
+
+/// One execution with its log.
+pub async fn get(conn: &mut Conn, id: ExecutionId) -> Result<Option<Ended>, StoreError> {
+    const SQL: &str = concat!(
+        "select ",
+        execution_columns!(),
+        ", logs, logs_truncated from executions where id = $1"
+    );
+    let row: Option<LoggedRow> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(id)
+        .fetch_optional(c)
+        .await)?;
+    let Some(row) = row else { return Ok(None) };
+    let lines = serde_json::from_str(&row.logs).map_err(|error| inconsistent(id, "logs", error))?;
+    let log = Log {
+        lines,
+        truncated: row.logs_truncated,
+    };
+    Ok(Some(Ended {
+        execution: row.execution.try_into()?,
+        log,
+    }))
+}
+
+/// Which executions a list shows.
+#[derive(Debug, Default, Clone)]
+pub struct Filter {
+    /// Of this script.
+    pub script_id: Option<ScriptId>,
+    /// With this outcome.
+    pub outcome: Option<OutcomeKind>,
+    /// Of this request.
+    pub request_id: Option<Uuid>,
+    /// Fired so.
+    pub invocation_type: Option<String>,
+    /// Begun then or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Begun earlier.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// A page of an app's executions, newest first: those before `before`.
+pub async fn page(
+    conn: &mut Conn,
+    app_id: AppId,
+    filter: &Filter,
+    before: Option<ExecutionId>,
+    limit: i64,
+) -> Result<Vec<Execution>, StoreError> {
+    let rows: Vec<ExecutionRow> = on!(conn, |c| {
+        let mut query = sqlx::QueryBuilder::new(concat!(
+            "select ",
+            execution_columns!(),
+            " from executions where app_id = "
+        ));
+        query.push_bind(app_id);
+        if let Some(before) = before {
+            query.push(" and id < ").push_bind(before);
+        }
+        if let Some(script_id) = filter.script_id {
+            query.push(" and script_id = ").push_bind(script_id);
+        }
+        if let Some(outcome) = filter.outcome {
+            query.push(" and outcome = ").push_bind(outcome.as_str());
+        }
+        if let Some(request_id) = filter.request_id {
+            query.push(" and request_id = ").push_bind(request_id);
+        }
+        if let Some(invocation_type) = &filter.invocation_type {
+            query
+                .push(" and invocation_type = ")
+                .push_bind(invocation_type.as_str());
+        }
+        if let Some(since) = filter.since {
+            query.push(" and started_at >= ").push_bind(since);
+        }
+        if let Some(until) = filter.until {
+            query.push(" and started_at < ").push_bind(until);
+        }
+        query.push(" order by id desc limit ").push_bind(limit);
+        query.build_query_as().fetch_all(c).await
+    })?;
+    rows.into_iter().map(Execution::try_from).collect()
+}
+
+/// Add abandoned executions.
+pub async fn insert_abandoned<'a>(
+    tx: &mut Tx,
+    abandoned: impl Iterator<Item = &'a AbandonedExecution>,
+) -> Result<(), StoreError> {
+    const SQL: &str = "
+        insert into abandoned_executions (id, execution_id, app_id, script_id, reason, created_at)
+        values ($1, $2, $3, $4, $5, $6)";
+    for row in abandoned {
+        on!(&mut tx.conn, |c| {
+            sqlx::query(SQL)
+                .bind(row.id)
+                .bind(row.execution_id)
+                .bind(row.app_id)
+                .bind(row.script_id)
+                .bind(row.reason.as_str())
+                .bind(row.created_at)
+                .execute(c)
+                .await
+                .map(|_| ())
+        })?;
+    }
+    Ok(())
+}
+
+#[derive(sqlx::FromRow)]
+struct AbandonedRow {
+    id: Id<AbandonedExecution>,
+    execution_id: ExecutionId,
+    app_id: AppId,
+    script_id: ScriptId,
+    reason: String,
+    created_at: DateTime<Utc>,
+}
+
+/// A page of an app's abandoned executions, newest first: those before `before`.
+pub async fn abandoned_page(
+    conn: &mut Conn,
+    app_id: AppId,
+    before: Id<AbandonedExecution>,
+    limit: i64,
+) -> Result<Vec<AbandonedExecution>, StoreError> {
+    const SQL: &str = "
+        select id, execution_id, app_id, script_id, reason, created_at from abandoned_executions
+        where app_id = $1 and id < $2 order by id desc limit $3";
+    let rows: Vec<AbandonedRow> = on!(conn, |c| {
+        sqlx::query_as(SQL)
+            .bind(app_id)
+            .bind(before)
+            .bind(limit)
+            .fetch_all(c)
+            .await
+    })?;
+    let parsed = rows.into_iter().map(|row| {
+        let reason = AbandonReason::parse(&row.reason).ok_or_else(|| StoreError::Inconsistent {
+            table: "abandoned_executions",
+            column: "reason",
+            id: row.id.to_string(),
+            problem: row.reason.clone(),
+        })?;
+        let AbandonedRow {
+            id,
+            execution_id,
+            app_id,
+            script_id,
+            created_at,
+            ..
+        } = row;
+        Ok(AbandonedExecution {
+            id,
+            execution_id,
+            app_id,
+            script_id,
+            reason,
+            created_at,
+        })
+    });
+    parsed.collect()
+}

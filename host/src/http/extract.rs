@@ -1,0 +1,208 @@
+//! What handlers take out of a request, with errors that name the field.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::problem::Problem;
+use crate::apps::App;
+use crate::directory::Picture;
+use crate::identity::User;
+use crate::node::Node;
+
+/// Who signed in. Handlers that take it answer 401 to everybody else.
+pub struct SignedIn {
+    /// Who.
+    pub user: User,
+    /// The token that they came with.
+    pub token: String,
+}
+
+impl FromRequestParts<Arc<Node>> for SignedIn {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
+        let value = parts
+            .headers
+            .get(header::AUTHORIZATION)
+            .and_then(|value| value.to_str().ok());
+        let token = value.and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme
+                .eq_ignore_ascii_case("bearer")
+                .then(|| token.trim().to_owned())
+        });
+        let token = token.ok_or_else(|| {
+            Problem::unauthorized(
+                "Send `Authorization: Bearer <token>`; POST /api/v1/auth/login gives one",
+            )
+        })?;
+        let user = node.sessions.user_of(&token).await?;
+        Ok(Self { user, token })
+    }
+}
+
+/// A JSON body, read into a `T`. What does not fit is named: 400 when it is no JSON, 422 when a
+/// field is wrong.
+pub struct Body<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Body<T> {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, node: &Arc<Node>) -> Result<Self, Problem> {
+        let bytes =
+            Bytes::from_request(request, node)
+                .await
+                .map_err(|rejection| match rejection.status() {
+                    StatusCode::PAYLOAD_TOO_LARGE => {
+                        Problem::body_too_large(super::API_BODY_BYTES_MAX)
+                    }
+                    _ => Problem::bad_request("the body could not be read to its end"),
+                })?;
+        parse_json(&bytes).map(Self)
+    }
+}
+
+fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        let error = error.into_inner();
+        match error.classify() {
+            serde_json::error::Category::Data => {
+                let text = error.to_string();
+                let text = text.split(" at line ").next().unwrap_or(&text);
+                // An unknown or missing field is named in the text; elsewhere the path names it.
+                let named = text.split('`').nth(1).filter(|_| text.contains(" field `"));
+                let field = named.map_or(path, str::to_owned);
+                Problem::invalid_field(field, text)
+            }
+            _ => Problem::bad_request(format!("the body is not JSON: {error}")),
+        }
+    })?;
+    deserializer
+        .end()
+        .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
+    Ok(parsed)
+}
+
+/// The query, read into a `T`.
+pub struct Query<T>(pub T);
+
+impl<T: DeserializeOwned> FromRequestParts<Arc<Node>> for Query<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
+        let query = axum::extract::Query::<T>::from_request_parts(parts, node).await;
+        query
+            .map(|axum::extract::Query(query)| Self(query))
+            .map_err(|rejection| {
+                let text = rejection.body_text();
+                let text = text.trim_start_matches("Failed to deserialize query string: ");
+                let field = text.split(':').next().filter(|field| !field.contains(' '));
+                let field = field.or_else(|| text.split('`').nth(1)).unwrap_or_default();
+                Problem::invalid_field(field, text)
+            })
+    }
+}
+
+/// A part of the path, decoded. One that is no UTF-8 is a 404 like any other unknown name.
+pub struct Path<T>(pub T);
+
+impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Node>> for Path<T> {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
+        let path = axum::extract::Path::<T>::from_request_parts(parts, node).await;
+        path.map(|axum::extract::Path(path)| Self(path))
+            .map_err(|_| Problem::not_found(format!("there is nothing at `{}`", parts.uri.path())))
+    }
+}
+
+/// What every list takes.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PageQuery {
+    /// How many at most.
+    pub limit: Option<String>,
+    /// Where to begin.
+    pub cursor: Option<String>,
+}
+
+/// The items of a page when nothing else was asked for, and the most.
+const PAGE: i64 = 50;
+const PAGE_MAX: i64 = 200;
+
+/// The limit of a list.
+///
+/// # Errors
+/// 422 when it is no number from 1 to 200.
+pub fn page_limit(limit: Option<&str>) -> Result<i64, Problem> {
+    let Some(text) = limit else { return Ok(PAGE) };
+    let limit = text
+        .parse()
+        .ok()
+        .filter(|limit| (1..=PAGE_MAX).contains(limit));
+    limit.ok_or_else(|| {
+        Problem::invalid_field("limit", format!("limit is 1 to {PAGE_MAX}, not `{text}`"))
+    })
+}
+
+/// The id in a cursor.
+///
+/// # Errors
+/// 422 when it is none.
+pub fn page_cursor<T: std::str::FromStr>(cursor: Option<&str>) -> Result<Option<T>, Problem> {
+    let parsed = cursor
+        .map(|text| text.parse().map_err(|_| invalid_cursor()))
+        .transpose()?;
+    Ok(parsed)
+}
+
+fn invalid_cursor() -> Problem {
+    Problem::invalid_field(
+        "cursor",
+        "the cursor is not one that this list gave; begin without one",
+    )
+}
+
+/// A page as the API answers it. `items` holds one more than `limit` when there is another page.
+pub fn page<T: serde::Serialize>(
+    mut items: Vec<T>,
+    limit: i64,
+    cursor_of: impl Fn(&T) -> String,
+) -> axum::Json<serde_json::Value> {
+    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(cursor_of);
+    axum::Json(serde_json::json!({ "items": items, "next_cursor": next }))
+}
+
+/// The app that `{app}` names.
+///
+/// # Errors
+/// 404 when there is none.
+pub fn app_named<'p>(picture: &'p Picture, id_or_slug: &str) -> Result<&'p App, Problem> {
+    picture
+        .app_named(id_or_slug)
+        .ok_or_else(|| Problem::not_found(format!("there is no app `{id_or_slug}`")))
+}
+
+/// A name as the API takes it.
+///
+/// # Errors
+/// 422 when it is empty, too long, or has control characters.
+pub fn checked_name(field: &str, name: &str) -> Result<(), Problem> {
+    let bytes_max = crate::apps::NAME_BYTES_MAX;
+    if name.trim().is_empty() || name.len() > bytes_max || name.contains(char::is_control) {
+        let detail = format!("a name has 1 to {bytes_max} bytes and no control characters");
+        return Err(Problem::invalid_field(field, detail));
+    }
+    Ok(())
+}

@@ -1,0 +1,69 @@
+//! The server: every path of the instance, and the routes of the apps behind them.
+
+pub mod extract;
+pub mod problem;
+mod system;
+mod user_routes;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::header;
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::node::Node;
+use crate::{apps, executions, identity, kv, routes, scripts};
+use problem::Problem;
+
+/// The largest body of the admin API: a component of 16 MiB as base64 fits.
+pub const API_BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
+
+/// All of it.
+pub fn router(node: Arc<Node>) -> Router {
+    let api = Router::new()
+        .merge(identity::api::router())
+        .merge(apps::api::router())
+        .merge(scripts::api::router())
+        .merge(routes::api::router())
+        .merge(executions::api::router())
+        .merge(kv::api::router())
+        .fallback(unknown_path)
+        .layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX));
+    Router::new()
+        .nest("/api/v1", api)
+        .route("/api", any(unknown_path))
+        .route("/api/{*rest}", any(unknown_path))
+        .merge(system::router())
+        .fallback(user_routes::answer)
+        .layer(middleware::from_fn(explain_405))
+        .layer(CatchPanicLayer::custom(
+            |panic: Box<dyn std::any::Any + Send>| {
+                let said = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+                let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+                Problem::internal(format!("a panic: {}", said.unwrap_or_default())).into_response()
+            },
+        ))
+        .with_state(node)
+}
+
+async fn unknown_path(request: Request) -> Problem {
+    Problem::not_found(format!("there is nothing at `{}`", request.uri().path()))
+}
+
+/// axum answers an unknown method with an empty 405; ours say what would work.
+async fn explain_405(request: Request, next: Next) -> Response {
+    let response = next.run(request).await;
+    let bare = response.headers().get(header::CONTENT_TYPE).is_none();
+    if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && bare {
+        let allow = response
+            .headers()
+            .get(header::ALLOW)
+            .and_then(|allow| allow.to_str().ok());
+        return Problem::method_not_allowed(allow.unwrap_or_default()).into_response();
+    }
+    response
+}

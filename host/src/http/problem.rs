@@ -1,0 +1,306 @@
+//! Every error as problem+json (RFC 9457), in one place.
+
+use axum::Json;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde_json::{Map, Value, json};
+
+use crate::apps::AppError;
+use crate::dispatch::dispatcher::GateFull;
+use crate::identity::IdentityError;
+use crate::kv::KvError;
+use crate::routes::RouteError;
+use crate::sandbox::Diagnostic;
+use crate::scripts::ScriptError;
+use crate::store::StoreError;
+
+/// An error as its reader gets it.
+#[derive(Debug)]
+pub struct Problem {
+    status: StatusCode,
+    name: &'static str,
+    title: &'static str,
+    detail: String,
+    more: Map<String, Value>,
+    headers: Vec<(header::HeaderName, String)>,
+}
+
+impl Problem {
+    /// A problem. `name` makes its stable `type`, `urn:picloud:problem:<name>`; `detail` says what is
+    /// wrong here and what to do.
+    pub fn new(
+        status: StatusCode,
+        name: &'static str,
+        title: &'static str,
+        detail: impl Into<String>,
+    ) -> Self {
+        let (more, headers) = (Map::new(), Vec::new());
+        Self {
+            status,
+            name,
+            title,
+            detail: detail.into(),
+            more,
+            headers,
+        }
+    }
+
+    /// With one more member.
+    pub fn with(mut self, member: &str, value: impl Into<Value>) -> Self {
+        self.more.insert(member.to_owned(), value.into());
+        self
+    }
+
+    /// With a header.
+    pub fn with_header(mut self, name: header::HeaderName, value: impl Into<String>) -> Self {
+        self.headers.push((name, value.into()));
+        self
+    }
+
+    /// A request that cannot be understood (400).
+    pub fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::BAD_REQUEST,
+            "invalid_request",
+            "The request is not valid",
+            detail,
+        )
+    }
+
+    /// A field with a value that it cannot have (422).
+    pub fn invalid_field(field: impl Into<String>, detail: impl Into<String>) -> Self {
+        let status = StatusCode::UNPROCESSABLE_ENTITY;
+        Self::new(
+            status,
+            "invalid_request",
+            "The request is not valid",
+            detail,
+        )
+        .with("field", field.into())
+    }
+
+    /// Nothing there, or nothing that the caller may see (404).
+    pub fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
+    }
+
+    /// No token, or a dead one (401).
+    pub fn unauthorized(detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "unauthorized",
+            "Sign in first",
+            detail,
+        )
+        .with_header(header::WWW_AUTHENTICATE, "Bearer")
+    }
+
+    /// Something else is in the way (409).
+    pub fn conflict(name: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(
+            StatusCode::CONFLICT,
+            name,
+            "This conflicts with what is there",
+            detail,
+        )
+    }
+
+    /// The path is there, the method isn't (405).
+    pub fn method_not_allowed(allow: &str) -> Self {
+        let detail = format!("This path takes {allow}");
+        let status = StatusCode::METHOD_NOT_ALLOWED;
+        Self::new(
+            status,
+            "method_not_allowed",
+            "The method is not allowed",
+            detail,
+        )
+        .with_header(header::ALLOW, allow)
+    }
+
+    /// More bytes than the instance takes (413).
+    pub fn body_too_large(bytes_max: usize) -> Self {
+        let detail = format!("The body has more than {bytes_max} bytes, the limit");
+        let status = StatusCode::PAYLOAD_TOO_LARGE;
+        Self::new(status, "body_too_large", "The body is too large", detail)
+    }
+
+    /// A part of us cannot be reached now (503).
+    pub fn unavailable(detail: impl Into<String>) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(status, "unavailable", "Not available now", detail)
+            .with_header(header::RETRY_AFTER, "1")
+    }
+
+    /// Our own fault (500). The cause is logged under an id that the caller is told.
+    pub fn internal(cause: impl std::fmt::Display) -> Self {
+        let id = uuid::Uuid::now_v7();
+        tracing::error!(error_id = %id, %cause, "a request failed by our fault");
+        let detail = format!("This is our fault; the server's log has the cause under {id}");
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        Self::new(status, "internal", "The platform failed", detail)
+            .with("error_id", id.to_string())
+    }
+}
+
+/// Diagnostics as the API shows them.
+pub fn diagnostics_json(found: &[Diagnostic]) -> Value {
+    let one = |diagnostic: &Diagnostic| {
+        json!({
+            "message": diagnostic.message,
+            "line": diagnostic.position.map(|position| position.line),
+            "column": diagnostic.position.map(|position| position.column),
+        })
+    };
+    found.iter().map(one).collect()
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut body = self.more;
+        body.insert(
+            "type".into(),
+            format!("urn:picloud:problem:{}", self.name).into(),
+        );
+        body.insert("title".into(), self.title.into());
+        body.insert("status".into(), self.status.as_u16().into());
+        body.insert("detail".into(), self.detail.into());
+        let mut response = (self.status, Json(body)).into_response();
+        let headers = response.headers_mut();
+        headers.insert(
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/problem+json"),
+        );
+        for (name, value) in self.headers {
+            if let Ok(value) = value.parse() {
+                headers.insert(name, value);
+            }
+        }
+        response
+    }
+}
+
+impl From<StoreError> for Problem {
+    fn from(error: StoreError) -> Self {
+        if error.is_unavailable() {
+            tracing::warn!(%error, "the database is unavailable");
+            return Self::unavailable("The database cannot be reached now; try again");
+        }
+        Self::internal(error)
+    }
+}
+
+impl From<AppError> for Problem {
+    fn from(error: AppError) -> Self {
+        let detail = error.to_string();
+        match error {
+            AppError::NotFound(_) => Self::not_found(detail),
+            AppError::SlugTaken(_) => Self::conflict("slug_taken", detail).with("field", "slug"),
+            AppError::HostTaken(_) => Self::conflict("host_taken", detail).with("field", "hosts"),
+            AppError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<ScriptError> for Problem {
+    fn from(error: ScriptError) -> Self {
+        let detail = error.to_string();
+        match error {
+            ScriptError::NotFound(_) => Self::not_found(detail),
+            ScriptError::NameTaken(_) => Self::conflict("name_taken", detail).with("field", "name"),
+            ScriptError::VersionConflict { current, .. } => {
+                Self::conflict("version_conflict", detail)
+                    .with("field", "version")
+                    .with("current_version", current)
+            }
+            ScriptError::InvalidSource(found) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_source",
+                "The source does not validate",
+                found.first().map_or(detail, |first| match first.position {
+                    Some(at) => {
+                        format!("line {}, column {}: {}", at.line, at.column, first.message)
+                    }
+                    None => first.message.clone(),
+                }),
+            )
+            .with("field", "source")
+            .with("diagnostics", diagnostics_json(&found)),
+            ScriptError::InvalidComponent(problem) => Self::new(
+                StatusCode::UNPROCESSABLE_ENTITY,
+                "invalid_source",
+                "The component is not taken",
+                problem,
+            )
+            .with("field", "wasm_base64"),
+            ScriptError::Store(error) => error.into(),
+            ScriptError::Sandbox(problem) => Self::internal(problem),
+        }
+    }
+}
+
+impl From<RouteError> for Problem {
+    fn from(error: RouteError) -> Self {
+        let detail = error.to_string();
+        match error {
+            RouteError::NotFound(_) => Self::not_found(detail),
+            RouteError::Conflict(other) => Self::conflict("route_conflict", detail)
+                .with("field", "path")
+                .with(
+                    "conflicting_route",
+                    serde_json::to_value(other).unwrap_or_default(),
+                ),
+            RouteError::HostNotClaimed(_) => Self::invalid_field("host", detail),
+            RouteError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<KvError> for Problem {
+    fn from(error: KvError) -> Self {
+        let field = match &error {
+            KvError::Store(_) => "",
+            KvError::InvalidCollection(_) => "collection",
+            KvError::InvalidKey(_) => "key",
+            KvError::InvalidValue(_) => "value",
+            KvError::InvalidCursor => "cursor",
+            KvError::InvalidLimit(_) => "limit",
+            KvError::TooLarge { what, .. } => what,
+        };
+        let detail = error.to_string();
+        match error {
+            KvError::Store(error) => error.into(),
+            KvError::TooLarge {
+                what: "value",
+                bytes_max,
+                ..
+            } => Self::body_too_large(bytes_max).with("field", "value"),
+            _ => Self::invalid_field(field, detail),
+        }
+    }
+}
+
+impl From<IdentityError> for Problem {
+    fn from(error: IdentityError) -> Self {
+        match error {
+            IdentityError::WrongPassword | IdentityError::NoSession => {
+                Self::unauthorized(error.to_string())
+            }
+            IdentityError::Hashing(problem) => Self::internal(problem),
+            IdentityError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<GateFull> for Problem {
+    fn from(error: GateFull) -> Self {
+        let status = StatusCode::SERVICE_UNAVAILABLE;
+        Self::new(
+            status,
+            "overloaded",
+            "Too much at once",
+            format!("{error}; try again"),
+        )
+        .with_header(header::RETRY_AFTER, "1")
+    }
+}

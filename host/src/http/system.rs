@@ -1,0 +1,68 @@
+//! What the instance says of itself: health, readiness, version, metrics; none needs a token.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use crate::node::Node;
+use crate::sandbox::SDK_VERSION;
+use crate::store::SCHEMA_VERSION;
+
+pub(super) fn router() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/healthz", get(healthz))
+        .route("/readyz", get(readyz))
+        .route("/version", get(version))
+        .route("/metrics", get(metrics))
+        .route("/admin", get(dashboard))
+        .route("/admin/", get(dashboard))
+}
+
+/// The process lives: nothing else is asked.
+async fn healthz() -> Json<Value> {
+    Json(json!({ "status": "ok" }))
+}
+
+/// Whether it can serve. The database is asked in the background, so that probes cost nothing
+/// and hang on nothing.
+async fn readyz(State(node): State<Arc<Node>>) -> Response {
+    match node.readiness() {
+        Ok(()) => Json(json!({ "status": "ready" })).into_response(),
+        Err(problems) => {
+            let body = json!({ "status": "not ready", "problems": problems });
+            (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
+        }
+    }
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({
+        "product": env!("CARGO_PKG_VERSION"),
+        "sdk": SDK_VERSION,
+        "api": "v1",
+        "schema": SCHEMA_VERSION,
+        "wit": format!("picloud:function@{SDK_VERSION}"),
+    }))
+}
+
+async fn metrics(State(node): State<Arc<Node>>) -> Response {
+    let text = node.metrics();
+    (
+        [(
+            header::CONTENT_TYPE,
+            "text/plain; version=0.0.4; charset=utf-8",
+        )],
+        text,
+    )
+        .into_response()
+}
+
+/// Where the dashboard will be.
+async fn dashboard() -> Html<&'static str> {
+    Html(include_str!("dashboard.html"))
+}

@@ -1,0 +1,336 @@
+//! The routes of the apps: from a request to a delivery, and from its outcome to an answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use chrono::Utc;
+use serde_json::json;
+
+use super::problem::{Problem, diagnostics_json};
+use crate::dispatch::dispatcher::Order;
+use crate::dispatch::{Answer, Delivery, Payload};
+use crate::node::Node;
+use crate::routes::DispatchMode;
+use crate::routes::table::NoMatch;
+use crate::sandbox::{self, Outcome};
+
+/// How often a delivery without a waiting caller may be claimed before it counts as one that
+/// kills its worker.
+const ASYNC_ATTEMPTS_MAX: u32 = 3;
+
+/// Answer a request that is none of the instance's own.
+pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> Response {
+    match deliver(&node, request).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem> {
+    let host = host_of(request.headers(), request.uri());
+    let picture = node.directory.picture();
+    let path = request.uri().path().to_owned();
+    let nothing = || Problem::not_found(format!("no route matches `{path}` on this host"));
+    let app = picture.app_for_host(&host).ok_or_else(nothing)?;
+    let table = picture.routes(app.id).ok_or_else(nothing)?;
+    let found = table
+        .find(request.method().as_str(), &host, &path)
+        .map_err(|no| match no {
+            NoMatch::Path => nothing(),
+            NoMatch::Method(allow) => {
+                Problem::method_not_allowed(&allow.into_iter().collect::<Vec<_>>().join(", "))
+            }
+            NoMatch::Undecodable => Problem::bad_request("the path is not UTF-8 once decoded"),
+        })?;
+    let script = picture.script(found.route.script_id);
+    let script = script
+        .filter(|script| script.app_id == app.id)
+        .ok_or_else(|| Problem::not_found("the script of this route was deleted"))?;
+    let timeout = Duration::from_millis(node.runner.limits(script).timeout_ms);
+    let (app_id, script_id, mode) = (app.id, script.id, found.route.dispatch_mode);
+    drop(picture);
+
+    let query = request.uri().query().unwrap_or_default();
+    let query = form_urlencoded::parse(query.as_bytes())
+        .map(|(name, value)| (name.into_owned(), value.into_owned()))
+        .collect();
+    let method = request.method().as_str().to_owned();
+    let headers = header_pairs(request.headers());
+    let body = body_of(node, request).await?;
+    let request = sandbox::Request {
+        method,
+        path,
+        params: found.params,
+        query,
+        rest: found.rest,
+        headers,
+        body,
+    };
+    let payload = Payload::Request(request);
+    match mode {
+        DispatchMode::Sync => {
+            let delivery = Delivery::new(app_id, script_id, "http", payload, 1);
+            let execution_id = delivery.id.to_string();
+            let answer = node.dispatcher.call(Order { delivery, timeout }).await?;
+            // The caller's own connection is the only one who could have left; we are it.
+            let answer = answer.unwrap_or(Answer::Outcome(Outcome::TimedOut));
+            respond(answer, &execution_id)
+        }
+        DispatchMode::Async => {
+            let delivery =
+                Delivery::new(app_id, script_id, "http_async", payload, ASYNC_ATTEMPTS_MAX);
+            let accepted = json!({ "accepted_at": Utc::now(), "execution_id": delivery.id });
+            node.dispatcher.enqueue(delivery).await?;
+            Ok((StatusCode::ACCEPTED, Json(accepted)).into_response())
+        }
+    }
+}
+
+/// The host that a request is for: lower case, without a port.
+fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
+    let named = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .or_else(|| uri.host());
+    let named = named.unwrap_or_default().to_ascii_lowercase();
+    let name = match named
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((address, _)) => address,
+        None => named.split(':').next().unwrap_or_default(),
+    };
+    name.trim_end_matches('.').to_owned()
+}
+
+fn header_pairs(headers: &HeaderMap) -> Vec<(String, String)> {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    headers
+        .iter()
+        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .collect()
+}
+
+/// The body within its limit, if it is what its content type says.
+async fn body_of(node: &Node, request: Request) -> Result<Option<sandbox::Body>, Problem> {
+    let bytes_max = node.config.body_bytes_max;
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    let content_type = content_type.map(|ty| String::from_utf8_lossy(ty.as_bytes()).into_owned());
+    let encoding = request.headers().get(header::CONTENT_ENCODING).cloned();
+    let (parts, body) = request.into_parts();
+    let limited = http_body_util::Limited::new(body, bytes_max);
+    let bytes = match Bytes::from_request(Request::from_parts(parts, Body::new(limited)), &()).await
+    {
+        Ok(bytes) => bytes,
+        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
+            return Err(Problem::body_too_large(bytes_max));
+        }
+        Err(_) => {
+            return Err(Problem::bad_request(
+                "the body could not be read to its end",
+            ));
+        }
+    };
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    let bytes = match encoding.as_ref().map(|encoding| encoding.as_bytes()) {
+        None | Some(b"identity") => bytes,
+        Some(b"gzip") => unzipped(&bytes, bytes_max)?,
+        Some(_) => {
+            let detail = "the body's content-encoding is none of `gzip` and `identity`";
+            return Err(Problem::bad_request(detail));
+        }
+    };
+    if let Some(content_type) = &content_type {
+        check_body(content_type, &bytes)?;
+    }
+    Ok(Some(sandbox::Body {
+        content_type,
+        bytes,
+    }))
+}
+
+/// The limit holds for what comes out, too: a few bytes can unpack to any number.
+fn unzipped(bytes: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
+    use std::io::Read;
+    let mut out = Vec::new();
+    let most = u64::try_from(bytes_max)
+        .unwrap_or(u64::MAX)
+        .saturating_add(1);
+    let read = flate2::read::MultiGzDecoder::new(bytes)
+        .take(most)
+        .read_to_end(&mut out);
+    match read {
+        Ok(_) if out.len() > bytes_max => Err(Problem::body_too_large(bytes_max)),
+        Ok(_) => Ok(out.into()),
+        Err(_) => Err(Problem::bad_request(
+            "the body is not gzip, though its content-encoding says so",
+        )),
+    }
+}
+
+fn check_body(content_type: &str, bytes: &[u8]) -> Result<(), Problem> {
+    let essence = content_type
+        .split(';')
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_ascii_lowercase();
+    let json = essence == "application/json" || essence.ends_with("+json");
+    let form = essence == "application/x-www-form-urlencoded";
+    // Text may name another charset; JSON (RFC 8259) and forms may not.
+    let text =
+        essence.starts_with("text/") && !content_type.to_ascii_lowercase().contains("charset");
+    if (json || form || text) && std::str::from_utf8(bytes).is_err() {
+        return Err(Problem::bad_request(format!(
+            "the body is not UTF-8, as `{essence}` is"
+        )));
+    }
+    if json {
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
+            .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
+    }
+    Ok(())
+}
+
+/// What a sync caller gets.
+fn respond(answer: Answer, execution_id: &str) -> Result<Response, Problem> {
+    let problem = match answer {
+        Answer::Outcome(Outcome::Answered(response)) => {
+            return Ok(script_response(response, execution_id));
+        }
+        Answer::Outcome(outcome) => failed(outcome),
+        Answer::ScriptDeleted => Problem::not_found("the script of this route was deleted"),
+        Answer::AppDeleted => Problem::new(
+            StatusCode::GONE,
+            "app_deleted",
+            "The app was deleted",
+            "The app was deleted",
+        ),
+        Answer::Unavailable => Problem::internal("a delivery could not be written"),
+        Answer::PlatformFault => Problem::internal(format!("execution {execution_id}")),
+    };
+    Err(problem.with("execution_id", execution_id))
+}
+
+/// What an outcome that is no answer means for the caller. What the script said of itself stays
+/// in its log: the caller is the public.
+fn failed(outcome: Outcome) -> Problem {
+    let script = |detail: &str| {
+        Problem::new(
+            StatusCode::BAD_GATEWAY,
+            "script_failed",
+            "The script failed",
+            detail,
+        )
+    };
+    match outcome {
+        Outcome::Answered(_) => script("the script answered"),
+        Outcome::InvalidSource(found) => Problem::new(
+            StatusCode::UNPROCESSABLE_ENTITY,
+            "invalid_source",
+            "The script does not validate",
+            "The script does not validate",
+        )
+        .with("diagnostics", diagnostics_json(&found)),
+        Outcome::Threw(_) => script("The script threw an error; its execution's log has it"),
+        Outcome::InvalidResponse(_) => {
+            script("The script's response is not valid; its execution says why")
+        }
+        Outcome::MemoryExceeded => script("The script wanted more memory than its limit"),
+        Outcome::StackOverflow => script("The script called too deeply"),
+        Outcome::OutputTooLarge { .. } => script("The script's response is larger than its limit"),
+        Outcome::HostCallsExceeded(_) => script("The script called the host too often"),
+        Outcome::Trapped(_) => script("The script trapped"),
+        Outcome::FuelUsedUp => Problem::new(
+            StatusCode::INSUFFICIENT_STORAGE,
+            "fuel_used_up",
+            "The script used up its fuel",
+            "The script used up its fuel before it answered",
+        ),
+        Outcome::TimedOut => Problem::new(
+            StatusCode::GATEWAY_TIMEOUT,
+            "timed_out",
+            "The script took too long",
+            "The script took longer than its time limit",
+        ),
+        Outcome::NoCapacity => crate::dispatch::dispatcher::GateFull.into(),
+        Outcome::Platform(problem) => Problem::internal(problem),
+    }
+}
+
+fn script_response(response: sandbox::Response, execution_id: &str) -> Response {
+    let mut answer = Response::new(Body::from(response.body));
+    // The sandbox let only 200 to 599 through.
+    *answer.status_mut() = StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
+    let headers = answer.headers_mut();
+    for (name, value) in response.headers {
+        let parsed = (
+            name.parse::<HeaderName>(),
+            HeaderValue::from_bytes(value.as_bytes()),
+        );
+        if let (Ok(name), Ok(value)) = parsed {
+            headers.append(name, value);
+        }
+    }
+    if let Ok(id) = HeaderValue::from_str(execution_id) {
+        headers.insert(HeaderName::from_static("x-execution-id"), id);
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_has_no_port_no_case_and_no_last_dot() {
+        for (sent, host) in [
+            ("Shop.Example.com:8080", "shop.example.com"),
+            ("shop.example.com.", "shop.example.com"),
+            ("[::1]:8080", "::1"),
+            ("", ""),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, sent.parse().unwrap());
+            assert_eq!(host_of(&headers, &Uri::from_static("/")), host);
+        }
+    }
+
+    #[test]
+    fn a_body_is_what_its_type_says_or_400() {
+        for (content_type, body, fine) in [
+            ("application/json", &b"{\"a\": 1}"[..], true),
+            ("application/json", b"{\"a\": ", false),
+            ("application/problem+json; x=y", b"[", false),
+            ("application/json", b"\"\xff\"", false),
+            ("text/plain", b"\xff", false),
+            ("text/plain; charset=latin1", b"\xff", true),
+            ("application/x-www-form-urlencoded", b"a=\xff", false),
+            ("image/png", b"\xff", true),
+        ] {
+            assert_eq!(
+                check_body(content_type, body).is_ok(),
+                fine,
+                "{content_type}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_unpacks_beyond_the_limit_is_refused() {
+        use std::io::Write;
+        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+        zip.write_all(&vec![0; 1_000_000]).unwrap();
+        let zip = zip.finish().unwrap();
+        assert_eq!(unzipped(&zip, 1_000_000).unwrap().len(), 1_000_000);
+        assert!(unzipped(&zip, 999_999).is_err());
+        assert!(unzipped(b"nonsense", 100).is_err());
+    }
+}

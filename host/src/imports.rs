@@ -1,0 +1,30 @@
+//! What guests reach of the instance: one value per execution, bound to its app. The calls
+//! themselves are in the domains' `imports.rs`.
+
+use std::future::Future;
+
+use tokio::runtime::Handle;
+
+use crate::kv::Kv;
+
+/// What an execution's imports work on. The app comes from the execution, never from what a
+/// guest says.
+pub struct GuestImports {
+    /// The app's key-value store.
+    pub kv: Kv,
+    /// Whether somebody acts; a public route's script acts as nobody.
+    pub has_principal: bool,
+    /// Where the store's work runs: apart from the threads that guests compute on, and to its
+    /// end even when the guest is stopped in the middle of a call.
+    pub host: Handle,
+}
+
+impl GuestImports {
+    /// Run `work` apart from the guests; `None` if it panicked.
+    pub async fn apart<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Option<T> {
+        self.host.spawn(work).await.ok()
+    }
+}

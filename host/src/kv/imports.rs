@@ -1,0 +1,96 @@
+//! The key-value store, as guests call it.
+
+use super::{KvError, Page};
+use crate::imports::GuestImports;
+use crate::sandbox::KvImports;
+use crate::sandbox::bindings::kv;
+
+impl KvImports for GuestImports {
+    async fn get(&mut self, collection: String, key: String) -> Result<Option<String>, kv::Error> {
+        let store = self.kv.clone();
+        told(
+            self.apart(async move { store.get(collection, key).await })
+                .await,
+        )
+    }
+
+    async fn set(
+        &mut self,
+        collection: String,
+        key: String,
+        value: String,
+    ) -> Result<(), kv::Error> {
+        let store = self.kv.clone();
+        told(
+            self.apart(async move { store.set(collection, key, value).await })
+                .await,
+        )
+    }
+
+    async fn delete(&mut self, collection: String, key: String) -> Result<bool, kv::Error> {
+        let store = self.kv.clone();
+        told(
+            self.apart(async move { store.delete(collection, key).await })
+                .await,
+        )
+    }
+
+    async fn has(&mut self, collection: String, key: String) -> Result<bool, kv::Error> {
+        let store = self.kv.clone();
+        told(
+            self.apart(async move { store.has(collection, key).await })
+                .await,
+        )
+    }
+
+    async fn list(
+        &mut self,
+        collection: String,
+        cursor: Option<String>,
+        limit: Option<u32>,
+    ) -> Result<kv::Page, kv::Error> {
+        let store = self.kv.clone();
+        let listed = self
+            .apart(async move { store.list(collection, cursor.as_deref(), limit).await })
+            .await;
+        let Page { entries, next } = told(listed)?;
+        let entry = |entry: super::Entry| kv::Entry {
+            key: entry.key,
+            value: Box::<str>::from(entry.value).into(),
+        };
+        Ok(kv::Page {
+            entries: entries.into_iter().map(entry).collect(),
+            next: next.map(|cursor| cursor.to_string()),
+        })
+    }
+}
+
+/// The error as the guest is told it. What failed inside us is logged and only called
+/// unavailable.
+fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
+    let error = match done {
+        Some(Ok(done)) => return Ok(done),
+        Some(Err(error)) => error,
+        None => return Err(kv::Error::Unavailable),
+    };
+    Err(match error {
+        KvError::InvalidCollection(problem) => kv::Error::InvalidCollection(problem.into()),
+        KvError::InvalidKey(problem) => kv::Error::InvalidKey(problem.into()),
+        KvError::InvalidValue(problem) => kv::Error::InvalidValue(problem),
+        KvError::InvalidCursor => kv::Error::InvalidCursor,
+        KvError::InvalidLimit(limit) => kv::Error::InvalidLimit(limit),
+        KvError::TooLarge {
+            what,
+            bytes,
+            bytes_max,
+        } => kv::Error::TooLarge(kv::TooLarge {
+            what: what.into(),
+            bytes: bytes as u64,
+            bytes_max: bytes_max as u64,
+        }),
+        KvError::Store(error) => {
+            tracing::warn!(%error, "a guest's call to the key-value store failed");
+            kv::Error::Unavailable
+        }
+    })
+}

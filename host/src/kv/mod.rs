@@ -1,0 +1,400 @@
+//! The key-value store of an app: collections of keys with JSON values.
+
+pub mod api;
+pub mod imports;
+pub mod sql;
+
+use std::fmt;
+use std::hash::{DefaultHasher, Hash, Hasher};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::apps::AppId;
+use crate::store::{Db, StoreError};
+
+/// The longest name of a collection, in bytes.
+pub const COLLECTION_BYTES_MAX: usize = 128;
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 1024;
+/// The most entries of a page.
+pub const PAGE_ENTRIES_MAX: u32 = 1000;
+/// The entries of a page for which no limit was given.
+pub const PAGE_ENTRIES: u32 = 100;
+/// About how many bytes of values a page has at most: it ends with the entry that exceeds this.
+/// A guest's memory and the API's answer are bounded by it.
+pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
+
+/// What can go wrong with a call to the store. The caller's mistakes say what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum KvError {
+    /// The name of the collection is no name.
+    #[error("the collection's name {0}")]
+    InvalidCollection(&'static str),
+    /// The key is no key.
+    #[error("the key {0}")]
+    InvalidKey(&'static str),
+    /// The value is not JSON.
+    #[error("the value is not JSON: {0}")]
+    InvalidValue(String),
+    /// The cursor was not made for this collection.
+    #[error("the cursor was not made by a list of this collection")]
+    InvalidCursor,
+    /// The limit of a list.
+    #[error("a limit is 1 to {PAGE_ENTRIES_MAX}, not {0}")]
+    InvalidLimit(u32),
+    /// Something is larger than its limit.
+    #[error("the {what} has {bytes} bytes; the limit is {bytes_max}")]
+    TooLarge {
+        /// `collection`, `key` or `value`.
+        what: &'static str,
+        /// Its size.
+        bytes: usize,
+        /// The limit.
+        bytes_max: usize,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The name of a collection: 1 to [`COLLECTION_BYTES_MAX`] bytes without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Collection(String);
+
+impl Collection {
+    /// Take `name` if it is one.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidCollection`], [`KvError::TooLarge`].
+    pub fn parse(name: String) -> Result<Self, KvError> {
+        let name = bounded("collection", name, COLLECTION_BYTES_MAX)?;
+        match problem(&name) {
+            Some(problem) => Err(KvError::InvalidCollection(problem)),
+            None => Ok(Self(name)),
+        }
+    }
+
+    /// The name.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A key: 1 to [`KEY_BYTES_MAX`] bytes without control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Key(String);
+
+impl Key {
+    /// Take `key` if it is one.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidKey`], [`KvError::TooLarge`].
+    pub fn parse(key: String) -> Result<Self, KvError> {
+        let key = bounded("key", key, KEY_BYTES_MAX)?;
+        match problem(&key) {
+            Some(problem) => Err(KvError::InvalidKey(problem)),
+            None => Ok(Self(key)),
+        }
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn problem(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        return Some("is empty");
+    }
+    text.contains(char::is_control)
+        .then_some("has a control character")
+}
+
+fn bounded(what: &'static str, text: String, bytes_max: usize) -> Result<String, KvError> {
+    if text.len() > bytes_max {
+        return Err(KvError::TooLarge {
+            what,
+            bytes: text.len(),
+            bytes_max,
+        });
+    }
+    Ok(text)
+}
+
+/// A JSON text.
+#[derive(Debug, Clone)]
+pub struct Value(String);
+
+impl Value {
+    /// Take `text` if it is JSON of at most `bytes_max` bytes.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidValue`], [`KvError::TooLarge`].
+    pub fn parse(text: String, bytes_max: usize) -> Result<Self, KvError> {
+        let text = bounded("value", text, bytes_max)?;
+        serde_json::from_str::<&RawValue>(&text)
+            .map_err(|error| KvError::InvalidValue(error.to_string()))?;
+        Ok(Self(text))
+    }
+
+    /// The text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A key and its value.
+#[derive(Debug, Serialize)]
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value.
+    pub value: Box<RawValue>,
+}
+
+/// Some entries of a collection, in the byte order of their keys.
+#[derive(Debug)]
+pub struct Page {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Cursor>,
+}
+
+/// Where a page begins: after a key of a collection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cursor {
+    text: String,
+    after: String,
+}
+
+impl Cursor {
+    fn after(collection: &Collection, key: &str) -> Self {
+        let mut bytes = cursor_check(collection, key).to_be_bytes().to_vec();
+        bytes.extend_from_slice(key.as_bytes());
+        Self {
+            text: URL_SAFE_NO_PAD.encode(bytes),
+            after: key.to_owned(),
+        }
+    }
+
+    /// Take `text` if it is a cursor of this collection.
+    ///
+    /// # Errors
+    /// [`KvError::InvalidCursor`].
+    pub fn parse(collection: &Collection, text: &str) -> Result<Self, KvError> {
+        let bytes = URL_SAFE_NO_PAD
+            .decode(text)
+            .map_err(|_| KvError::InvalidCursor)?;
+        let (check, key) = bytes
+            .split_first_chunk::<8>()
+            .ok_or(KvError::InvalidCursor)?;
+        let after = std::str::from_utf8(key).map_err(|_| KvError::InvalidCursor)?;
+        if u64::from_be_bytes(*check) != cursor_check(collection, after) {
+            return Err(KvError::InvalidCursor);
+        }
+        Ok(Self {
+            text: text.to_owned(),
+            after: after.to_owned(),
+        })
+    }
+}
+
+/// Finds mistakes, not forgery: a forged cursor shows nothing that its maker may not read.
+/// FNV-1a, because a cursor outlives the process and std's hashers promise no stability.
+fn cursor_check(collection: &Collection, key: &str) -> u64 {
+    let bytes = collection.0.bytes().chain([0]).chain(key.bytes());
+    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    })
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// One app's part of the store.
+#[derive(Clone)]
+pub struct Kv {
+    db: Db,
+    app_id: AppId,
+    value_bytes_max: usize,
+}
+
+impl Kv {
+    /// The store of the app `app_id`, for values of at most `value_bytes_max` bytes.
+    pub fn new(db: Db, app_id: AppId, value_bytes_max: usize) -> Self {
+        Self {
+            db,
+            app_id,
+            value_bytes_max,
+        }
+    }
+
+    /// The value of a key.
+    ///
+    /// # Errors
+    /// [`KvError`]; nothing was changed.
+    pub async fn get(&self, collection: String, key: String) -> Result<Option<String>, KvError> {
+        let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
+        let mut conn = self.db.read().await?;
+        Ok(sql::get(&mut conn, self.app_id, &collection, &key).await?)
+    }
+
+    /// Whether a key has a value.
+    ///
+    /// # Errors
+    /// [`KvError`]; nothing was changed.
+    pub async fn has(&self, collection: String, key: String) -> Result<bool, KvError> {
+        let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
+        let mut conn = self.db.read().await?;
+        Ok(sql::has(&mut conn, self.app_id, &collection, &key).await?)
+    }
+
+    /// Give a key a value. Durable once it returns.
+    ///
+    /// # Errors
+    /// [`KvError`]; nothing was changed.
+    pub async fn set(&self, collection: String, key: String, value: String) -> Result<(), KvError> {
+        let value = Value::parse(value, self.value_bytes_max)?;
+        self.mutate(collection, key, Some(value)).await?;
+        Ok(())
+    }
+
+    /// Remove a key. Says whether there was one; durable once it returns.
+    ///
+    /// # Errors
+    /// [`KvError`]; nothing was changed.
+    pub async fn delete(&self, collection: String, key: String) -> Result<bool, KvError> {
+        self.mutate(collection, key, None).await
+    }
+
+    async fn mutate(
+        &self,
+        collection: String,
+        key: String,
+        value: Option<Value>,
+    ) -> Result<bool, KvError> {
+        let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
+        // One lane for each key keeps the order of its writes and keeps two lanes from waiting
+        // for each other's rows.
+        let mut lane = DefaultHasher::new();
+        (self.app_id, &collection, &key).hash(&mut lane);
+        let mutation = sql::Mutation {
+            app_id: self.app_id,
+            collection,
+            key,
+            value,
+        };
+        Ok(self.db.write_grouped(lane.finish(), mutation).await?)
+    }
+
+    /// A page of a collection.
+    ///
+    /// # Errors
+    /// [`KvError`].
+    pub async fn list(
+        &self,
+        collection: String,
+        cursor: Option<&str>,
+        limit: Option<u32>,
+    ) -> Result<Page, KvError> {
+        let collection = Collection::parse(collection)?;
+        let limit = limit.unwrap_or(PAGE_ENTRIES);
+        if !(1..=PAGE_ENTRIES_MAX).contains(&limit) {
+            return Err(KvError::InvalidLimit(limit));
+        }
+        let cursor = cursor
+            .map(|text| Cursor::parse(&collection, text))
+            .transpose()?;
+        let after = cursor.map_or(String::new(), |cursor| cursor.after);
+        let mut conn = self.db.read().await?;
+        let mut rows = sql::page(&mut conn, self.app_id, &collection, &after, limit + 1).await?;
+        let mut bytes = 0;
+        let fitting = rows
+            .iter()
+            .take(limit as usize)
+            .take_while(|(_, value)| {
+                let fits = bytes < PAGE_BYTES;
+                bytes += value.len();
+                fits
+            })
+            .count();
+        let more = rows.len() > fitting;
+        rows.truncate(fitting);
+        let next = match rows.last() {
+            Some((key, _)) if more => Some(Cursor::after(&collection, key)),
+            _ => None,
+        };
+        let entries = rows.into_iter().map(|(key, value)| {
+            let id = format!("{}/{key}", collection.as_str());
+            let value = RawValue::from_string(value).map_err(|error| StoreError::Inconsistent {
+                table: "kv",
+                column: "value",
+                id,
+                problem: error.to_string(),
+            })?;
+            Ok(Entry { key, value })
+        });
+        Ok(Page {
+            entries: entries.collect::<Result<_, StoreError>>()?,
+            next,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn collection(name: &str) -> Collection {
+        Collection::parse(name.into()).unwrap()
+    }
+
+    #[test]
+    fn names_and_keys_are_neither_empty_nor_too_long_nor_controlling() {
+        assert!(matches!(
+            Collection::parse(String::new()),
+            Err(KvError::InvalidCollection("is empty"))
+        ));
+        assert!(matches!(
+            Key::parse("a\nb".into()),
+            Err(KvError::InvalidKey(_))
+        ));
+        assert!(matches!(
+            Key::parse("k".repeat(1_000_000)),
+            Err(KvError::TooLarge { what: "key", .. })
+        ));
+        assert!(Key::parse("ключ/🔑".into()).is_ok());
+    }
+
+    #[test]
+    fn a_value_is_json() {
+        assert!(Value::parse("{\"a\":[1,null]}".into(), 100).is_ok());
+        assert!(matches!(
+            Value::parse("{a".into(), 100),
+            Err(KvError::InvalidValue(_))
+        ));
+        assert!(matches!(
+            Value::parse("\"12345\"".into(), 3),
+            Err(KvError::TooLarge { .. })
+        ));
+    }
+
+    proptest! {
+        #[test]
+        fn a_cursor_fits_its_collection_only(key in "\\PC{1,40}", garbage in ".{0,40}") {
+            let cursor = Cursor::after(&collection("a"), &key);
+            prop_assert_eq!(&Cursor::parse(&collection("a"), &cursor.to_string()).unwrap(), &cursor);
+            prop_assert!(Cursor::parse(&collection("b"), &cursor.to_string()).is_err());
+            prop_assert!(Cursor::parse(&collection("a"), &garbage).is_err());
+        }
+    }
+}

@@ -1,0 +1,259 @@
+//! A node: everything put together, from start to shutdown.
+
+use std::fs;
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use anyhow::Context;
+use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::directory::Directory;
+use crate::dispatch::dispatcher::Dispatcher;
+use crate::identity::{PASSWORD_CHARS_MIN, Sessions, random_text};
+use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
+use crate::scripts::runner::Runner;
+use crate::store::Db;
+
+/// How often the database is asked for a sign of life.
+const CHECK_EVERY: Duration = Duration::from_secs(1);
+/// How long it may take to give one.
+const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// What the handlers work with.
+pub struct Node {
+    /// The configuration.
+    pub config: Config,
+    /// The database.
+    pub db: Db,
+    /// Apps, scripts and routes in memory.
+    pub directory: Arc<Directory>,
+    /// Runs scripts.
+    pub runner: Arc<Runner>,
+    /// Takes on deliveries.
+    pub dispatcher: Arc<Dispatcher>,
+    /// Begins and ends sessions.
+    pub sessions: Sessions,
+    database_problem: Mutex<Option<String>>,
+    metrics: PrometheusHandle,
+}
+
+impl Node {
+    async fn start(config: Config) -> anyhow::Result<Arc<Self>> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&config.data_dir)
+            .with_context(|| format!("data_dir {}", config.data_dir.display()))?;
+        let metrics = PrometheusBuilder::new()
+            .set_buckets_for_metric(
+                Matcher::Suffix("_seconds".into()),
+                &[
+                    0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
+                ],
+            )?
+            .set_buckets_for_metric(
+                Matcher::Suffix("_group_size".into()),
+                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0],
+            )?
+            .install_recorder()?;
+        let db = Db::open(&config.database_url)
+            .await
+            .context("the database")?;
+        let directory = Directory::open(db.clone()).await?;
+        let sandbox_config = SandboxConfig {
+            guest: RHAI_GUEST,
+            cache_dir: config.cache_dir.clone(),
+            key: artifact_key(&config.cache_dir)?,
+            executions_max: config.executions_max,
+            threads: config.guest_threads,
+            memory_bytes_max: config.ceiling.memory_bytes,
+        };
+        let sandbox = tokio::task::spawn_blocking(|| Sandbox::new(sandbox_config)).await??;
+        let executions_max = sandbox.executions_max() as usize;
+        let runner = Arc::new(Runner::new(
+            db.clone(),
+            directory.clone(),
+            sandbox,
+            config.default_limits,
+            config.kv_value_bytes_max,
+        ));
+        let dispatcher =
+            Dispatcher::new(db.clone(), runner.clone(), executions_max, config.lease_ms);
+        dispatcher.take_over().await?;
+        let sessions = Sessions::new(db.clone(), config.session_ttl_hours);
+        let database_problem = Mutex::new(None);
+        Ok(Arc::new(Self {
+            config,
+            db,
+            directory,
+            runner,
+            dispatcher,
+            sessions,
+            database_problem,
+            metrics,
+        }))
+    }
+
+    /// Whether this node can serve; if not, why.
+    ///
+    /// # Errors
+    /// What is in the way.
+    pub fn readiness(&self) -> Result<(), Vec<String>> {
+        let database = self
+            .database_problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let mut problems: Vec<String> = database.iter().cloned().collect();
+        if self.dispatcher.is_stopping() {
+            problems.push("shutting down".to_owned());
+        }
+        if problems.is_empty() {
+            Ok(())
+        } else {
+            Err(problems)
+        }
+    }
+
+    /// The metrics, as Prometheus reads them.
+    pub fn metrics(&self) -> String {
+        self.metrics.render()
+    }
+
+    /// Let this node see at once what it has just changed. Others, and this one if it fails
+    /// here, see it within a second.
+    pub async fn refresh_directory(&self) {
+        if let Err(error) = self.directory.refresh().await {
+            tracing::warn!(%error, "a change could not be read back yet");
+        }
+    }
+
+    /// Ask the database for a sign of life, again and again.
+    async fn watch_database(self: Arc<Self>) {
+        loop {
+            let asked = tokio::time::timeout(CHECK_TIMEOUT, self.db.check()).await;
+            let problem = match asked {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error.to_string()),
+                Err(_) => Some("the database does not answer".to_owned()),
+            };
+            self.note_database(problem);
+            tokio::time::sleep(CHECK_EVERY).await;
+        }
+    }
+
+    fn note_database(&self, problem: Option<String>) {
+        let mut known = self
+            .database_problem
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if known.is_some() != problem.is_some() {
+            match &problem {
+                Some(problem) => tracing::error!(%problem, "not ready"),
+                None => tracing::info!("ready again"),
+            }
+        }
+        // Operators read the cause in the log; probes only need to know which part it is.
+        *known = problem.map(|_| "the database is unavailable".to_owned());
+    }
+
+    async fn create_first_owner(&self) -> anyhow::Result<()> {
+        let name = &self.config.owner_name;
+        let given = self.config.owner_password.clone();
+        if given
+            .as_ref()
+            .is_some_and(|password| password.chars().count() < PASSWORD_CHARS_MIN)
+        {
+            anyhow::bail!("owner_password has fewer than {PASSWORD_CHARS_MIN} characters");
+        }
+        let made_up = given.is_none();
+        let password = match given {
+            Some(password) => password,
+            None => random_text()?.chars().take(20).collect(),
+        };
+        if self
+            .sessions
+            .create_first_owner(name, password.clone())
+            .await?
+            && made_up
+        {
+            println!("owner password: {password}   (user `{name}`; shown this once)");
+        }
+        Ok(())
+    }
+}
+
+/// The key of the hash that compiled code is checked against; made once, readable by us alone.
+fn artifact_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(cache_dir)?;
+    let path = cache_dir.join("key");
+    let read = || {
+        fs::read(&path)
+            .ok()
+            .and_then(|bytes| <[u8; 32]>::try_from(bytes).ok())
+    };
+    if let Some(key) = read() {
+        return Ok(key);
+    }
+    let mut key = [0; 32];
+    getrandom::fill(&mut key).map_err(|error| anyhow::anyhow!("no randomness: {error}"))?;
+    let temporary = cache_dir.join(format!("key.{}", std::process::id()));
+    let mut file = fs::File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(&key)?;
+    // Linking fails when another process was first; then its key is ours too.
+    let linked = fs::hard_link(&temporary, &path);
+    fs::remove_file(&temporary)?;
+    match linked {
+        Ok(()) => Ok(key),
+        Err(_) => read().with_context(|| format!("{} is not a key", path.display())),
+    }
+}
+
+/// Run a node until it is told to stop.
+///
+/// # Errors
+/// When it cannot start.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    let grace = Duration::from_millis(config.shutdown_grace_ms);
+    let listener = TcpListener::bind(config.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let address = listener.local_addr()?;
+    let node = Node::start(config).await?;
+    node.create_first_owner().await?;
+    tokio::spawn(node.clone().watch_database());
+    tokio::spawn(node.directory.clone().keep_fresh());
+    let dispatching = tokio::spawn(node.dispatcher.clone().run(grace));
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let stopping = node.clone();
+    let stopped = async move {
+        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
+        tracing::info!("stopping; running scripts get up to {grace:?}");
+        stopping.dispatcher.stop();
+    };
+    println!("listening on http://{address}");
+    let router = crate::http::router(node.clone());
+    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped);
+    let serving = tokio::spawn(serving.into_future());
+    dispatching.await??;
+    // Idle connections need not keep us.
+    let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
+    if let Ok(served) = served {
+        served??;
+    }
+    Ok(())
+}

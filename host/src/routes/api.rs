@@ -1,0 +1,247 @@
+//! The HTTP API of routes.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, sql};
+use crate::apps::{self, AppId, HostPattern};
+use crate::directory;
+use crate::http::extract::{
+    Body, PageQuery, Path, Query, SignedIn, app_named, page, page_cursor, page_limit,
+};
+use crate::http::problem::Problem;
+use crate::node::Node;
+use crate::scripts::{self, ScriptError, ScriptId};
+use crate::store::{StoreError, Tx};
+
+/// The paths of this room.
+pub fn router() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/apps/{app}/routes", get(list).post(create))
+        .route("/routes/{id}", get(show).patch(change).delete(remove))
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page_limit(query.limit.as_deref())?;
+    let after = page_cursor(query.cursor.as_deref())?;
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let routes = sql::page(&mut node.db.read().await?, app_id, after, limit + 1).await?;
+    Ok(page(routes, limit, |route| route.id.to_string()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewRoute {
+    script_id: Option<ScriptId>,
+    script: Option<String>,
+    path: PathPattern,
+    #[serde(default)]
+    method: MethodPattern,
+    host: Option<HostPattern>,
+    #[serde(default)]
+    dispatch_mode: DispatchMode,
+}
+
+/// The script that a body names by id or by name; one of another app is none.
+async fn named_script(
+    node: &Node,
+    app_id: AppId,
+    id: Option<ScriptId>,
+    name: Option<&str>,
+) -> Result<Option<ScriptId>, Problem> {
+    let mut conn = node.db.read().await?;
+    let (found, named) = match (id, name) {
+        (Some(_), Some(_)) => {
+            return Err(Problem::invalid_field(
+                "script",
+                "give `script_id` or `script`, not both",
+            ));
+        }
+        (Some(id), None) => (scripts::sql::get(&mut conn, id).await?, id.to_string()),
+        (None, Some(name)) => {
+            let found = scripts::sql::page(&mut conn, app_id, Some(name), None, 1).await?;
+            (found.into_iter().next(), name.to_owned())
+        }
+        (None, None) => return Ok(None),
+    };
+    let found = found.filter(|script| script.app_id == app_id);
+    found
+        .map(|script| Some(script.id))
+        .ok_or_else(|| ScriptError::NotFound(named).into())
+}
+
+/// Write a route if nothing is in its way.
+async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
+    let known = sql::by_conflict_key(&mut tx.conn, route.app_id, &route.conflict_key()).await?;
+    if let Some(other) = known.filter(|other| other.id != route.id) {
+        return Err(RouteError::Conflict(Box::new(other)));
+    }
+    if let Some(host) = &route.host {
+        let app = apps::sql::get(&mut tx.conn, route.app_id).await?;
+        let claimed = app.map(|app| app.hosts).unwrap_or_default();
+        if !claimed.is_empty() && !claimed.iter().any(|claim| claim.covers(host)) {
+            return Err(RouteError::HostNotClaimed(host.clone()));
+        }
+    }
+    // Raising the version first makes such changes wait for each other, so that what was looked
+    // up above still holds.
+    directory::raise_version(tx).await?;
+    Ok(sql::upsert(tx, route).await?)
+}
+
+/// Two at once may both have seen no conflict; the database let one through.
+fn conflict(error: RouteError) -> Problem {
+    match error {
+        RouteError::Store(StoreError::Duplicate) => Problem::conflict(
+            "route_conflict",
+            "another route was just made that matches the same",
+        ),
+        error => error.into(),
+    }
+}
+
+async fn create(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+    Body(new): Body<NewRoute>,
+) -> Result<(StatusCode, Json<Route>), Problem> {
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let script_id = named_script(&node, app_id, new.script_id, new.script.as_deref()).await?;
+    let script_id = script_id.ok_or_else(|| {
+        Problem::invalid_field(
+            "script_id",
+            "missing field `script_id` (or `script`, a name)",
+        )
+    })?;
+    let NewRoute {
+        path,
+        method,
+        host,
+        dispatch_mode,
+        ..
+    } = new;
+    let route = node
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let (id, created_at, updated_at) = (RouteId::new(), tx.now, tx.now);
+                let route = Route {
+                    id,
+                    app_id,
+                    script_id,
+                    method,
+                    host,
+                    path,
+                    dispatch_mode,
+                    created_at,
+                    updated_at,
+                };
+                put(tx, &route).await?;
+                Ok(route)
+            })
+        })
+        .await
+        .map_err(conflict)?;
+    node.refresh_directory().await;
+    Ok((StatusCode::CREATED, Json(route)))
+}
+
+fn route_id(text: &str) -> Result<RouteId, Problem> {
+    text.parse()
+        .map_err(|_| RouteError::NotFound(text.to_owned()).into())
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Json<Route>, Problem> {
+    let route = sql::get(&mut node.db.read().await?, route_id(&id)?).await?;
+    Ok(Json(route.ok_or(RouteError::NotFound(id))?))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    script_id: Option<ScriptId>,
+    script: Option<String>,
+    path: Option<PathPattern>,
+    method: Option<MethodPattern>,
+    #[serde(default, deserialize_with = "given")]
+    host: Option<Option<HostPattern>>,
+    dispatch_mode: Option<DispatchMode>,
+}
+
+/// `null` means any host; absent means as it was.
+fn given<'de, D: serde::Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Option<HostPattern>>, D::Error> {
+    Option::<HostPattern>::deserialize(from).map(Some)
+}
+
+async fn change(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+    Body(change): Body<Change>,
+) -> Result<Json<Route>, Problem> {
+    let id = route_id(&id)?;
+    let route = sql::get(&mut node.db.read().await?, id).await?;
+    let app_id = route
+        .ok_or_else(|| RouteError::NotFound(id.to_string()))?
+        .app_id;
+    let script_id = named_script(&node, app_id, change.script_id, change.script.as_deref()).await?;
+    let route = node
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let known = sql::get(&mut tx.conn, id).await?;
+                let mut route = known.ok_or_else(|| RouteError::NotFound(id.to_string()))?;
+                route.script_id = script_id.unwrap_or(route.script_id);
+                route.path = change.path.unwrap_or(route.path);
+                route.method = change.method.unwrap_or(route.method);
+                route.host = change.host.unwrap_or(route.host);
+                route.dispatch_mode = change.dispatch_mode.unwrap_or(route.dispatch_mode);
+                route.updated_at = tx.now;
+                put(tx, &route).await?;
+                Ok(route)
+            })
+        })
+        .await
+        .map_err(conflict)?;
+    node.refresh_directory().await;
+    Ok(Json(route))
+}
+
+async fn remove(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = route_id(&id)?;
+    node.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if !sql::delete(tx, id).await? {
+                    return Err(RouteError::NotFound(id.to_string()));
+                }
+                directory::raise_version(tx).await?;
+                Ok(())
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    Ok(StatusCode::NO_CONTENT)
+}

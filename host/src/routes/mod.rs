@@ -1,0 +1,148 @@
+//! Routes: method, host and path → script.
+
+pub mod api;
+pub mod pattern;
+pub mod sql;
+pub mod table;
+
+use std::fmt;
+use std::str::FromStr;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::apps::{AppId, HostPattern};
+use crate::scripts::ScriptId;
+use crate::store::{Id, StoreError};
+pub use pattern::PathPattern;
+
+/// The id of a route.
+pub type RouteId = Id<Route>;
+
+/// Which requests go to which script.
+#[derive(Debug, Clone, Serialize)]
+pub struct Route {
+    /// Its id.
+    pub id: RouteId,
+    /// The app that it belongs to.
+    pub app_id: AppId,
+    /// The script that runs.
+    pub script_id: ScriptId,
+    /// The method.
+    pub method: MethodPattern,
+    /// The hosts; none: any host of the app.
+    pub host: Option<HostPattern>,
+    /// The path.
+    pub path: PathPattern,
+    /// Whether the caller waits.
+    pub dispatch_mode: DispatchMode,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+impl Route {
+    /// What two conflicting routes of an app have in common: they match the same requests
+    /// equally well.
+    pub fn conflict_key(&self) -> String {
+        let host = self
+            .host
+            .as_ref()
+            .map_or("any".to_owned(), HostPattern::to_string);
+        format!("{} {host} {}", self.method, self.path.shape())
+    }
+}
+
+/// Whether the caller of a route waits for its script.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DispatchMode {
+    /// The answer is the script's.
+    #[default]
+    Sync,
+    /// The answer is 202 as soon as the delivery is safe.
+    Async,
+}
+
+impl DispatchMode {
+    /// The word in the database and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Async => "async",
+        }
+    }
+}
+
+/// A method or any.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[serde(try_from = "String", into = "String")]
+pub enum MethodPattern {
+    /// Every method.
+    #[default]
+    Any,
+    /// This one, in upper case.
+    Exact(String),
+}
+
+impl FromStr for MethodPattern {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let method = text.to_ascii_uppercase();
+        match method.as_str() {
+            "ANY" => Ok(Self::Any),
+            "CONNECT" | "TRACE" => Err(format!("{method} cannot be routed")),
+            _ if !method.is_empty()
+                && method.len() <= 20
+                && method.bytes().all(|b| b.is_ascii_uppercase() || b == b'-') =>
+            {
+                Ok(Self::Exact(method))
+            }
+            _ => {
+                Err("a method is `ANY` or one like `GET`, `POST`, `PUT`, `PATCH`, `DELETE`".into())
+            }
+        }
+    }
+}
+
+impl TryFrom<String> for MethodPattern {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<MethodPattern> for String {
+    fn from(method: MethodPattern) -> Self {
+        method.to_string()
+    }
+}
+
+impl fmt::Display for MethodPattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Any => "ANY",
+            Self::Exact(method) => method,
+        })
+    }
+}
+
+/// What can go wrong with routes.
+#[derive(Debug, thiserror::Error)]
+pub enum RouteError {
+    /// No such route.
+    #[error("there is no route `{0}`")]
+    NotFound(String),
+    /// Another route matches the same requests equally well.
+    #[error("the route conflicts with `{} {}` ({})", .0.method, .0.path, .0.id)]
+    Conflict(Box<Route>),
+    /// The app has hosts, and this is none of them.
+    #[error("the app does not claim the host `{0}`; add it to the app's hosts first")]
+    HostNotClaimed(HostPattern),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}

@@ -1,0 +1,316 @@
+//! The engine, its pool, the threads that guests run on, and the guests that are loaded.
+
+use std::any::Any;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use wasmtime::component::{HasSelf, Linker};
+use wasmtime::{
+    Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
+};
+
+use super::artifact::Artifacts;
+use super::bindings::{context, dead_letters, function, kv, log, rhai, types};
+use super::compile::{self, CompileError};
+use super::imports::Imports;
+use super::run::{self, State};
+use super::{Context, Diagnostic, Job, Outcome, Report, wasi};
+
+/// How often guests that compute look up: it bounds how late a deadline is noticed and how
+/// long one guest holds its thread.
+const EPOCH_TICK: Duration = Duration::from_millis(10);
+/// The stack of a guest. Rhai's deepest recursion needs less than half of it.
+const WASM_STACK_BYTES: usize = 1024 * 1024;
+/// The stack of the fibre that a guest runs on: the guest's own, and the host's calls on top.
+const FIBER_STACK_BYTES: usize = WASM_STACK_BYTES + 256 * 1024;
+/// Core instances of one component: a language runtime, WASI's adapter and their glue.
+const CORE_INSTANCES_PER_COMPONENT: u32 = 8;
+/// Tables of one component: the runtime's own and the adapter's.
+const TABLES_PER_COMPONENT: u32 = 4;
+/// Elements of one table.
+const TABLE_ELEMENTS: usize = 10_000;
+/// How much of a slot's memory stays mapped between two executions. With `pagemap_scan` only
+/// the pages that were written are reset; without it, keeping them made things slower.
+const KEEP_RESIDENT_BYTES: usize = 4 * 1024 * 1024;
+/// Instances beyond those that the gate lets in: validation of sources, and the moment
+/// between a place at the gate and the slot that becomes free.
+const SPARE_INSTANCES: u32 = 64;
+/// Memory maps that an execution needs, with room to spare; the kernel bounds their number
+/// (`vm.max_map_count`), and past it nothing in the process works any more.
+const MAPS_PER_EXECUTION: u32 = 12;
+
+/// What a sandbox is made of.
+pub struct SandboxConfig {
+    /// The packed Rhai interpreter.
+    pub guest: &'static [u8],
+    /// Where compiled code is kept; a folder that is ours alone.
+    pub cache_dir: PathBuf,
+    /// The key of the hash that compiled code is checked against before it is loaded.
+    pub key: [u8; 32],
+    /// How many executions there may be at once.
+    pub executions_max: u32,
+    /// How many threads run guests; 0: one for each core.
+    pub threads: usize,
+    /// The largest memory that an execution may be given.
+    pub memory_bytes_max: u64,
+}
+
+/// Why there is no sandbox, or why it could not look at a source.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// wasmtime refused something of ours.
+    #[error("the WebAssembly engine: {0}")]
+    Engine(String),
+    /// The folder for compiled code cannot be used.
+    #[error("the folder for compiled code: {0}")]
+    Cache(#[from] std::io::Error),
+    /// The source could not be looked at within the limits.
+    #[error("the source could not be validated: {0:?}")]
+    Validation(Outcome),
+}
+
+impl From<wasmtime::Error> for SandboxError {
+    fn from(error: wasmtime::Error) -> Self {
+        Self::Engine(format!("{error:#}"))
+    }
+}
+
+/// Runs guests whose imports are answered by `I`.
+pub struct Sandbox<I: 'static> {
+    shared: Arc<Shared<I>>,
+    guests: tokio::runtime::Handle,
+    /// Dropping it ends the guests' threads; in the background, because it may be dropped
+    /// inside another runtime.
+    runtime: Option<tokio::runtime::Runtime>,
+    executions_max: u32,
+}
+
+/// What all executions share.
+pub(super) struct Shared<I: 'static> {
+    pub(super) engine: Engine,
+    pub(super) rhai: rhai::RhaiPre<State<I>>,
+    linker: Linker<State<I>>,
+    artifacts: Artifacts,
+}
+
+/// An uploaded component, loaded and linked; clones share it.
+#[derive(Clone)]
+pub struct Component {
+    /// A `FunctionPre<State<I>>`, whose `I` its users need not know.
+    pre: Arc<dyn Any + Send + Sync>,
+}
+
+impl Component {
+    pub(super) fn pre<I: Imports>(&self) -> Option<&function::FunctionPre<State<I>>> {
+        self.pre.downcast_ref()
+    }
+}
+
+impl<I: Imports> Sandbox<I> {
+    /// Start the engine and its threads, and load the interpreter; the first time it is compiled,
+    /// which takes seconds.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
+        let executions_max = within_map_limit(config.executions_max);
+        let mut engine_config = engine_config();
+        engine_config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
+            executions_max + SPARE_INSTANCES,
+            config.memory_bytes_max,
+        )));
+        let engine = Engine::new(&engine_config)?;
+        let artifacts = Artifacts::open(config.cache_dir, config.key)?;
+        let linker = linker(&engine)?;
+        let guest = artifacts.load_or_compile(&engine, config.guest, |wasm| {
+            Ok::<_, SandboxError>(engine.precompile_component(wasm)?)
+        })?;
+        let rhai = rhai::RhaiPre::new(linker.instantiate_pre(&guest)?)?;
+        tick(&engine);
+        let threads = match config.threads {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            threads => threads,
+        };
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(threads)
+            .thread_name("guest")
+            .enable_all()
+            .build()?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                engine,
+                rhai,
+                linker,
+                artifacts,
+            }),
+            guests: runtime.handle().clone(),
+            runtime: Some(runtime),
+            executions_max,
+        })
+    }
+
+    /// How many executions there may be at once; fewer than asked for where the kernel's limit
+    /// on memory maps is low.
+    pub fn executions_max(&self) -> u32 {
+        self.executions_max
+    }
+
+    /// Run a job. It goes on when the returned future is dropped.
+    pub async fn execute(&self, job: Job<I>) -> Report {
+        let running = self.guests.spawn(run::run(self.shared.clone(), job));
+        running.await.unwrap_or_else(|error| {
+            metrics::counter!("picloud_sandbox_panics_total").increment(1);
+            Report {
+                outcome: Outcome::Platform(format!("an execution ended without a report: {error}")),
+                fuel_used: 0,
+                duration: Duration::ZERO,
+                log: Vec::new(),
+                log_truncated: false,
+            }
+        })
+    }
+
+    /// Say what is wrong with a Rhai source; nothing, if it can run. `context` and `imports` are
+    /// never used by a source that is only looked at.
+    ///
+    /// # Errors
+    /// [`SandboxError::Validation`] when the interpreter could not look at it within its limits.
+    pub async fn validate(
+        &self,
+        source: Arc<str>,
+        context: Arc<Context>,
+        imports: I,
+    ) -> Result<Vec<Diagnostic>, SandboxError> {
+        let asked = run::validate(self.shared.clone(), source, context, imports);
+        let asked = self.guests.spawn(asked).await;
+        asked
+            .map_err(|error| SandboxError::Engine(error.to_string()))?
+            .map_err(SandboxError::Validation)
+    }
+
+    /// Check an uploaded component and compile it, in a child process with limits, unless that
+    /// was done before; then load it.
+    ///
+    /// # Errors
+    /// [`CompileError`] says what is wrong with it.
+    pub async fn component(&self, wasm: Bytes) -> Result<Component, CompileError> {
+        compile::check(&wasm)?;
+        let shared = self.shared.clone();
+        let loaded = tokio::task::spawn_blocking(move || {
+            let loaded =
+                shared
+                    .artifacts
+                    .load_or_compile(&shared.engine, &wasm, compile::in_child)?;
+            compile::check_world(&shared.engine, &loaded)?;
+            let pre = shared.linker.instantiate_pre(&loaded);
+            let pre = pre.and_then(function::FunctionPre::new);
+            pre.map_err(|error| CompileError::WrongWorld(format!("{error:#}")))
+        });
+        let pre = loaded
+            .await
+            .map_err(|error| CompileError::Failed(error.to_string()))??;
+        Ok(Component { pre: Arc::new(pre) })
+    }
+}
+
+impl<I: 'static> Drop for Sandbox<I> {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+/// What decides how code is compiled; the child that compiles uploads uses the same.
+pub(super) fn engine_config() -> Config {
+    let mut config = Config::new();
+    config
+        .cranelift_opt_level(OptLevel::Speed)
+        .consume_fuel(true)
+        .epoch_interruption(true)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(FIBER_STACK_BYTES)
+        // A backtrace costs time at every trap, and no guest of ours has symbols to show.
+        .wasm_backtrace_max_frames(None)
+        .memory_init_cow(true);
+    // What is off can't be wrong: nothing that today's toolchains emit needs these.
+    config
+        .wasm_tail_call(false)
+        .wasm_relaxed_simd(false)
+        .wasm_memory64(false)
+        .wasm_wide_arithmetic(false)
+        .wasm_custom_page_sizes(false);
+    config
+}
+
+fn pool(instances: u32, memory_bytes_max: u64) -> PoolingAllocationConfig {
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES_PER_COMPONENT))
+        .total_memories(instances)
+        .total_tables(instances.saturating_mul(TABLES_PER_COMPONENT))
+        .total_stacks(instances)
+        .max_core_instances_per_component(CORE_INSTANCES_PER_COMPONENT)
+        .max_memories_per_component(1)
+        .max_tables_per_component(TABLES_PER_COMPONENT)
+        .table_elements(TABLE_ELEMENTS)
+        .max_memory_size(usize::try_from(memory_bytes_max).unwrap_or(usize::MAX))
+        .max_unused_warm_slots(64)
+        .linear_memory_keep_resident(0)
+        .async_stack_keep_resident(0);
+    if PoolingAllocationConfig::is_pagemap_scan_available() {
+        pool.pagemap_scan(Enabled::Yes)
+            .linear_memory_keep_resident(KEEP_RESIDENT_BYTES)
+            .table_keep_resident(64 * 1024);
+    }
+    pool
+}
+
+fn linker<I: Imports>(engine: &Engine) -> wasmtime::Result<Linker<State<I>>> {
+    let mut linker = Linker::new(engine);
+    let l = &mut linker;
+    wasi::link(l)?;
+    types::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
+    context::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
+    kv::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
+    log::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
+    dead_letters::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
+    Ok(linker)
+}
+
+/// Advance the epoch for as long as the engine lives. A plain thread: a timer of a runtime that
+/// guests run on could be held up by the very guests that it is to interrupt.
+fn tick(engine: &Engine) {
+    let engine = engine.weak();
+    let ticking = move || {
+        while let Some(engine) = engine.upgrade() {
+            engine.increment_epoch();
+            drop(engine);
+            std::thread::sleep(EPOCH_TICK);
+        }
+    };
+    std::thread::Builder::new()
+        .name("epoch".into())
+        .spawn(ticking)
+        .expect("a process that cannot start a thread cannot serve either");
+}
+
+/// As many of `wanted` as the kernel's limit on memory maps allows.
+fn within_map_limit(wanted: u32) -> u32 {
+    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count")
+        .ok()
+        .and_then(|text| text.trim().parse::<u32>().ok());
+    let Some(limit) = limit else { return wanted };
+    let possible = (limit.saturating_sub(4_000) / MAPS_PER_EXECUTION).max(16);
+    if possible < wanted {
+        tracing::warn!(
+            wanted,
+            possible,
+            vm_max_map_count = limit,
+            "fewer executions at once than configured: raise vm.max_map_count"
+        );
+    }
+    wanted.min(possible)
+}

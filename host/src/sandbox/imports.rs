@@ -1,0 +1,253 @@
+//! What guests may call. `context` and `log` are answered here, from the execution's own state;
+//! `kv` and `dead-letters` are metered here and answered by the domains.
+
+use std::future::Future;
+
+use super::bindings::{context, dead_letters, kv, log, types};
+use super::run::State;
+use super::{HostLimit, Level};
+
+/// How often an execution may call the host (log lines don't count: they have limits of their
+/// own). A script that works through a collection a page at a time stays far below.
+const CALLS_MAX: u64 = 100_000;
+/// How many bytes all its calls may carry, both ways together.
+const BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The key-value store, as guests reach it.
+pub trait KvImports: Send {
+    /// See the WIT.
+    fn get(
+        &mut self,
+        collection: String,
+        key: String,
+    ) -> impl Future<Output = Result<Option<String>, kv::Error>> + Send;
+
+    /// See the WIT.
+    fn set(
+        &mut self,
+        collection: String,
+        key: String,
+        value: String,
+    ) -> impl Future<Output = Result<(), kv::Error>> + Send;
+
+    /// See the WIT.
+    fn delete(
+        &mut self,
+        collection: String,
+        key: String,
+    ) -> impl Future<Output = Result<bool, kv::Error>> + Send;
+
+    /// See the WIT.
+    fn has(
+        &mut self,
+        collection: String,
+        key: String,
+    ) -> impl Future<Output = Result<bool, kv::Error>> + Send;
+
+    /// See the WIT.
+    fn list(
+        &mut self,
+        collection: String,
+        cursor: Option<String>,
+        limit: Option<u32>,
+    ) -> impl Future<Output = Result<kv::Page, kv::Error>> + Send;
+}
+
+/// The dead letters, as guests reach them.
+pub trait DeadLetterImports: Send {
+    /// See the WIT.
+    fn replay(
+        &mut self,
+        id: String,
+    ) -> impl Future<Output = Result<String, dead_letters::Error>> + Send;
+
+    /// See the WIT.
+    fn resolve(
+        &mut self,
+        id: String,
+        resolution: dead_letters::Resolution,
+    ) -> impl Future<Output = Result<(), dead_letters::Error>> + Send;
+}
+
+/// Everything that the domains answer for one execution. It carries the app's id: no call of a
+/// guest can name another.
+pub trait Imports: KvImports + DeadLetterImports + 'static {}
+
+impl<T: KvImports + DeadLetterImports + 'static> Imports for T {}
+
+/// The guest reached a limit on its host calls. No language can catch it.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct HostLimitReached(pub(super) HostLimit);
+
+/// Counts what an execution makes the host do.
+#[derive(Default)]
+pub(super) struct Meter {
+    calls: u64,
+    bytes: u64,
+}
+
+impl Meter {
+    /// Count a call with arguments of `bytes`.
+    fn call(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.calls += 1;
+        if self.calls > CALLS_MAX {
+            return Err(HostLimitReached(HostLimit::Calls(CALLS_MAX)).into());
+        }
+        self.carry(bytes)
+    }
+
+    /// Count `bytes` more.
+    fn carry(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        if self.bytes > BYTES_MAX {
+            return Err(HostLimitReached(HostLimit::Bytes(BYTES_MAX)).into());
+        }
+        Ok(())
+    }
+}
+
+impl<I: Imports> kv::Host for State<I> {
+    async fn get(
+        &mut self,
+        collection: String,
+        key: String,
+    ) -> wasmtime::Result<Result<Option<String>, kv::Error>> {
+        self.meter.call(collection.len() + key.len())?;
+        let got = self.imports.get(collection, key).await;
+        self.meter.carry(
+            got.as_ref()
+                .ok()
+                .and_then(Option::as_ref)
+                .map_or(0, String::len),
+        )?;
+        Ok(got)
+    }
+
+    async fn set(
+        &mut self,
+        collection: String,
+        key: String,
+        value: String,
+    ) -> wasmtime::Result<Result<(), kv::Error>> {
+        self.meter
+            .call(collection.len() + key.len() + value.len())?;
+        Ok(self.imports.set(collection, key, value).await)
+    }
+
+    async fn delete(
+        &mut self,
+        collection: String,
+        key: String,
+    ) -> wasmtime::Result<Result<bool, kv::Error>> {
+        self.meter.call(collection.len() + key.len())?;
+        Ok(self.imports.delete(collection, key).await)
+    }
+
+    async fn has(
+        &mut self,
+        collection: String,
+        key: String,
+    ) -> wasmtime::Result<Result<bool, kv::Error>> {
+        self.meter.call(collection.len() + key.len())?;
+        Ok(self.imports.has(collection, key).await)
+    }
+
+    async fn list(
+        &mut self,
+        collection: String,
+        cursor: Option<String>,
+        limit: Option<u32>,
+    ) -> wasmtime::Result<Result<kv::Page, kv::Error>> {
+        self.meter
+            .call(collection.len() + cursor.as_ref().map_or(0, String::len))?;
+        let page = self.imports.list(collection, cursor, limit).await;
+        let entries = page.as_ref().map_or(&[][..], |page| &page.entries);
+        self.meter.carry(
+            entries
+                .iter()
+                .map(|entry| entry.key.len() + entry.value.len())
+                .sum(),
+        )?;
+        Ok(page)
+    }
+}
+
+impl<I: Imports> dead_letters::Host for State<I> {
+    async fn replay(
+        &mut self,
+        id: String,
+    ) -> wasmtime::Result<Result<String, dead_letters::Error>> {
+        self.meter.call(id.len())?;
+        Ok(self.imports.replay(id).await)
+    }
+
+    async fn resolve(
+        &mut self,
+        id: String,
+        resolution: dead_letters::Resolution,
+    ) -> wasmtime::Result<Result<(), dead_letters::Error>> {
+        self.meter.call(id.len())?;
+        Ok(self.imports.resolve(id, resolution).await)
+    }
+}
+
+impl<I: Imports> context::Host for State<I> {
+    async fn get(&mut self) -> wasmtime::Result<context::Execution> {
+        self.meter.call(0)?;
+        let known = &self.context;
+        self.meter
+            .carry(known.event.as_ref().map_or(0, String::len))?;
+        Ok(context::Execution {
+            app: context::App {
+                id: known.app_id.to_string(),
+                slug: known.app_slug.clone(),
+            },
+            script: context::Script {
+                id: known.script_id.to_string(),
+                name: known.script_name.clone(),
+                version: known.script_version,
+            },
+            execution_id: known.execution_id.to_string(),
+            request_id: known.request_id.to_string(),
+            invocation_type: known.invocation_type.clone(),
+            principal: known
+                .principal
+                .as_ref()
+                .map(|principal| context::Principal {
+                    id: principal.id.to_string(),
+                    name: principal.name.clone(),
+                    kind: principal.kind.to_owned(),
+                }),
+            trigger_depth: known.trigger_depth,
+            attempt: known.attempt,
+            sdk_version: crate::sandbox::SDK_VERSION.to_owned(),
+            event: known.event.clone(),
+        })
+    }
+}
+
+impl<I: Imports> log::Host for State<I> {
+    async fn write(
+        &mut self,
+        level: log::Level,
+        message: String,
+        fields: Vec<log::Field>,
+    ) -> wasmtime::Result<()> {
+        let level = match level {
+            log::Level::Trace => Level::Trace,
+            log::Level::Debug => Level::Debug,
+            log::Level::Info => Level::Info,
+            log::Level::Warn => Level::Warn,
+            log::Level::Error => Level::Error,
+        };
+        let fields = fields
+            .into_iter()
+            .map(|field| (field.name, field.value))
+            .collect();
+        self.log.write(level, message, fields);
+        Ok(())
+    }
+}
+
+impl<I: Imports> types::Host for State<I> {}

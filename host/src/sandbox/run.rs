@@ -1,0 +1,269 @@
+//! One execution: a store and an instance that live for one call.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wasmtime::{Store, Trap, UpdateDeadline};
+
+use super::bindings::types;
+use super::engine::Shared;
+use super::imports::{HostLimitReached, Imports, Meter};
+use super::limiter::{Limiter, MemoryExceeded};
+use super::log::Log;
+use super::wasi::Wasi;
+use super::{Code, Context, Diagnostic, Job, Limits, Outcome, Report, Request, Response};
+
+/// How many bytes one host call may make the host copy out of a guest. A value of the largest
+/// size fits, and wasmtime's default of 128 MiB times the executions at once would not.
+const HOSTCALL_BYTES_MAX: usize = 40 * 1024 * 1024;
+/// How many handles a guest may hold at once in wasmtime's own tables.
+const COMPONENT_HANDLES_MAX: usize = 2_000;
+
+/// What a guest's imports work on.
+pub(super) struct State<I> {
+    pub(super) imports: I,
+    pub(super) context: Arc<Context>,
+    pub(super) log: Log,
+    pub(super) meter: Meter,
+    pub(super) wasi: Wasi,
+    limiter: Limiter,
+    deadline: Instant,
+}
+
+/// The guest computed past its deadline.
+#[derive(Debug, thiserror::Error)]
+#[error("the time limit is reached")]
+struct TimedOut;
+
+/// A store for one execution, with every limit set.
+fn store<I: Imports>(
+    shared: &Shared<I>,
+    context: Arc<Context>,
+    limits: &Limits,
+    imports: I,
+    deadline: Instant,
+) -> wasmtime::Result<Store<State<I>>> {
+    let state = State {
+        imports,
+        context,
+        log: Log::new(limits.log_bytes),
+        meter: Meter::default(),
+        wasi: Wasi::default(),
+        limiter: Limiter::new(limits.memory_bytes),
+        deadline,
+    };
+    let mut store = Store::new(&shared.engine, state);
+    store.limiter(|state| &mut state.limiter);
+    store.set_fuel(limits.fuel)?;
+    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+    store.set_max_component_handles(COMPONENT_HANDLES_MAX);
+    store.set_epoch_deadline(1);
+    // Yielding at every tick keeps guests from starving each other and this runtime's timers;
+    // `epoch_deadline_async_yield_and_update` starves both (wasmtime#10667).
+    store.epoch_deadline_callback(|store| {
+        if Instant::now() >= store.data().deadline {
+            return Err(TimedOut.into());
+        }
+        Ok(UpdateDeadline::YieldCustom(
+            1,
+            Box::pin(tokio::task::yield_now()),
+        ))
+    });
+    Ok(store)
+}
+
+/// Run a job from beginning to end.
+pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Report {
+    let started = Instant::now();
+    let Job {
+        code,
+        request,
+        context,
+        limits,
+        imports,
+    } = job;
+    let deadline = started + Duration::from_millis(limits.timeout_ms);
+    let mut store = match store(&shared, context, &limits, imports, deadline) {
+        Ok(store) => store,
+        Err(error) => {
+            let outcome = Outcome::Platform(format!("{error:#}"));
+            let (log, log_truncated) = (Vec::new(), false);
+            return Report {
+                outcome,
+                fuel_used: 0,
+                duration: started.elapsed(),
+                log,
+                log_truncated,
+            };
+        }
+    };
+    let invocation = types::Invocation {
+        request: request.map(wit_request),
+    };
+    // Computing ends by the epoch; a host call that waits, a sleep say, ends by this.
+    let called = call(&shared, &mut store, &code, &invocation);
+    let outcome = match tokio::time::timeout_at(deadline.into(), called).await {
+        Ok(Ok(Ok(response))) => answered(response, limits.output_bytes),
+        Ok(Ok(Err(failure))) => failed(failure),
+        Ok(Err(error)) => trapped(&error),
+        Err(_) => Outcome::TimedOut,
+    };
+    let fuel_used = limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
+    let (log, log_truncated) = store.into_data().log.into_parts();
+    Report {
+        outcome,
+        fuel_used,
+        duration: started.elapsed(),
+        log,
+        log_truncated,
+    }
+}
+
+async fn call<I: Imports>(
+    shared: &Shared<I>,
+    store: &mut Store<State<I>>,
+    code: &Code,
+    invocation: &types::Invocation,
+) -> wasmtime::Result<Result<types::Response, types::Failure>> {
+    match code {
+        Code::Rhai(source) => {
+            let guest = shared.rhai.instantiate_async(&mut *store).await?;
+            let interpreter = guest.picloud_function_interpreter();
+            interpreter.call_run(store, source, invocation).await
+        }
+        Code::Component(component) => {
+            let pre = component
+                .pre::<I>()
+                .ok_or_else(|| wasmtime::Error::msg("the component is of another sandbox"))?;
+            let guest = pre.instantiate_async(&mut *store).await?;
+            guest
+                .picloud_function_handler()
+                .call_handle(store, invocation)
+                .await
+        }
+    }
+}
+
+/// Ask the interpreter what is wrong with a source.
+pub(super) async fn validate<I: Imports>(
+    shared: Arc<Shared<I>>,
+    source: Arc<str>,
+    context: Arc<Context>,
+    imports: I,
+) -> Result<Vec<Diagnostic>, Outcome> {
+    let limits = Limits::DEFAULT;
+    let deadline = Instant::now() + Duration::from_millis(limits.timeout_ms);
+    let mut store = store(&shared, context, &limits, imports, deadline)
+        .map_err(|error| Outcome::Platform(format!("{error:#}")))?;
+    let asked = async {
+        let guest = shared.rhai.instantiate_async(&mut store).await?;
+        guest
+            .picloud_function_interpreter()
+            .call_validate(&mut store, &source)
+            .await
+    };
+    match tokio::time::timeout_at(deadline.into(), asked).await {
+        Ok(Ok(diagnostics)) => Ok(diagnostics),
+        Ok(Err(error)) => Err(trapped(&error)),
+        Err(_) => Err(Outcome::TimedOut),
+    }
+}
+
+fn wit_request(request: Request) -> types::Request {
+    types::Request {
+        method: request.method,
+        path: request.path,
+        params: request.params,
+        query: request.query,
+        rest: request.rest,
+        headers: request
+            .headers
+            .into_iter()
+            .map(|(name, value)| types::Header { name, value })
+            .collect(),
+        body: request.body.map(|body| types::Body {
+            content_type: body.content_type,
+            bytes: body.bytes.into(),
+        }),
+    }
+}
+
+/// What only the host may say on the wire.
+const HOST_HEADERS: [&str; 8] = [
+    "connection",
+    "content-length",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
+
+fn answered(response: types::Response, bytes_max: u64) -> Outcome {
+    let bytes = response.body.len() as u64;
+    if bytes > bytes_max {
+        return Outcome::OutputTooLarge { bytes, bytes_max };
+    }
+    if !(200..=599).contains(&response.status) {
+        let problem = format!("the status is {}; it must be 200 to 599", response.status);
+        return Outcome::InvalidResponse(problem);
+    }
+    let mut headers = Vec::with_capacity(response.headers.len());
+    for types::Header { name, value } in response.headers {
+        let name = name.to_ascii_lowercase();
+        // RFC 9110: a token, and a value of visible characters, spaces and tabs.
+        let token = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+        if name.is_empty() || !name.bytes().all(token) {
+            return Outcome::InvalidResponse(format!("`{name}` is no name for a header"));
+        }
+        if !value
+            .bytes()
+            .all(|b| b == b'\t' || (b >= b' ' && b != 0x7f))
+        {
+            let problem = format!("the header `{name}` has a value that HTTP cannot carry");
+            return Outcome::InvalidResponse(problem);
+        }
+        if !HOST_HEADERS.contains(&name.as_str()) {
+            headers.push((name, value));
+        }
+    }
+    Outcome::Answered(Response {
+        status: response.status,
+        headers,
+        body: response.body.into(),
+    })
+}
+
+fn failed(failure: types::Failure) -> Outcome {
+    match failure {
+        types::Failure::InvalidSource(diagnostics) => Outcome::InvalidSource(diagnostics),
+        types::Failure::Threw(thrown) => Outcome::Threw(thrown),
+        types::Failure::InvalidResponse(problem) => Outcome::InvalidResponse(problem),
+    }
+}
+
+/// What an error of wasmtime means. Our own errors come through it as they are.
+fn trapped(error: &wasmtime::Error) -> Outcome {
+    if error.is::<TimedOut>() {
+        return Outcome::TimedOut;
+    }
+    if error.is::<MemoryExceeded>() {
+        return Outcome::MemoryExceeded;
+    }
+    if let Some(HostLimitReached(limit)) = error.downcast_ref() {
+        return Outcome::HostCallsExceeded(*limit);
+    }
+    if error.is::<wasmtime::PoolConcurrencyLimitError>() {
+        return Outcome::NoCapacity;
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Outcome::FuelUsedUp,
+        Some(Trap::Interrupt) => Outcome::TimedOut,
+        Some(Trap::StackOverflow) => Outcome::StackOverflow,
+        Some(trap) => Outcome::Trapped(trap.to_string()),
+        // The guest asked WASI to exit, answered something that its type does not allow, made
+        // the host copy too much, …: its own doing, not ours.
+        None => Outcome::Trapped(error.root_cause().to_string()),
+    }
+}

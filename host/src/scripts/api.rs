@@ -1,0 +1,449 @@
+//! The HTTP API of scripts.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{Kind, Script, ScriptError, ScriptId, ScriptLimits, sql};
+use crate::directory;
+use crate::dispatch::Answer;
+use crate::http::extract::{
+    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
+};
+use crate::http::problem::{Problem, diagnostics_json};
+use crate::node::Node;
+use crate::sandbox::{self, Outcome, Principal};
+use crate::store::StoreError;
+
+/// The largest source, in bytes.
+const SOURCE_BYTES_MAX: usize = 1024 * 1024;
+
+/// The paths of this room.
+pub fn router() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/apps/{app}/scripts", get(list).post(create))
+        .route("/apps/{app}/scripts/validate", post(validate))
+        .route("/scripts/{id}", get(show).patch(change).delete(remove))
+        .route("/scripts/{id}/versions", get(versions))
+        .route("/scripts/{id}/versions/{version}", get(version))
+        .route("/scripts/{id}/execute", post(execute))
+}
+
+/// A script with the source of one of its versions, if it has a source.
+#[derive(Serialize)]
+struct ScriptView {
+    #[serde(flatten)]
+    script: Script,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+}
+
+fn script_id(text: &str) -> Result<ScriptId, Problem> {
+    text.parse()
+        .map_err(|_| ScriptError::NotFound(text.to_owned()).into())
+}
+
+async fn known(node: &Node, id: &str) -> Result<Script, Problem> {
+    let script = sql::get(&mut node.db.read().await?, script_id(id)?).await?;
+    script.ok_or_else(|| ScriptError::NotFound(id.to_owned()).into())
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    name: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+    Query(query): Query<ListQuery>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page_limit(query.limit.as_deref())?;
+    let after = page_cursor(query.cursor.as_deref())?;
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let mut conn = node.db.read().await?;
+    let scripts = sql::page(&mut conn, app_id, query.name.as_deref(), after, limit + 1).await?;
+    Ok(page(scripts, limit, |script| script.id.to_string()))
+}
+
+/// What was given as code: a source, or a component.
+fn code(
+    kind: Kind,
+    source: Option<String>,
+    wasm_base64: Option<String>,
+) -> Result<Option<Bytes>, Problem> {
+    match (kind, source, wasm_base64) {
+        (_, None, None) => Ok(None),
+        (Kind::Rhai, Some(source), None) => {
+            if source.len() > SOURCE_BYTES_MAX {
+                let detail = format!("a source has at most {SOURCE_BYTES_MAX} bytes");
+                return Err(Problem::invalid_field("source", detail));
+            }
+            Ok(Some(source.into()))
+        }
+        (Kind::Component, None, Some(text)) => {
+            let wasm = STANDARD.decode(text);
+            let wasm =
+                wasm.map_err(|error| Problem::invalid_field("wasm_base64", error.to_string()))?;
+            Ok(Some(wasm.into()))
+        }
+        (Kind::Rhai, _, Some(_)) => Err(Problem::invalid_field(
+            "wasm_base64",
+            "a script of the kind `rhai` has a `source`",
+        )),
+        (Kind::Component, Some(_), _) => {
+            let detail =
+                "a script of the kind `component` has `wasm_base64`, the component's bytes";
+            Err(Problem::invalid_field("source", detail))
+        }
+    }
+}
+
+fn checked_limits(node: &Node, limits: &ScriptLimits) -> Result<(), Problem> {
+    match limits.first_outside(&node.config.ceiling) {
+        None => Ok(()),
+        Some((field, most)) => Err(Problem::invalid_field(
+            field,
+            format!("must be 1 to {most}, the instance's ceiling"),
+        )),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewScript {
+    name: String,
+    #[serde(default = "rhai")]
+    kind: Kind,
+    source: Option<String>,
+    wasm_base64: Option<String>,
+    #[serde(default)]
+    limits: ScriptLimits,
+}
+
+fn rhai() -> Kind {
+    Kind::Rhai
+}
+
+async fn create(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+    Body(new): Body<NewScript>,
+) -> Result<(StatusCode, Json<ScriptView>), Problem> {
+    let app = app_named(&node.directory.picture(), &app)?.clone();
+    let NewScript {
+        name,
+        kind,
+        source,
+        wasm_base64,
+        limits,
+    } = new;
+    checked_name("name", &name)?;
+    checked_limits(&node, &limits)?;
+    let code = code(kind, source.clone(), wasm_base64)?.ok_or_else(|| match kind {
+        Kind::Rhai => Problem::invalid_field("source", "missing field `source`"),
+        Kind::Component => Problem::invalid_field("wasm_base64", "missing field `wasm_base64`"),
+    })?;
+    node.runner.check(&app, kind, &code).await?;
+    let script = node
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let (id, app_id) = (ScriptId::new(), app.id);
+                let (created_at, updated_at) = (tx.now, tx.now);
+                let script = Script {
+                    id,
+                    app_id,
+                    name,
+                    kind,
+                    version: 1,
+                    limits,
+                    created_at,
+                    updated_at,
+                };
+                let inserted = sql::insert(tx, &script, &code).await;
+                inserted.map_err(|error| name_taken(error, &script.name))?;
+                directory::raise_version(tx).await?;
+                Ok::<_, ScriptError>(script)
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    Ok((StatusCode::CREATED, Json(ScriptView { script, source })))
+}
+
+fn name_taken(error: StoreError, name: &str) -> ScriptError {
+    match error {
+        StoreError::Duplicate => ScriptError::NameTaken(name.to_owned()),
+        error => error.into(),
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Source {
+    source: String,
+}
+
+async fn validate(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+    Body(Source { source }): Body<Source>,
+) -> Result<Json<Value>, Problem> {
+    let app = app_named(&node.directory.picture(), &app)?.clone();
+    code(Kind::Rhai, Some(source.clone()), None)?;
+    let found = node.runner.diagnose(&app, &source).await?;
+    Ok(Json(json!({ "diagnostics": diagnostics_json(&found) })))
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Json<ScriptView>, Problem> {
+    let script = known(&node, &id).await?;
+    let source = source_of(&node, &script, script.version).await?;
+    Ok(Json(ScriptView { script, source }))
+}
+
+async fn source_of(node: &Node, script: &Script, version: u32) -> Result<Option<String>, Problem> {
+    let code = sql::code(&mut node.db.read().await?, script.id, version).await?;
+    let code = code.ok_or_else(|| {
+        Problem::not_found(format!(
+            "the script `{}` has no version {version}",
+            script.name
+        ))
+    })?;
+    Ok((script.kind == Kind::Rhai).then(|| String::from_utf8_lossy(&code).into_owned()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Change {
+    version: u32,
+    name: Option<String>,
+    source: Option<String>,
+    wasm_base64: Option<String>,
+    limits: Option<ScriptLimits>,
+}
+
+async fn change(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+    Body(change): Body<Change>,
+) -> Result<Json<ScriptView>, Problem> {
+    let id = script_id(&id)?;
+    let script = known(&node, &id.to_string()).await?;
+    if let Some(name) = &change.name {
+        checked_name("name", name)?;
+    }
+    if let Some(limits) = &change.limits {
+        checked_limits(&node, limits)?;
+    }
+    if let Some(new) = code(
+        script.kind,
+        change.source.clone(),
+        change.wasm_base64.clone(),
+    )? {
+        let picture = node.directory.picture();
+        let app = picture.app(script.app_id);
+        let app = app.ok_or_else(|| Problem::from(ScriptError::NotFound(id.to_string())))?;
+        node.runner.check(app, script.kind, &new).await?;
+    }
+    let expected = change.version;
+    let script = node
+        .db
+        .write(move |tx| {
+            Box::pin(async move {
+                let known = sql::get(&mut tx.conn, id).await?;
+                let mut script = known.ok_or_else(|| ScriptError::NotFound(id.to_string()))?;
+                let current = script.version;
+                if current != expected {
+                    return Err(ScriptError::VersionConflict { expected, current });
+                }
+                let old = sql::code(&mut tx.conn, id, current).await?;
+                let new = code(script.kind, change.source, change.wasm_base64)
+                    .ok()
+                    .flatten();
+                let bytes = new
+                    .or(old)
+                    .ok_or_else(|| ScriptError::NotFound(id.to_string()))?;
+                script.name = change.name.unwrap_or(script.name);
+                script.limits = change.limits.unwrap_or(script.limits);
+                script.version += 1;
+                script.updated_at = tx.now;
+                let updated = sql::update(tx, &script, expected).await;
+                if !updated.map_err(|error| name_taken(error, &script.name))? {
+                    return Err(ScriptError::VersionConflict {
+                        expected,
+                        current: expected + 1,
+                    });
+                }
+                sql::insert_version(tx, &script, &bytes).await?;
+                directory::raise_version(tx).await?;
+                Ok(script)
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    let source = source_of(&node, &script, script.version).await?;
+    Ok(Json(ScriptView { script, source }))
+}
+
+async fn remove(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = script_id(&id)?;
+    node.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if !sql::delete(tx, id).await? {
+                    return Err(ScriptError::NotFound(id.to_string()));
+                }
+                directory::raise_version(tx).await?;
+                Ok(())
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn versions(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page_limit(query.limit.as_deref())?;
+    let before = page_cursor(query.cursor.as_deref())?.unwrap_or(u32::MAX);
+    let script = known(&node, &id).await?;
+    let mut conn = node.db.read().await?;
+    let versions = sql::versions(&mut conn, script.id, before, limit + 1).await?;
+    let versions: Vec<Value> = versions
+        .into_iter()
+        .map(|(version, created_at)| json!({ "version": version, "created_at": created_at }))
+        .collect();
+    Ok(page(versions, limit, |version| {
+        version["version"].to_string()
+    }))
+}
+
+async fn version(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path((id, version)): Path<(String, u32)>,
+) -> Result<Json<Value>, Problem> {
+    let script = known(&node, &id).await?;
+    let source = source_of(&node, &script, version).await?;
+    Ok(Json(
+        json!({ "version": version, "kind": script.kind, "source": source }),
+    ))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Execute {
+    #[serde(default = "post_method")]
+    method: String,
+    #[serde(default = "root_path")]
+    path: String,
+    #[serde(default)]
+    query: std::collections::BTreeMap<String, String>,
+    #[serde(default)]
+    headers: std::collections::BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "present")]
+    body: Option<Value>,
+}
+
+fn post_method() -> String {
+    "POST".to_owned()
+}
+
+fn root_path() -> String {
+    "/".to_owned()
+}
+
+/// `null` is a body; only an absent one is none.
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
+    Value::deserialize(from).map(Some)
+}
+
+async fn execute(
+    State(node): State<Arc<Node>>,
+    who: SignedIn,
+    Path(id): Path<String>,
+    Body(call): Body<Execute>,
+) -> Result<Json<Value>, Problem> {
+    let id = script_id(&id)?;
+    let permit = node.dispatcher.enter()?;
+    let headers: Vec<(String, String)> = call
+        .headers
+        .into_iter()
+        .map(|(name, value)| (name.to_ascii_lowercase(), value))
+        .collect();
+    let given = headers.iter().find(|(name, _)| name == "content-type");
+    let content_type = given.map_or("application/json".to_owned(), |(_, ty)| ty.clone());
+    let body = call.body.map(|body| sandbox::Body {
+        // Text of another type than JSON is sent as it is.
+        bytes: match body {
+            Value::String(text) if !content_type.contains("json") => text.into(),
+            body => body.to_string().into(),
+        },
+        content_type: Some(content_type),
+    });
+    let request = sandbox::Request {
+        method: call.method.to_ascii_uppercase(),
+        path: call.path,
+        query: call.query.into_iter().collect(),
+        headers,
+        body,
+        ..sandbox::Request::default()
+    };
+    let principal = Principal {
+        id: who.user.id.uuid(),
+        name: who.user.name,
+        kind: "user",
+    };
+    let (ended, answer) = node.runner.execute(id, principal, request).await?;
+    drop(permit);
+    let response = match answer {
+        Answer::Outcome(Outcome::Answered(response)) => {
+            let mut shown = json!({ "status": response.status, "headers": response.headers });
+            match std::str::from_utf8(&response.body) {
+                Ok(text) => shown["body"] = text.into(),
+                Err(_) => shown["body_base64"] = STANDARD.encode(&response.body).into(),
+            }
+            shown
+        }
+        _ => Value::Null,
+    };
+    let execution = ended.execution;
+    Ok(Json(json!({
+        "execution_id": execution.id,
+        "outcome": execution.outcome,
+        "response": response,
+        "error": execution.error,
+        "fuel": execution.fuel,
+        "duration_us": execution.duration_us,
+        "logs": ended.log.lines,
+        "logs_truncated": ended.log.truncated,
+    })))
+}

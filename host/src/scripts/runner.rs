@@ -1,0 +1,357 @@
+//! Runs scripts: finds their code, makes the job, and tells what became of it.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::runtime::Handle;
+use uuid::Uuid;
+
+use super::{Kind, Script, ScriptError, ScriptId, sql};
+use crate::apps::App;
+use crate::directory::Directory;
+use crate::dispatch::dispatcher::never_ran;
+use crate::dispatch::{Answer, Attempted, Delivery, Executor, Payload};
+use crate::executions::sql::Ended;
+use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind};
+use crate::imports::GuestImports;
+use crate::kv::Kv;
+use crate::sandbox::{Code, Context, Job, Limits, Outcome, Principal, Report, Request, Sandbox};
+use crate::store::{Db, micros};
+
+/// How much code is kept ready in memory, in bytes of source; a component counts for more than
+/// its bytes, because its machine code is kept too.
+const CODE_CACHE_BYTES: u64 = 64 * 1024 * 1024;
+/// What a loaded component counts for besides the bytes that it came from.
+const COMPONENT_BYTES: usize = 2 * 1024 * 1024;
+
+/// Runs the scripts of this instance.
+pub struct Runner {
+    db: Db,
+    directory: Arc<Directory>,
+    sandbox: Sandbox<GuestImports>,
+    default_limits: Limits,
+    kv_value_bytes_max: usize,
+    codes: moka::future::Cache<(ScriptId, u32), (Code, u32)>,
+    host: Handle,
+}
+
+/// Who runs what, and why.
+struct Call<'c> {
+    app: &'c App,
+    script: &'c Script,
+    execution_id: ExecutionId,
+    delivery_id: Option<Uuid>,
+    attempt: u32,
+    invocation_type: &'c str,
+    request_id: Uuid,
+    trigger_depth: u32,
+    principal: Option<Principal>,
+    request: Option<Request>,
+}
+
+impl Runner {
+    /// A runner on this database and sandbox. Must be made inside the runtime that serves.
+    pub fn new(
+        db: Db,
+        directory: Arc<Directory>,
+        sandbox: Sandbox<GuestImports>,
+        default_limits: Limits,
+        kv_value_bytes_max: usize,
+    ) -> Self {
+        let codes = moka::future::Cache::builder()
+            .max_capacity(CODE_CACHE_BYTES)
+            .weigher(|_, (_, bytes)| *bytes)
+            .build();
+        let host = Handle::current();
+        Self {
+            db,
+            directory,
+            sandbox,
+            default_limits,
+            kv_value_bytes_max,
+            codes,
+            host,
+        }
+    }
+
+    /// The limits that a script gets.
+    pub fn limits(&self, script: &Script) -> Limits {
+        script.limits.over(self.default_limits)
+    }
+
+    /// Check code before it is kept: a source must parse, a component must compile.
+    ///
+    /// # Errors
+    /// [`ScriptError`] says what is wrong with it.
+    pub async fn check(&self, app: &App, kind: Kind, code: &[u8]) -> Result<(), ScriptError> {
+        match kind {
+            Kind::Rhai => {
+                let found = self.diagnose(app, &String::from_utf8_lossy(code)).await?;
+                if found.is_empty() {
+                    Ok(())
+                } else {
+                    Err(ScriptError::InvalidSource(found))
+                }
+            }
+            Kind::Component => self
+                .sandbox
+                .component(bytes::Bytes::copy_from_slice(code))
+                .await
+                .map(|_| ())
+                .map_err(|error| ScriptError::InvalidComponent(error.to_string())),
+        }
+    }
+
+    /// What is wrong with a source; nothing if it can run.
+    ///
+    /// # Errors
+    /// When the sandbox fails.
+    pub async fn diagnose(
+        &self,
+        app: &App,
+        source: &str,
+    ) -> Result<Vec<crate::sandbox::Diagnostic>, ScriptError> {
+        let context = Context {
+            app_id: app.id.uuid(),
+            app_slug: app.slug.to_string(),
+            script_id: Uuid::nil(),
+            script_name: String::new(),
+            script_version: 0,
+            execution_id: Uuid::nil(),
+            request_id: Uuid::nil(),
+            invocation_type: "validate".into(),
+            principal: None,
+            trigger_depth: 0,
+            attempt: 0,
+            event: None,
+        };
+        self.sandbox
+            .validate(source.into(), Arc::new(context), self.imports(app, false))
+            .await
+            .map_err(|error| ScriptError::Sandbox(error.to_string()))
+    }
+
+    fn imports(&self, app: &App, has_principal: bool) -> GuestImports {
+        GuestImports {
+            kv: Kv::new(self.db.clone(), app.id, self.kv_value_bytes_max),
+            has_principal,
+            host: self.host.clone(),
+        }
+    }
+
+    /// The code of a script's current version; `None` when the version is gone.
+    async fn code(&self, script: &Script) -> Result<Option<Code>, ScriptError> {
+        let key = (script.id, script.version);
+        if let Some((code, _)) = self.codes.get(&key).await {
+            return Ok(Some(code));
+        }
+        let mut conn = self.db.read().await?;
+        let Some(bytes) = sql::code(&mut conn, script.id, script.version).await? else {
+            return Ok(None);
+        };
+        drop(conn);
+        let size = bytes.len();
+        let (code, weight) = match script.kind {
+            Kind::Rhai => (Code::Rhai(String::from_utf8_lossy(&bytes).into()), size),
+            Kind::Component => {
+                let component = self.sandbox.component(bytes).await;
+                let component =
+                    component.map_err(|error| ScriptError::Sandbox(error.to_string()))?;
+                (Code::Component(component), size + COMPONENT_BYTES)
+            }
+        };
+        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
+        self.codes.insert(key, (code.clone(), weight)).await;
+        Ok(Some(code))
+    }
+
+    async fn run(&self, call: Call<'_>) -> (Ended, Answer) {
+        let begun = micros(Utc::now());
+        let code = match self.code(call.script).await {
+            Ok(Some(code)) => code,
+            Ok(None) => {
+                let error = ExecutionError::new("the script was deleted");
+                let ended = call.ended_early(OutcomeKind::ScriptDeleted, error, begun);
+                return (ended, Answer::ScriptDeleted);
+            }
+            Err(error) => {
+                tracing::error!(script_id = %call.script.id, %error, "code could not be loaded");
+                let error = ExecutionError::new("the platform failed");
+                let ended = call.ended_early(OutcomeKind::PlatformFault, error, begun);
+                return (ended, Answer::PlatformFault);
+            }
+        };
+        let Call { app, script, .. } = call;
+        let context = Context {
+            app_id: app.id.uuid(),
+            app_slug: app.slug.to_string(),
+            script_id: script.id.uuid(),
+            script_name: script.name.clone(),
+            script_version: script.version,
+            execution_id: call.execution_id.uuid(),
+            request_id: call.request_id,
+            invocation_type: call.invocation_type.to_owned(),
+            principal: call.principal.clone(),
+            trigger_depth: call.trigger_depth,
+            attempt: call.attempt,
+            event: None,
+        };
+        let job = Job {
+            code,
+            request: call.request.clone(),
+            context: Arc::new(context),
+            limits: self.limits(script),
+            imports: self.imports(app, call.principal.is_some()),
+        };
+        let mut report = self.sandbox.execute(job).await;
+        if let Outcome::Platform(problem) = &report.outcome {
+            tracing::error!(execution_id = %call.execution_id, %problem, "an execution failed by our fault");
+        }
+        metrics::histogram!("picloud_execution_seconds").record(report.duration.as_secs_f64());
+        let ended = call.ended(&mut report, begun);
+        (ended, Answer::Outcome(report.outcome))
+    }
+
+    /// Run a script now, without the outbox, as `principal`.
+    ///
+    /// # Errors
+    /// [`ScriptError`] when there is no such script.
+    pub async fn execute(
+        &self,
+        script_id: ScriptId,
+        principal: Principal,
+        request: Request,
+    ) -> Result<(Ended, Answer), ScriptError> {
+        let picture = self.directory.picture();
+        let script = picture.script(script_id);
+        let found = script.and_then(|script| Some((script, picture.app(script.app_id)?)));
+        let (script, app) = found.ok_or_else(|| ScriptError::NotFound(script_id.to_string()))?;
+        let execution_id = ExecutionId::new();
+        let (ended, answer) = self
+            .run(Call {
+                app,
+                script,
+                execution_id,
+                delivery_id: None,
+                attempt: 1,
+                invocation_type: "execute",
+                request_id: execution_id.uuid(),
+                trigger_depth: 0,
+                principal: Some(principal),
+                request: Some(request),
+            })
+            .await;
+        self.db
+            .write_grouped(execution_id.uuid().as_u64_pair().1, ended.clone())
+            .await?;
+        Ok((ended, answer))
+    }
+}
+
+impl Executor for Runner {
+    fn attempt(&self, delivery: Delivery) -> BoxFuture<'_, Attempted> {
+        async move {
+            // The first attempt's execution has the id that the caller was told.
+            let execution_id = match delivery.attempt {
+                1 => delivery.id.of(),
+                _ => ExecutionId::new(),
+            };
+            let picture = self.directory.picture();
+            let app = picture.app(delivery.app_id);
+            let script = picture.script(delivery.script_id);
+            let gone = |outcome, what: &str, answer| Attempted {
+                ended: never_ran(
+                    &delivery,
+                    execution_id,
+                    outcome,
+                    ExecutionError::new(format!("the {what} was deleted")),
+                    micros(Utc::now()),
+                ),
+                answer,
+            };
+            let Some(app) = app else {
+                return gone(OutcomeKind::AppDeleted, "app", Answer::AppDeleted);
+            };
+            // A script of another app is none, whatever a row says.
+            let Some(script) = script.filter(|script| script.app_id == app.id) else {
+                return gone(OutcomeKind::ScriptDeleted, "script", Answer::ScriptDeleted);
+            };
+            let Payload::Request(request) = &*delivery.payload;
+            let call = Call {
+                app,
+                script,
+                execution_id,
+                delivery_id: Some(delivery.id.uuid()),
+                attempt: delivery.attempt,
+                invocation_type: &delivery.invocation_type,
+                request_id: delivery.request_id,
+                trigger_depth: delivery.trigger_depth,
+                principal: None,
+                request: Some(request.clone()),
+            };
+            let (ended, answer) = self.run(call).await;
+            Attempted { ended, answer }
+        }
+        .boxed()
+    }
+}
+
+impl Call<'_> {
+    fn execution(&self, begun: DateTime<Utc>) -> Execution {
+        Execution {
+            id: self.execution_id,
+            app_id: self.app.id,
+            script_id: self.script.id,
+            script_version: self.script.version,
+            delivery_id: self.delivery_id,
+            attempt: self.attempt,
+            invocation_type: self.invocation_type.to_owned(),
+            request_id: self.request_id,
+            outcome: OutcomeKind::PlatformFault,
+            status: None,
+            started_at: begun,
+            duration_us: 0,
+            fuel: 0,
+            error: None,
+        }
+    }
+
+    fn ended_early(
+        &self,
+        outcome: OutcomeKind,
+        error: ExecutionError,
+        begun: DateTime<Utc>,
+    ) -> Ended {
+        let execution = Execution {
+            outcome,
+            error: Some(error),
+            ..self.execution(begun)
+        };
+        Ended {
+            execution,
+            log: Log::default(),
+        }
+    }
+
+    fn ended(&self, report: &mut Report, begun: DateTime<Utc>) -> Ended {
+        let (outcome, error) = OutcomeKind::of(&report.outcome);
+        let status = match &report.outcome {
+            Outcome::Answered(response) => Some(response.status),
+            _ => None,
+        };
+        let execution = Execution {
+            outcome,
+            status,
+            error,
+            duration_us: u64::try_from(report.duration.as_micros()).unwrap_or(u64::MAX),
+            fuel: report.fuel_used,
+            ..self.execution(begun)
+        };
+        Ended {
+            execution,
+            log: Log::of(report),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! What can go wrong between us and the database.
+
+use std::sync::Arc;
+
+/// A failure of the database, sorted by what a caller can do about it.
+///
+/// It is cloned to every member of a group that failed together.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// It cannot be reached or cannot write now; the same call may succeed later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(Arc<sqlx::Error>),
+    /// A row of the same key exists.
+    #[error("a row with the same key exists")]
+    Duplicate,
+    /// A row that no version of ours can have written.
+    #[error("{table}.{column} of row {id} is not what it must be: {problem}")]
+    Inconsistent {
+        /// The table.
+        table: &'static str,
+        /// The column.
+        column: &'static str,
+        /// The row's id.
+        id: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A statement failed for a reason that trying again will not mend.
+    #[error("a statement failed: {0}")]
+    Statement(Arc<sqlx::Error>),
+    /// The database cannot be used as it is; the text says what to do.
+    #[error("{0}")]
+    Unusable(String),
+    /// The store is shutting down.
+    #[error("the store is closed")]
+    Closed,
+}
+
+impl StoreError {
+    /// Whether trying the same again later may help.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable(_) | Self::Closed)
+    }
+}
+
+impl From<sqlx::Error> for StoreError {
+    fn from(error: sqlx::Error) -> Self {
+        if let sqlx::Error::Database(database) = &error {
+            if database.is_unique_violation() {
+                return Self::Duplicate;
+            }
+            if database.code().is_some_and(|code| says_unavailable(&code)) {
+                return Self::Unavailable(Arc::new(error));
+            }
+            return Self::Statement(Arc::new(error));
+        }
+        match error {
+            sqlx::Error::Io(_)
+            | sqlx::Error::Tls(_)
+            | sqlx::Error::Protocol(_)
+            | sqlx::Error::PoolTimedOut
+            | sqlx::Error::PoolClosed
+            | sqlx::Error::WorkerCrashed => Self::Unavailable(Arc::new(error)),
+            _ => Self::Statement(Arc::new(error)),
+        }
+    }
+}
+
+/// Codes after which the same statement may succeed later. SQLite's are numbers whose low byte
+/// is the primary code; Postgres's are five characters whose first two are the class.
+fn says_unavailable(code: &str) -> bool {
+    // SQLITE_PERM, BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL
+    const SQLITE: [u32; 8] = [3, 5, 6, 8, 10, 13, 14, 15];
+    // Connection failures, insufficient resources (a full disk among them), operator
+    // intervention (a shutdown among them), deadlock and serialisation failures, I/O errors.
+    const POSTGRES: [&str; 5] = ["08", "53", "57", "40", "58"];
+    if code.len() == 5 && !code.starts_with(|c: char| c.is_ascii_digit() && c > '5') {
+        return POSTGRES.contains(&&code[..2]);
+    }
+    code.parse::<u32>()
+        .is_ok_and(|code| SQLITE.contains(&(code & 0xff)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::says_unavailable;
+
+    #[test]
+    fn a_full_disk_or_a_lost_server_is_unavailable_and_a_broken_rule_is_not() {
+        for code in ["13", "5", "10", "778", "57P01", "53100", "08006", "40P01"] {
+            assert!(says_unavailable(code), "{code}");
+        }
+        for code in ["19", "1", "2067", "23505", "42601", "22P02"] {
+            assert!(!says_unavailable(code), "{code}");
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! The schema and how it comes up to date.
+
+use std::borrow::Cow;
+
+use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
+use sqlx::{Acquire, SqlSafeStr};
+
+use super::{StoreError, Tx, on};
+
+/// The number of the newest migration; `/version` shows it.
+pub const SCHEMA_VERSION: i64 = 1;
+
+/// Number, name, and the texts for SQLite and Postgres.
+const MIGRATIONS: [(i64, &str, &str, &str); 1] = [(
+    1,
+    "spine",
+    include_str!("../../../migrations/sqlite/0001_spine.sql"),
+    include_str!("../../../migrations/postgres/0001_spine.sql"),
+)];
+
+/// Run what is missing. On Postgres under an advisory lock, so that nodes that start together
+/// do it once; on SQLite the lock on the file has kept others out already.
+pub(super) async fn run<'a, A>(on: A, engine: super::Engine) -> Result<(), StoreError>
+where
+    A: Acquire<'a>,
+    <A::Connection as std::ops::Deref>::Target: Migrate,
+{
+    let migrations = MIGRATIONS
+        .into_iter()
+        .map(|(number, name, sqlite, postgres)| {
+            let text = match engine {
+                super::Engine::Sqlite => sqlite,
+                super::Engine::Postgres => postgres,
+            };
+            let text = text.into_sql_str();
+            Migration::new(
+                number,
+                Cow::Borrowed(name),
+                MigrationType::Simple,
+                text,
+                false,
+            )
+        })
+        .collect();
+    Migrator::with_migrations(migrations)
+        .run(on)
+        .await
+        .map_err(|error| match error {
+            sqlx::migrate::MigrateError::VersionMissing(number) => StoreError::Unusable(format!(
+                "the database has migration {number}, which this version of picloud does not know: \
+             it was written by a newer one. Start that one, or restore a backup"
+            )),
+            sqlx::migrate::MigrateError::Execute(error) => error.into(),
+            other => StoreError::Unusable(format!(
+                "the schema could not be brought up to date: {other}"
+            )),
+        })
+}
+
+/// Write without changing anything: a full disk or a read-only database shows here.
+pub(super) async fn touch(tx: &mut Tx) -> Result<(), StoreError> {
+    const SQL: &str = "update directory_version set version = version where id = 1";
+    on!(&mut tx.conn, |c| sqlx::query(SQL)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}

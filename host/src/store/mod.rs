@@ -1,0 +1,149 @@
+//! The database: one handle over SQLite and Postgres, reads from a pool, and every
+//! write through the group-commit [`writer`].
+//!
+//! This room knows no domain: tables and statements live in the domains' `sql.rs`.
+
+mod conn;
+mod error;
+mod id;
+mod migrate;
+mod open;
+mod writer;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use futures_util::future::BoxFuture;
+
+pub(crate) use conn::on;
+pub use conn::{Conn, Tx};
+pub use error::StoreError;
+pub use id::Id;
+pub use migrate::SCHEMA_VERSION;
+pub use writer::Grouped;
+
+use writer::Writer;
+
+/// Which database stands behind a [`Db`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The embedded default: one process, one file.
+    Sqlite,
+    /// For many nodes.
+    Postgres,
+}
+
+/// A handle on the database; clones share it.
+#[derive(Clone)]
+pub struct Db {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    reads: open::Reads,
+    writer: Writer,
+    /// Held for as long as the process serves: it keeps a second one off the same file.
+    _lock: Option<std::fs::File>,
+}
+
+impl Db {
+    /// Open the database at `url` (`sqlite:///path/to/file` or `postgres://…`) and bring its
+    /// schema up to date.
+    ///
+    /// # Errors
+    /// When it cannot be reached, belongs to a newer PiCloud, or another process serves the
+    /// same SQLite file.
+    pub async fn open(url: &str) -> Result<Self, StoreError> {
+        let opened = open::open(url).await?;
+        Ok(Self {
+            inner: Arc::new(Inner {
+                reads: opened.reads,
+                writer: Writer::start(opened.lanes),
+                _lock: opened.lock,
+            }),
+        })
+    }
+
+    /// Which database this is.
+    pub fn engine(&self) -> Engine {
+        match self.inner.reads {
+            open::Reads::Sqlite(_) => Engine::Sqlite,
+            open::Reads::Postgres(_) => Engine::Postgres,
+        }
+    }
+
+    /// A connection for reading.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when none can be had.
+    pub async fn read(&self) -> Result<Conn, StoreError> {
+        self.inner.reads.acquire().await
+    }
+
+    /// Run `work` in a transaction of its own: commit when it answers `Ok`, roll back when it
+    /// answers `Err`. It runs to its end even when the caller's future is dropped.
+    ///
+    /// # Errors
+    /// What `work` answers, or [`StoreError`] as `E` when the database fails.
+    pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    {
+        self.inner.writer.alone(work).await
+    }
+
+    /// Write `item` together with whatever else waits to be written, and answer once that
+    /// transaction is committed. `lane` keeps order: items of one lane number are written one
+    /// after another; on Postgres different ones may be written side by side.
+    ///
+    /// # Errors
+    /// When this item could not be written; others of its group are not affected.
+    pub async fn write_grouped<G: Grouped>(
+        &self,
+        lane: u64,
+        item: G,
+    ) -> Result<G::Output, StoreError> {
+        self.inner.writer.grouped(lane, item).await
+    }
+
+    /// Ask the database for a sign of life, through the way that writes take too.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it does not answer or refuses writes.
+    pub async fn check(&self) -> Result<(), StoreError> {
+        self.write(|tx| Box::pin(migrate::touch(tx))).await
+    }
+}
+
+/// `at` without what the databases would not keep: Postgres stores microseconds, and equality
+/// must survive a round trip.
+pub fn micros(at: DateTime<Utc>) -> DateTime<Utc> {
+    at.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(at)
+}
+
+/// `items` in runs whose lengths are powers of two, 32 at most: a statement with one tuple per
+/// item then has six texts, and all six stay prepared.
+pub fn chunks<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
+    std::iter::from_fn(move || {
+        let length = 1 << items.len().checked_ilog2()?.min(5);
+        let (chunk, rest) = items.split_at(length);
+        items = rest;
+        Some(chunk)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::chunks;
+
+    #[test]
+    fn chunks_are_powers_of_two_and_keep_the_order() {
+        let items: Vec<u32> = (0..77).collect();
+        let lengths: Vec<usize> = chunks(&items).map(<[u32]>::len).collect();
+        assert_eq!(lengths, [32, 32, 8, 4, 1]);
+        assert_eq!(chunks(&items).flatten().copied().collect::<Vec<_>>(), items);
+        assert_eq!(chunks::<u32>(&[]).count(), 0);
+    }
+}

@@ -1,0 +1,144 @@
+//! Opening either database: URLs, pools, pragmas, the lock on a SQLite file.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection, PgPool, SqlitePool};
+
+use super::conn::Held;
+use super::{Conn, Engine, StoreError, migrate};
+
+/// Readers of SQLite: WAL lets them run beside the writer.
+const SQLITE_READERS: u32 = 4;
+/// Readers of Postgres for one node.
+const POSTGRES_READERS: u32 = 16;
+/// Writers of Postgres for one node. One commit at a time on each: enough to overlap the
+/// waits for the disk, few enough that commits stay large.
+const POSTGRES_LANES: usize = 4;
+/// How long a reader waits for a connection before the database counts as unavailable.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+pub(super) struct Opened {
+    pub(super) reads: Reads,
+    pub(super) lanes: Vec<Connector>,
+    pub(super) lock: Option<File>,
+}
+
+pub(super) enum Reads {
+    Sqlite(SqlitePool),
+    Postgres(PgPool),
+}
+
+impl Reads {
+    pub(super) async fn acquire(&self) -> Result<Conn, StoreError> {
+        Ok(match self {
+            Self::Sqlite(pool) => Conn::Sqlite(Held::Pooled(pool.acquire().await?)),
+            Self::Postgres(pool) => Conn::Postgres(Held::Pooled(pool.acquire().await?)),
+        })
+    }
+}
+
+/// How a writer's lane gets its connection, at the start and after it lost one.
+#[derive(Clone)]
+pub(super) enum Connector {
+    Sqlite(Box<SqliteConnectOptions>),
+    Postgres(Box<PgConnectOptions>),
+}
+
+impl Connector {
+    pub(super) async fn connect(&self) -> Result<Conn, StoreError> {
+        Ok(match self {
+            Self::Sqlite(options) => Conn::Sqlite(Held::Own(Box::new(options.connect().await?))),
+            Self::Postgres(options) => {
+                let connecting = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect());
+                let conn = connecting.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+                Conn::Postgres(Held::Own(Box::new(conn)))
+            }
+        })
+    }
+}
+
+pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
+    match url.split_once("://").map(|(scheme, _)| scheme) {
+        Some("sqlite") => open_sqlite(Path::new(&url["sqlite://".len()..])).await,
+        Some("postgres" | "postgresql") => open_postgres(url).await,
+        _ => Err(StoreError::Unusable(
+            "the database's URL must begin with sqlite:// or postgres://".into(),
+        )),
+    }
+}
+
+async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
+    let lock = lock(path)?;
+    // Full durability by default: a commit survives a power cut. Group commit makes it
+    // affordable. No mmap: an I/O error would be a signal instead of an error.
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(Duration::from_secs(5))
+        .disable_statement_logging();
+    let mut writer = options.connect().await?;
+    migrate::run(&mut writer, Engine::Sqlite).await?;
+    writer.close().await?;
+    let reads = SqlitePoolOptions::new()
+        .max_connections(SQLITE_READERS)
+        .min_connections(1)
+        .test_before_acquire(false)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options.clone().read_only(true).create_if_missing(false))
+        .await?;
+    Ok(Opened {
+        reads: Reads::Sqlite(reads),
+        lanes: vec![Connector::Sqlite(Box::new(options))],
+        lock: Some(lock),
+    })
+}
+
+async fn open_postgres(url: &str) -> Result<Opened, StoreError> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|error| StoreError::Unusable(format!("the database's URL: {error}")))?
+        .application_name("picloud")
+        .disable_statement_logging();
+    let reads = PgPoolOptions::new()
+        .max_connections(POSTGRES_READERS)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .connect_with(options.clone())
+        .await?;
+    migrate::run(&reads, Engine::Postgres).await?;
+    Ok(Opened {
+        reads: Reads::Postgres(reads),
+        lanes: vec![Connector::Postgres(Box::new(options)); POSTGRES_LANES],
+        lock: None,
+    })
+}
+
+/// Lock the file next to the database for the life of this process. Two writers would be safe
+/// for SQLite but not for us: a starting process takes over every lease that it finds.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let unusable = |problem: String| StoreError::Unusable(problem);
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)
+            .map_err(|error| unusable(format!("cannot make {}: {error}", folder.display())))?;
+    }
+    let lock_path = PathBuf::from(format!("{}.lock", path.display()));
+    let file = File::options()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .open(&lock_path)
+        .map_err(|error| unusable(format!("cannot open {}: {error}", lock_path.display())))?;
+    file.try_lock().map_err(|_| {
+        unusable(format!(
+            "another picloud serves {}; stop it, or choose another data_dir",
+            path.display()
+        ))
+    })?;
+    Ok(file)
+}

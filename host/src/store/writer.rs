@@ -1,0 +1,372 @@
+//! The group-commit writer.
+//!
+//! Each lane is one task with one connection. It takes what waits in its queue, writes it in one
+//! transaction and tells everybody who waited: while a commit is on its way to the disk, the
+//! next group gathers. The batch window is zero: nobody waits for company.
+//!
+//! A transaction runs inside the lane's task, so a caller who leaves cannot drop it half-way:
+//! in sqlx 0.9.0 a future that is dropped while it begins leaves its connection inside the
+//! transaction (sqlx#4393).
+
+use std::any::{Any, TypeId};
+use std::future::Future;
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
+use tokio::sync::{mpsc, oneshot};
+
+use super::open::Connector;
+use super::{Conn, StoreError, Tx, micros, on};
+
+/// How much may wait for a lane before callers wait to queue.
+const QUEUE: usize = 4096;
+/// How many jobs go into one transaction. Enough to make the commit's cost small for each;
+/// few enough that the first does not wait long for the last.
+const GROUP_MAX: usize = 256;
+/// How long one transaction may take before its connection counts as lost.
+const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// A write that goes into one transaction with others of its kind.
+pub trait Grouped: Send + Sync + Sized + 'static {
+    /// What the writer of one item learns.
+    type Output: Send + 'static;
+
+    /// Write `items`, in their order, and answer one output for each. An error concerns them
+    /// all: the writer then tries each alone, so that only the culprit fails.
+    fn apply(
+        tx: &mut Tx,
+        items: &[Self],
+    ) -> impl Future<Output = Result<Vec<Self::Output>, StoreError>> + Send;
+}
+
+pub(super) struct Writer {
+    lanes: Vec<mpsc::Sender<Job>>,
+}
+
+enum Job {
+    Grouped(Box<dyn Group>),
+    Alone(Alone),
+}
+
+/// Work with a transaction to itself. It says whether to commit, and is told how that went.
+type Alone =
+    Box<dyn for<'t> FnOnce(Result<&'t mut Tx, StoreError>) -> BoxFuture<'t, Ending> + Send>;
+
+/// What becomes of the transaction after [`Alone`] work, and whom to tell once it has.
+struct Ending {
+    commit: bool,
+    tell: Box<dyn FnOnce(Result<(), StoreError>) + Send>,
+}
+
+impl Writer {
+    pub(super) fn start(connectors: Vec<Connector>) -> Self {
+        let lanes = connectors
+            .into_iter()
+            .map(|connector| {
+                let (jobs, queue) = mpsc::channel(QUEUE);
+                tokio::spawn(
+                    Lane {
+                        connector,
+                        conn: None,
+                    }
+                    .run(queue),
+                );
+                jobs
+            })
+            .collect();
+        Self { lanes }
+    }
+
+    pub(super) async fn grouped<G: Grouped>(
+        &self,
+        lane: u64,
+        item: G,
+    ) -> Result<G::Output, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let group = Members {
+            items: vec![item],
+            replies: vec![reply],
+            outputs: Vec::new(),
+        };
+        let lane = usize::try_from(lane % self.lanes.len() as u64).unwrap_or(0);
+        self.lanes[lane]
+            .send(Job::Grouped(Box::new(group)))
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+
+    pub(super) async fn alone<T, E, F>(&self, work: F) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<StoreError> + Send + 'static,
+        F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let job: Alone = Box::new(move |tx| {
+            Box::pin(async move {
+                let done = match tx {
+                    Ok(tx) => work(tx).await,
+                    Err(error) => Err(error.into()),
+                };
+                Ending {
+                    commit: done.is_ok(),
+                    tell: Box::new(move |ended| {
+                        // Nobody to tell when the caller has left; the work is done all the same.
+                        let _ =
+                            reply.send(done.and_then(|done| ended.map(|()| done).map_err(E::from)));
+                    }),
+                }
+            })
+        });
+        self.lanes[0]
+            .send(Job::Alone(job))
+            .await
+            .map_err(|_| StoreError::Closed)?;
+        answer.await.map_err(|_| StoreError::Closed)?
+    }
+}
+
+struct Lane {
+    connector: Connector,
+    conn: Option<Conn>,
+}
+
+impl Lane {
+    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+        let mut next = None;
+        loop {
+            let job = match next.take() {
+                Some(job) => job,
+                None => match queue.recv().await {
+                    Some(job) => job,
+                    None => return,
+                },
+            };
+            match job {
+                Job::Alone(work) => self.alone(work).await,
+                Job::Grouped(first) => {
+                    let mut groups = vec![first];
+                    let mut count = 1;
+                    while count < GROUP_MAX {
+                        match queue.try_recv() {
+                            Ok(Job::Grouped(group)) => {
+                                count += 1;
+                                gather(&mut groups, group);
+                            }
+                            Ok(alone) => {
+                                next = Some(alone);
+                                break;
+                            }
+                            Err(_) => break,
+                        }
+                    }
+                    metrics::histogram!("picloud_store_group_size").record(count as f64);
+                    self.together(groups).await;
+                }
+            }
+        }
+    }
+
+    async fn together(&mut self, mut groups: Vec<Box<dyn Group>>) {
+        let written = self.transaction(async |tx| {
+            for group in &mut groups {
+                group.apply(tx).await?;
+            }
+            Ok(())
+        });
+        match written.await {
+            Ok(()) => groups.into_iter().for_each(Group::done),
+            Err(error)
+                if error.is_unavailable() || groups.iter().map(|g| g.len()).sum::<usize>() == 1 =>
+            {
+                groups.into_iter().for_each(|group| group.failed(&error));
+            }
+            // One of them is at fault: each alone, in its order.
+            Err(_) => {
+                for group in groups {
+                    for mut single in group.split() {
+                        match self.transaction(async |tx| single.apply(tx).await).await {
+                            Ok(()) => single.done(),
+                            Err(error) => single.failed(&error),
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    async fn alone(&mut self, work: Alone) {
+        let mut tx = match self.begin().await {
+            Ok(tx) => tx,
+            Err(error) => {
+                let ending = work(Err(error)).await;
+                return (ending.tell)(Ok(()));
+            }
+        };
+        let ending = work(Ok(&mut tx)).await;
+        let ended = if ending.commit {
+            self.commit(tx).await
+        } else {
+            self.roll_back(tx).await;
+            Ok(())
+        };
+        (ending.tell)(ended);
+    }
+
+    async fn transaction(
+        &mut self,
+        work: impl AsyncFnOnce(&mut Tx) -> Result<(), StoreError>,
+    ) -> Result<(), StoreError> {
+        let mut tx = self.begin().await?;
+        match tokio::time::timeout(TRANSACTION_TIMEOUT, work(&mut tx)).await {
+            Ok(Ok(())) => self.commit(tx).await,
+            Ok(Err(error)) => {
+                self.roll_back(tx).await;
+                Err(error)
+            }
+            // The connection is in the middle of something: dropping it ends that.
+            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+        }
+    }
+
+    async fn begin(&mut self) -> Result<Tx, StoreError> {
+        // A connection that was lost while nothing was written shows at the first statement:
+        // nothing has happened yet, so a new one may take over.
+        if let Some(mut conn) = self.conn.take()
+            && let Ok(now) = start(&mut conn).await
+        {
+            return Ok(Tx { conn, now });
+        }
+        let mut conn = self.connector.connect().await?;
+        let now = start(&mut conn).await?;
+        Ok(Tx { conn, now })
+    }
+
+    async fn commit(&mut self, mut tx: Tx) -> Result<(), StoreError> {
+        let ended = on!(&mut tx.conn, |c| sqlx::raw_sql("commit")
+            .execute(c)
+            .await
+            .map(|_| ()));
+        match ended {
+            Ok(()) => {
+                self.conn = Some(tx.conn);
+                Ok(())
+            }
+            Err(error) => {
+                // SQLite leaves the transaction open when a commit fails, on a full disk say.
+                self.roll_back(tx).await;
+                Err(error.into())
+            }
+        }
+    }
+
+    /// Keep the connection only if the rollback worked.
+    async fn roll_back(&mut self, mut tx: Tx) {
+        let ended = on!(&mut tx.conn, |c| sqlx::raw_sql("rollback")
+            .execute(c)
+            .await
+            .map(|_| ()));
+        self.conn = ended.is_ok().then_some(tx.conn);
+    }
+}
+
+/// Begin, and read the clock. SQLite's is ours; Postgres's is asked for, because leases must
+/// not depend on a node's clock.
+async fn start(conn: &mut Conn) -> Result<DateTime<Utc>, StoreError> {
+    match conn {
+        // A deferred transaction that reads first cannot wait for its lock later.
+        Conn::Sqlite(c) => {
+            sqlx::raw_sql("begin immediate").execute(&mut **c).await?;
+            Ok(micros(Utc::now()))
+        }
+        Conn::Postgres(c) => {
+            sqlx::raw_sql("begin").execute(&mut **c).await?;
+            Ok(sqlx::query_scalar("select now()")
+                .fetch_one(&mut **c)
+                .await?)
+        }
+    }
+}
+
+fn gather(groups: &mut Vec<Box<dyn Group>>, group: Box<dyn Group>) {
+    match groups.iter_mut().find(|known| known.kind() == group.kind()) {
+        Some(known) => known.absorb(group),
+        None => groups.push(group),
+    }
+}
+
+/// [`Members`] of some kind.
+trait Group: Send {
+    fn kind(&self) -> TypeId;
+    fn len(&self) -> usize;
+    fn into_any(self: Box<Self>) -> Box<dyn Any>;
+    fn absorb(&mut self, other: Box<dyn Group>);
+    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn done(self: Box<Self>);
+    fn failed(self: Box<Self>, error: &StoreError);
+    fn split(self: Box<Self>) -> Vec<Box<dyn Group>>;
+}
+
+struct Members<G: Grouped> {
+    items: Vec<G>,
+    replies: Vec<oneshot::Sender<Result<G::Output, StoreError>>>,
+    outputs: Vec<G::Output>,
+}
+
+impl<G: Grouped> Group for Members<G> {
+    fn kind(&self) -> TypeId {
+        TypeId::of::<G>()
+    }
+
+    fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    fn into_any(self: Box<Self>) -> Box<dyn Any> {
+        self
+    }
+
+    fn absorb(&mut self, other: Box<dyn Group>) {
+        let other = other.into_any().downcast::<Self>();
+        let other = other.expect("gather compares the kinds first");
+        self.items.extend(other.items);
+        self.replies.extend(other.replies);
+    }
+
+    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>> {
+        Box::pin(async move {
+            self.outputs = G::apply(tx, &self.items).await?;
+            debug_assert_eq!(self.outputs.len(), self.items.len());
+            Ok(())
+        })
+    }
+
+    fn done(self: Box<Self>) {
+        for (reply, output) in self.replies.into_iter().zip(self.outputs) {
+            // Whoever does not wait any more does not want to know.
+            let _ = reply.send(Ok(output));
+        }
+    }
+
+    fn failed(self: Box<Self>, error: &StoreError) {
+        for reply in self.replies {
+            let _ = reply.send(Err(error.clone()));
+        }
+    }
+
+    fn split(self: Box<Self>) -> Vec<Box<dyn Group>> {
+        let members = self.items.into_iter().zip(self.replies);
+        members
+            .map(|(item, reply)| {
+                let single = Self {
+                    items: vec![item],
+                    replies: vec![reply],
+                    outputs: Vec::new(),
+                };
+                Box::new(single) as Box<dyn Group>
+            })
+            .collect()
+    }
+}

@@ -1,0 +1,266 @@
+//! Builds the Rhai guest and packs it: compile for wasm32-wasip1, pre-initialise, encode as a
+//! component.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, anyhow, bail};
+use sha2::{Digest, Sha256};
+use wasi_preview1_component_adapter_provider as adapter;
+use wasmtime_wizer::{InstanceState, SnapshotVal, Wizer};
+
+use crate::step;
+
+const TARGET: &str = "wasm32-wasip1";
+/// What gives a compiler for the target on Debian where rustup cannot.
+const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "wasi-libc"];
+
+/// Where the compiler for the target comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Toolchain {
+    /// The toolchain in use has the target.
+    Rustup,
+    /// Debian's second compiler, which builds the standard library from its own source.
+    Debian,
+}
+
+/// The Debian packages without which the guest cannot be built here; none where rustup has the
+/// target, or can get it, which this tries.
+pub fn missing_packages() -> Vec<&'static str> {
+    if toolchain() == Toolchain::Rustup {
+        return Vec::new();
+    }
+    DEBIAN_PACKAGES
+        .into_iter()
+        .filter(|package| !crate::setup::has_package(package))
+        .collect()
+}
+
+/// `PICLOUD_GUEST_TOOLCHAIN` decides; else rustup if it has the target or can add it.
+fn toolchain() -> Toolchain {
+    match std::env::var("PICLOUD_GUEST_TOOLCHAIN").as_deref() {
+        Ok("rustup") => return Toolchain::Rustup,
+        Ok("debian") => return Toolchain::Debian,
+        _ => {}
+    }
+    let has_target = || {
+        let sysroot = Command::new("rustc")
+            .args(["--print", "sysroot"])
+            .output()
+            .ok()?;
+        let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout).ok()?.trim());
+        Some(
+            sysroot
+                .join("lib/rustlib")
+                .join(TARGET)
+                .join("lib")
+                .is_dir(),
+        )
+    };
+    let add_target = || {
+        let adding = Command::new("rustup")
+            .args(["target", "add", TARGET])
+            .output();
+        adding.is_ok_and(|added| added.status.success())
+    };
+    match has_target().unwrap_or(false) || add_target() {
+        true => Toolchain::Rustup,
+        false => Toolchain::Debian,
+    }
+}
+
+/// Build and pack the guest if anything that it is made of changed. Answers where it is.
+pub fn build(root: &Path) -> Result<PathBuf> {
+    let packed = root.join("build/guest-rhai.wasm");
+    let stamp = root.join("build/guest-rhai.inputs");
+    let inputs = inputs(root)?;
+    if packed.exists() && fs::read_to_string(&stamp).is_ok_and(|known| known == inputs) {
+        return Ok(packed);
+    }
+    fs::create_dir_all(root.join("build"))?;
+    let module = step("build the Rhai guest", || compile(root))?;
+    step("pack the Rhai guest", || {
+        let module = fs::read(&module).with_context(|| format!("{}", module.display()))?;
+        fs::write(&packed, encode(&pre_initialise(&module)?)?)?;
+        fs::write(&stamp, inputs)?;
+        Ok(())
+    })?;
+    Ok(packed)
+}
+
+/// A hash of everything that the packed guest is made of.
+fn inputs(root: &Path) -> Result<String> {
+    fn add(hash: &mut Sha256, path: &Path) -> Result<()> {
+        if path.is_dir() {
+            let mut inside: Vec<_> = fs::read_dir(path)?
+                .map(|entry| entry.map(|entry| entry.path()))
+                .collect::<Result<_, _>>()?;
+            inside.sort();
+            return inside.iter().try_for_each(|path| add(hash, path));
+        }
+        hash.update(path.to_string_lossy().as_bytes());
+        hash.update(fs::read(path).with_context(|| format!("{}", path.display()))?);
+        Ok(())
+    }
+    let mut hash = Sha256::new();
+    for part in [
+        "guest-rhai/src",
+        "guest-rhai/Cargo.toml",
+        "guest-rhai/Cargo.lock",
+        "wit",
+        "xtask/src/guest.rs",
+    ] {
+        add(&mut hash, &root.join(part))?;
+    }
+    Ok(hex::encode(hash.finalize()))
+}
+
+fn compile(root: &Path) -> Result<PathBuf> {
+    let mut cargo = Command::new(crate::cargo());
+    cargo.current_dir(root.join("guest-rhai"));
+    // The variables of the cargo that runs us are about another workspace.
+    cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
+    cargo.args(["build", "--release", "--locked", "--target", TARGET]);
+    if toolchain() == Toolchain::Debian {
+        let rustc = debian_file("rustc-web", "bin/rustc")?;
+        let crt = debian_file("wasi-libc", "crt1-reactor.o")?;
+        let libc = crt
+            .parent()
+            .ok_or_else(|| anyhow!("wasi-libc has no folder"))?
+            .to_owned();
+        let linker = rust_lld()?;
+        let flags = [
+            "-Clink-self-contained=no".to_owned(),
+            format!("-L{}", libc.display()),
+            format!("-Clink-arg={}", crt.display()),
+            format!("-Clinker={}", linker.display()),
+        ];
+        cargo
+            .arg("-Zbuild-std=std,panic_abort")
+            .args(["--target-dir", "target/debian"])
+            .env("RUSTC", rustc)
+            .env("RUSTC_BOOTSTRAP", "1")
+            .env("CARGO_ENCODED_RUSTFLAGS", flags.join("\x1f"));
+        crate::run(&mut cargo)?;
+        return Ok(root
+            .join("guest-rhai/target/debian")
+            .join(TARGET)
+            .join("release/guest_rhai.wasm"));
+    }
+    crate::run(&mut cargo)?;
+    Ok(root
+        .join("guest-rhai/target")
+        .join(TARGET)
+        .join("release/guest_rhai.wasm"))
+}
+
+/// The file of an installed Debian package whose path ends so.
+fn debian_file(package: &str, end: &str) -> Result<PathBuf> {
+    let listed = Command::new("dpkg").args(["-L", package]).output()?;
+    let listed = String::from_utf8(listed.stdout)?;
+    let found = listed.lines().find(|line| line.ends_with(end));
+    found
+        .map(PathBuf::from)
+        .ok_or_else(|| anyhow!("the package {package} has no {end}; run `cargo xtask setup`"))
+}
+
+/// The linker that comes with the toolchain in use.
+fn rust_lld() -> Result<PathBuf> {
+    let sysroot = Command::new("rustc")
+        .args(["--print", "sysroot"])
+        .output()?;
+    let sysroot = PathBuf::from(String::from_utf8(sysroot.stdout)?.trim());
+    for host in fs::read_dir(sysroot.join("lib/rustlib"))? {
+        let linker = host?.path().join("bin/rust-lld");
+        if linker.exists() {
+            return Ok(linker);
+        }
+    }
+    bail!("the Rust toolchain has no rust-lld");
+}
+
+/// Run `wizer-initialize` and take a snapshot: an instance then finds its engine built.
+fn pre_initialise(module: &[u8]) -> Result<Vec<u8>> {
+    let mut wizer = Wizer::new();
+    wizer.init_func("wizer-initialize");
+    let (context, instrumented) = wizer
+        .instrument(module)
+        .map_err(|error| anyhow!("instrumenting: {error:#}"))?;
+    let engine = wasmi::Engine::default();
+    let parsed = wasmi::Module::new(&engine, &instrumented[..])?;
+    let mut store = wasmi::Store::new(&engine, ());
+    let mut linker = wasmi::Linker::new(&engine);
+    for import in parsed.imports() {
+        let wasmi::ExternType::Func(ty) = import.ty() else {
+            bail!(
+                "the guest imports `{}`, which is no function",
+                import.name()
+            );
+        };
+        let name = format!("{}/{}", import.module(), import.name());
+        // Hash seeds: constant, because they stay in the snapshot. They guard nothing: an
+        // instance has one tenant, and its fuel is its own.
+        let allowed = import.name() == "random_get";
+        let stub = wasmi::Func::new(&mut store, ty.clone(), move |_, _, results| {
+            if !allowed {
+                return Err(wasmi::Error::new(format!(
+                    "`{name}` was called during initialisation"
+                )));
+            }
+            if let [result] = results {
+                *result = wasmi::Val::I32(0);
+            }
+            Ok(())
+        });
+        linker.define(import.module(), import.name(), stub)?;
+    }
+    let instance = linker.instantiate_and_start(&mut store, &parsed)?;
+    for name in ["_initialize", "wizer-initialize"] {
+        if let Some(function) = instance.get_func(&store, name) {
+            function
+                .call(&mut store, &[], &mut [])
+                .with_context(|| name.to_owned())?;
+        }
+    }
+    let mut initialised = Initialised { store, instance };
+    let snapshot = wizer.snapshot(&context, &mut initialised);
+    futures_util::FutureExt::now_or_never(snapshot)
+        .context("taking a snapshot never waits")?
+        .map_err(|error| anyhow!("the snapshot: {error:#}"))
+}
+
+struct Initialised {
+    store: wasmi::Store<()>,
+    instance: wasmi::Instance,
+}
+
+impl InstanceState for Initialised {
+    async fn global_get(&mut self, name: &str, _: wasmparser::ValType) -> SnapshotVal {
+        let global = self.instance.get_global(&self.store, name);
+        match global.expect("Wizer exported it").get(&self.store) {
+            wasmi::Val::I32(value) => SnapshotVal::I32(value),
+            wasmi::Val::I64(value) => SnapshotVal::I64(value),
+            wasmi::Val::F32(value) => SnapshotVal::F32(value.to_bits()),
+            wasmi::Val::F64(value) => SnapshotVal::F64(value.to_bits()),
+            other => panic!("a global of a type that Rust does not make: {other:?}"),
+        }
+    }
+
+    async fn memory_contents(&mut self, name: &str, contents: impl FnOnce(&[u8]) + Send) {
+        let memory = self.instance.get_memory(&self.store, name);
+        contents(memory.expect("Wizer exported it").data(&self.store));
+    }
+}
+
+fn encode(module: &[u8]) -> Result<Vec<u8>> {
+    wit_component::ComponentEncoder::default()
+        .module(module)?
+        .adapter(
+            adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME,
+            adapter::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+        )?
+        .validate(true)
+        .encode()
+        .context("encoding the component")
+}

@@ -1,0 +1,144 @@
+//! Finds out what is missing on this machine and installs it.
+
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Result, bail};
+
+use crate::guest;
+
+/// What the machine is set up for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum For {
+    /// Building and running.
+    Running,
+    /// All the checks too.
+    Testing,
+}
+
+struct Missing {
+    package: &'static str,
+    why: &'static str,
+}
+
+/// Whether a Debian package is installed.
+pub fn has_package(name: &str) -> bool {
+    let asked = Command::new("dpkg-query")
+        .args(["-W", "-f", "${Status}", name])
+        .output();
+    asked.is_ok_and(|said| String::from_utf8_lossy(&said.stdout).contains("ok installed"))
+}
+
+/// Whether a program is on the PATH.
+pub fn has_program(name: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
+}
+
+/// The folder with the newest installed Postgres server, if there is one.
+pub fn postgres_bin() -> Option<PathBuf> {
+    let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter_map(|entry| {
+            Some((
+                entry.file_name().to_str()?.parse().ok()?,
+                entry.path().join("bin"),
+            ))
+        })
+        .filter(|(_, bin)| bin.join("initdb").exists())
+        .collect();
+    found.sort();
+    let debian = found.pop().map(|(_, bin)| bin);
+    debian.or_else(|| {
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        std::env::split_paths(&path).find(|bin| Path::new(bin).join("initdb").is_file())
+    })
+}
+
+/// Install what is missing for `purpose`, asking first unless `yes`.
+pub fn set_up(purpose: For, yes: bool) -> Result<()> {
+    let mut missing = Vec::new();
+    if !has_program("cc") {
+        missing.push(Missing {
+            package: "gcc",
+            why: "a C compiler, for SQLite and the allocator",
+        });
+        missing.push(Missing {
+            package: "libc6-dev",
+            why: "the C library's headers",
+        });
+    }
+    for package in guest::missing_packages() {
+        missing.push(Missing {
+            package,
+            why: "the Rhai guest is compiled to WebAssembly with it",
+        });
+    }
+    if purpose == For::Testing {
+        let own_postgres = std::env::var_os("PICLOUD_TEST_POSTGRES_URL").is_some();
+        if !own_postgres && postgres_bin().is_none() {
+            let why = "the tests run on a real Postgres (or set PICLOUD_TEST_POSTGRES_URL)";
+            missing.push(Missing {
+                package: "postgresql",
+                why,
+            });
+        }
+    }
+    if !missing.is_empty() {
+        install(&missing, yes)?;
+    }
+    if purpose == For::Testing {
+        for component in ["rustfmt", "clippy"] {
+            if !has_program(&format!("cargo-{}", component.trim_start_matches("rust"))) {
+                println!("Installing {component}: the checks use it.");
+                crate::run(Command::new("rustup").args(["component", "add", component]))?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn install(missing: &[Missing], yes: bool) -> Result<()> {
+    println!("Missing on this machine:");
+    for item in missing {
+        println!("  {:<16} {}", item.package, item.why);
+    }
+    if !has_program("apt-get") {
+        bail!("install these with your system's package manager, then run this again");
+    }
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
+    let packages = missing.iter().map(|item| item.package);
+    let mut words: Vec<&str> = if is_root { Vec::new() } else { vec!["sudo"] };
+    words.extend(["apt-get", "install", "--yes", "--no-install-recommends"]);
+    words.extend(packages);
+    println!("To install them: {}", words.join(" "));
+    let unattended = yes || std::env::var_os("CI").is_some();
+    if !unattended {
+        if !std::io::stdin().is_terminal() {
+            bail!("run this again with --yes to have them installed");
+        }
+        print!("Shall I? [y/N] ");
+        std::io::stdout().flush()?;
+        let mut answer = String::new();
+        std::io::stdin().read_line(&mut answer)?;
+        if !matches!(answer.trim(), "y" | "Y" | "yes") {
+            bail!("not installed; run the command above yourself, then this again");
+        }
+    }
+    let mut update: Vec<&str> = if is_root { Vec::new() } else { vec!["sudo"] };
+    update.extend(["apt-get", "update", "-qq"]);
+    for command in [update, words] {
+        crate::run(
+            Command::new(command[0])
+                .args(&command[1..])
+                .env("DEBIAN_FRONTEND", "noninteractive"),
+        )?;
+    }
+    Ok(())
+}
