@@ -1,1 +1,37 @@
-//! End-to-end tests.
+//! The harness of the end-to-end tests: a real server, on either database, reached as users
+//! reach it.
+
+mod server;
+
+pub use server::{Answer, App, Engine, Options, Server};
+
+use std::time::{Duration, Instant};
+
+/// Wait until `done` answers something; a test that waits in vain fails here.
+///
+/// # Panics
+/// When it takes longer than half a minute.
+#[track_caller]
+pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
+    let started = Instant::now();
+    loop {
+        if let Some(found) = done() {
+            return found;
+        }
+        assert!(started.elapsed() < Duration::from_secs(30), "waited in vain for: {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Make two tests of each function, one for each database.
+#[macro_export]
+macro_rules! on_both_engines {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[test] fn $name() { super::$name($crate::Engine::Sqlite); })*
+        }
+        mod postgres {
+            $(#[test] fn $name() { super::$name($crate::Engine::Postgres); })*
+        }
+    };
+}

@@ -253,7 +253,8 @@ impl InstanceState for Initialised {
     }
 }
 
-fn encode(module: &[u8]) -> Result<Vec<u8>> {
+/// Make a component of a core module that was built for the target.
+pub fn encode(module: &[u8]) -> Result<Vec<u8>> {
     wit_component::ComponentEncoder::default()
         .module(module)?
         .adapter(

@@ -1,7 +1,12 @@
 //! Set-up, builds and test runs, in plain Rust: `cargo xtask --help`.
 
 mod guest;
+mod postgres;
 mod setup;
+mod test;
+#[cfg(test)]
+mod tidy;
+mod up;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -34,6 +39,36 @@ enum Task {
     },
     /// Build the Rhai guest; needed before a plain `cargo build`
     Guest,
+    /// Make a component of a core module that was built for wasm32-wasip1
+    Component {
+        /// The core module
+        module: PathBuf,
+        /// Where the component goes
+        component: PathBuf,
+    },
+    /// From a clone to a running server with an example on it
+    Up {
+        /// Where it listens on 127.0.0.1
+        #[arg(long, default_value_t = 8080)]
+        port: u16,
+        /// Where it keeps everything
+        #[arg(long, default_value = "./data")]
+        data: PathBuf,
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Check everything: format, lints, licences, unit, contract and end-to-end tests
+    Test {
+        /// Only tests whose name contains this
+        filter: Option<String>,
+        /// Only these steps: fmt, clippy, deny, guest, unit, e2e
+        #[arg(long, value_delimiter = ',')]
+        only: Vec<String>,
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 fn main() -> Result<()> {
@@ -50,6 +85,18 @@ fn main() -> Result<()> {
         Task::Guest => {
             setup::set_up(setup::For::Running, false)?;
             guest::build(&root).map(|_| ())
+        }
+        Task::Component { module, component } => {
+            std::fs::write(component, guest::encode(&std::fs::read(module)?)?)?;
+            Ok(())
+        }
+        Task::Up { port, data, yes } => {
+            setup::set_up(setup::For::Running, yes)?;
+            up::run(&root, port, &data)
+        }
+        Task::Test { filter, only, yes } => {
+            setup::set_up(setup::For::Testing, yes)?;
+            test::run(&root, &only, filter.as_deref())
         }
     }
 }

@@ -1,0 +1,408 @@
+//! A server of a test's own.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::wait_for;
+
+const PASSWORD: &str = "correct horse battery";
+
+/// Which database a test runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Engine {
+    /// The embedded one.
+    Sqlite,
+    /// The one that `PICLOUD_TEST_POSTGRES_URL` names.
+    Postgres,
+}
+
+/// What a server is started with.
+#[derive(Default, Clone)]
+pub struct Options {
+    /// Variables of its environment.
+    pub environment: Vec<(&'static str, String)>,
+    /// Where its data is; a temporary folder when left out.
+    pub data_dir: Option<PathBuf>,
+    /// Its database, in place of one of its own.
+    pub database_url: Option<String>,
+}
+
+/// A running server; dropping it kills it and removes its data.
+pub struct Server {
+    child: Option<Child>,
+    /// Where it listens.
+    pub url: String,
+    /// Its first owner's token.
+    pub token: String,
+    folder: tempfile::TempDir,
+    options: Options,
+    database: Option<Database>,
+}
+
+/// A database of the test's own on the Postgres that all tests share.
+struct Database {
+    name: String,
+    admin_url: String,
+    url: String,
+}
+
+impl Database {
+    fn create() -> Self {
+        let admin_url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect(
+            "PICLOUD_TEST_POSTGRES_URL is not set; `cargo xtask test` starts a Postgres and sets it",
+        );
+        let name = format!("picloud_{}", uuid::Uuid::now_v7().simple());
+        let mut admin = postgres::Client::connect(&admin_url, postgres::NoTls).expect("the test Postgres");
+        admin.batch_execute(&format!("create database {name}")).expect("a database");
+        let (front, _) = admin_url.rsplit_once('/').expect("a URL with a database");
+        let url = format!("{front}/{name}");
+        Self { name, admin_url, url }
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Ok(mut admin) = postgres::Client::connect(&self.admin_url, postgres::NoTls) {
+            let _ = admin.batch_execute(&format!("drop database {} with (force)", self.name));
+        }
+    }
+}
+
+fn program() -> PathBuf {
+    if let Some(path) = std::env::var_os("PICLOUD_BIN") {
+        return path.into();
+    }
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/picloud");
+    assert!(path.exists(), "the server is not built: run `cargo build -p picloud` or `cargo xtask test`");
+    path
+}
+
+/// What a server answered.
+#[derive(Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: u16,
+    /// The header fields.
+    pub headers: http::HeaderMap,
+    /// The body.
+    pub bytes: Vec<u8>,
+}
+
+impl Answer {
+    /// The body as JSON; null when it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.bytes).unwrap_or_default()
+    }
+
+    /// The body as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The name of the problem that it is.
+    pub fn problem(&self) -> String {
+        let kind = self.json()["type"].as_str().unwrap_or_default().to_owned();
+        assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.text());
+        kind.trim_start_matches("urn:picloud:problem:").to_owned()
+    }
+}
+
+impl Server {
+    /// Start one with nothing special.
+    pub fn start(engine: Engine) -> Self {
+        Self::start_with(engine, Options::default())
+    }
+
+    /// Start one.
+    pub fn start_with(engine: Engine, mut options: Options) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let database = (engine == Engine::Postgres && options.database_url.is_none()).then(Database::create);
+        if let Some(database) = &database {
+            options.database_url = Some(database.url.clone());
+        }
+        let (url, token) = (String::new(), String::new());
+        let mut server = Self { child: None, url, token, folder, options, database };
+        server.launch();
+        server.log_in();
+        server
+    }
+
+    fn data_dir(&self) -> PathBuf {
+        self.options.data_dir.clone().unwrap_or_else(|| self.folder.path().join("data"))
+    }
+
+    /// Start the process, again if need be.
+    pub fn launch(&mut self) {
+        // Compiled code is shared by all tests: compiling the guest takes seconds.
+        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/picloud-test-cache");
+        // A file that grows past a limit makes a signal that ends a process; ignored, it is an
+        // error, as a full disk is. One test sets such a limit.
+        let mut serve = Command::new("env");
+        serve.arg("--ignore-signal=XFSZ").arg(program());
+        serve
+            .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
+            .arg(self.data_dir())
+            .arg("--cache-dir")
+            .arg(cache)
+            .args(["--shutdown-grace-ms", "2000"])
+            .current_dir(self.folder.path())
+            .env("PICLOUD_OWNER_PASSWORD", PASSWORD)
+            .envs(self.options.environment.iter().map(|(name, value)| (name, value)))
+            .stdout(Stdio::piped())
+            .stderr(self.log_file());
+        if let Some(url) = &self.options.database_url {
+            serve.args(["--database-url", url]);
+        }
+        let mut child = serve.spawn().expect("the server starts");
+        let stdout = child.stdout.take().expect("it was piped");
+        let (listening, heard) = mpsc::channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                if let Some(url) = line.strip_prefix("listening on ") {
+                    let _ = listening.send(url.to_owned());
+                }
+            }
+        });
+        self.child = Some(child);
+        let heard = heard.recv_timeout(Duration::from_secs(120));
+        self.url = heard.unwrap_or_else(|_| panic!("the server did not start:\n{}", self.log()));
+        wait_for("readiness", || (self.get("/readyz").status == 200).then_some(()));
+    }
+
+    fn log_in(&mut self) {
+        let body = json!({ "name": "owner", "password": PASSWORD });
+        let answer = self.call("POST", "/api/v1/auth/login", &[], Some(body.to_string().as_bytes()));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        self.token = answer.json()["token"].as_str().expect("a token").to_owned();
+    }
+
+    fn log_file(&self) -> Stdio {
+        let path = self.folder.path().join("server.log");
+        std::fs::File::options().create(true).append(true).open(path).expect("a log").into()
+    }
+
+    /// What the server logged so far.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
+    }
+
+    /// The owner's password.
+    pub fn password(&self) -> &'static str {
+        PASSWORD
+    }
+
+    /// The URL of its database, where that is a Postgres.
+    pub fn database_url(&self) -> String {
+        self.options.database_url.clone().unwrap_or_default()
+    }
+
+    /// The process's id.
+    pub fn pid(&self) -> u32 {
+        self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("it can be killed");
+            child.wait().expect("it ends");
+        }
+    }
+
+    /// SIGTERM, and wait for its end.
+    pub fn stop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let pid = child.id().to_string();
+            Command::new("kill").args(["-TERM", &pid]).status().expect("kill");
+            assert!(child.wait().expect("it ends").success(), "{}", self.log());
+        }
+    }
+
+    /// A request with everything given.
+    pub fn call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Answer {
+        self.try_call(method, path, headers, body).unwrap_or_else(|error| {
+            panic!("{method} {path}: {error}\n{}", self.log())
+        })
+    }
+
+    /// The same, where the server may be gone.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn try_call(
+        &self,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Answer, String> {
+        let agent: ureq::Agent = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .allow_non_standard_methods(true)
+            .max_redirects(0)
+            .timeout_global(Some(Duration::from_secs(60)))
+            .build()
+            .into();
+        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let has_type = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        if body.is_some() && !has_type {
+            request = request.header("content-type", "application/json");
+        }
+        let request = request.body(body.unwrap_or_default().to_vec()).map_err(|e| e.to_string())?;
+        let response = agent.run(request).map_err(|error| error.to_string())?;
+        let (parts, mut body) = response.into_parts();
+        let mut bytes = Vec::new();
+        body.as_reader().read_to_end(&mut bytes).map_err(|error| error.to_string())?;
+        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, bytes })
+    }
+
+    /// `GET path`, as anybody.
+    pub fn get(&self, path: &str) -> Answer {
+        self.call("GET", path, &[], None)
+    }
+
+    /// `POST path` with JSON, as anybody.
+    pub fn post(&self, path: &str, body: &Value) -> Answer {
+        self.call("POST", path, &[], Some(body.to_string().as_bytes()))
+    }
+
+    /// A call of the admin API, as the owner.
+    pub fn api(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let authorization = format!("Bearer {}", self.token);
+        let body = body.map(|body| body.to_string());
+        let headers = [("authorization", authorization.as_str())];
+        self.call(method, &format!("/api/v1{path}"), &headers, body.as_ref().map(|body| body.as_bytes()))
+    }
+
+    /// Bytes as they are, and what came back before the connection ended or fell silent.
+    pub fn raw(&self, bytes: &[u8]) -> String {
+        let address = self.url.trim_start_matches("http://");
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
+        // The server may answer and close before it has read everything.
+        let _ = stream.write_all(bytes);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// An app of this name.
+    pub fn app(&self, slug: &str) -> App<'_> {
+        let made = self.api("POST", "/apps", Some(json!({ "slug": slug })));
+        assert_eq!(made.status, 201, "{}", made.text());
+        App { server: self, slug: slug.to_owned() }
+    }
+
+    /// Run the CLI against this server, as the owner.
+    pub fn cli(&self, words: &[&str]) -> Output {
+        let mut command = Command::new(program());
+        command
+            .args(words)
+            .current_dir(self.folder.path())
+            .env("PICLOUD_URL", &self.url)
+            .env("PICLOUD_TOKEN", &self.token)
+            .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
+            .stdin(Stdio::null());
+        command.output().expect("the CLI starts")
+    }
+
+    /// A folder of this test's own.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+        if std::thread::panicking() {
+            eprintln!("── the server's log ──\n{}", self.log());
+        }
+        drop(self.database.take());
+    }
+}
+
+/// An app of a test.
+pub struct App<'s> {
+    /// The server that it is on.
+    pub server: &'s Server,
+    /// Its slug.
+    pub slug: String,
+}
+
+impl App<'_> {
+    /// Upload a script and answer its id.
+    pub fn script(&self, name: &str, source: &str) -> String {
+        self.script_with(name, source, json!({}))
+    }
+
+    /// Upload a script with limits and answer its id.
+    pub fn script_with(&self, name: &str, source: &str, limits: Value) -> String {
+        let body = json!({ "name": name, "source": source, "limits": limits });
+        let made = self.server.api("POST", &format!("/apps/{}/scripts", self.slug), Some(body));
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Bind a script to a route like `POST /x`.
+    pub fn route(&self, script: &str, route: &str) -> Value {
+        self.route_with(script, route, json!({}))
+    }
+
+    /// Bind a script to a route with more of its members given.
+    pub fn route_with(&self, script: &str, route: &str, more: Value) -> Value {
+        let (method, path) = route.split_once(' ').expect("a method and a path");
+        let mut body = json!({ "script": script, "method": method, "path": path });
+        for (name, value) in more.as_object().into_iter().flatten() {
+            body[name] = value.clone();
+        }
+        let made = self.server.api("POST", &format!("/apps/{}/routes", self.slug), Some(body));
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()
+    }
+
+    /// Upload a script and bind it to `ANY /name`.
+    pub fn serve(&self, name: &str, source: &str) {
+        self.script(name, source);
+        self.route(name, &format!("ANY /{name}"));
+    }
+
+    /// The executions, newest first.
+    pub fn executions(&self, query: &str) -> Vec<Value> {
+        let list = self.server.api("GET", &format!("/apps/{}/executions?{query}", self.slug), None);
+        assert_eq!(list.status, 200, "{}", list.text());
+        list.json()["items"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// The newest execution, in full, once there is one.
+    pub fn last_execution(&self) -> Value {
+        let id = wait_for("an execution", || self.executions("limit=1").into_iter().next());
+        let id = id["id"].as_str().unwrap_or_default().to_owned();
+        self.server.api("GET", &format!("/executions/{id}"), None).json()
+    }
+
+    /// The value of a key; null when there is none.
+    pub fn kv(&self, collection: &str, key: &str) -> Value {
+        let path = format!("/apps/{}/kv/{collection}/{key}", self.slug);
+        let answer = self.server.api("GET", &path, None);
+        if answer.status == 200 { answer.json() } else { Value::Null }
+    }
+}

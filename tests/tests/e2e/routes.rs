@@ -1,0 +1,136 @@
+//! Which request goes to which script.
+
+use picloud_tests::{Engine, Server, on_both_engines};
+use serde_json::json;
+
+on_both_engines!(
+    the_most_specific_route_wins,
+    a_conflicting_route_is_refused_and_names_the_other,
+    an_unknown_method_is_405_with_allow,
+    several_apps_live_side_by_side_by_host,
+    a_path_is_taken_as_it_was_sent,
+    a_script_of_another_app_is_none,
+    a_deleted_script_behind_a_live_route_is_404,
+    a_deleted_app_is_gone,
+);
+
+fn the_most_specific_route_wins(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    for (name, route) in [
+        ("literal", "GET /x/y"),
+        ("param", "GET /x/{p}"),
+        ("rest", "ANY /x/{*rest}"),
+        ("any", "ANY /x/y"),
+    ] {
+        app.script(name, "ctx.script_name");
+        app.route(name, route);
+    }
+    let who = |method: &str, path: &str| server.call(method, path, &[], None).json();
+    assert_eq!(who("GET", "/x/y"), "literal");
+    assert_eq!(who("GET", "/x/z"), "param");
+    assert_eq!(who("GET", "/x/y/z"), "rest");
+    assert_eq!(who("POST", "/x/y"), "any");
+    assert_eq!(who("POST", "/x/z"), "rest");
+}
+
+fn a_conflicting_route_is_refused_and_names_the_other(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("s", "1");
+    let known = app.route("s", "GET /a/{x}");
+    let body = json!({ "script": "s", "method": "GET", "path": "/a/{other}" });
+    let refused = server.api("POST", "/apps/a/routes", Some(body));
+    assert_eq!((refused.status, refused.problem().as_str()), (409, "route_conflict"));
+    assert_eq!(refused.json()["conflicting_route"]["id"], known["id"]);
+    app.route("s", "POST /a/{other}");
+    app.route_with("s", "GET /a/{x}", json!({ "host": "h.test" }));
+}
+
+fn an_unknown_method_is_405_with_allow(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("s", "1");
+    app.route("s", "POST /s");
+    app.route("s", "PUT /s");
+    let answer = server.get("/s");
+    assert_eq!((answer.status, answer.problem().as_str()), (405, "method_not_allowed"));
+    assert_eq!(answer.headers["allow"], "POST, PUT");
+    assert_eq!(server.get("/nothing").status, 404);
+    assert_eq!(server.call("DELETE", "/healthz", &[], None).problem(), "method_not_allowed");
+}
+
+fn several_apps_live_side_by_side_by_host(engine: Engine) {
+    let server = Server::start(engine);
+    server.app("first").serve("s", "ctx.app_slug");
+    server.app("second").serve("s", "ctx.app_slug");
+    let call = |host: &str| server.call("GET", "/s", &[("host", host)], None).json();
+    assert_eq!(call("anything.test"), "first", "the oldest app without hosts is the default");
+    let claim = |app: &str, hosts: serde_json::Value| {
+        server.api("PATCH", &format!("/apps/{app}"), Some(json!({ "hosts": hosts })))
+    };
+    assert_eq!(claim("second", json!(["*.b.test", "b.test"])).status, 200);
+    assert_eq!(call("b.test"), "second");
+    assert_eq!(call("x.y.B.test:8080"), "second");
+    assert_eq!(call("notb.test"), "first");
+    let taken = claim("first", json!(["b.test"]));
+    assert_eq!((taken.status, taken.problem().as_str()), (409, "host_taken"));
+    let body = json!({ "script": "s", "path": "/t", "host": "c.test" });
+    let outside = server.api("POST", "/apps/second/routes", Some(body));
+    assert_eq!((outside.status, outside.json()["field"].clone()), (422, json!("host")));
+}
+
+fn a_path_is_taken_as_it_was_sent(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("s", "[ctx.request.path, ctx.request.rest]");
+    app.route("s", "GET /f/{*rest}");
+    let seen = |path: &str| {
+        let answer = server.raw(format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes());
+        answer.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned()
+    };
+    assert_eq!(seen("/f/a%2Fb/../c"), r#"["/f/a%2Fb/../c","a/b/../c"]"#);
+    assert_eq!(seen("/f/caf%C3%A9"), r#"["/f/caf%C3%A9","café"]"#);
+    assert_eq!(seen("/f//x"), r#"["/f//x","/x"]"#);
+    let long = format!("/f/{}", "x".repeat(8 * 1024));
+    assert!(seen(&long).contains("xxxx"));
+    assert!(seen("/f/%ff").contains("not UTF-8"));
+    assert!(seen("/f/%zz").contains("%zz"));
+    assert!(server.raw(format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(100_000)).as_bytes()).starts_with("HTTP/1.1 414"));
+}
+
+fn a_script_of_another_app_is_none(engine: Engine) {
+    let server = Server::start(engine);
+    let mine = server.app("mine").script("s", "1");
+    server.app("other");
+    let body = json!({ "script_id": mine, "path": "/steal" });
+    let refused = server.api("POST", "/apps/other/routes", Some(body));
+    assert_eq!((refused.status, refused.problem().as_str()), (404, "not_found"));
+    assert_eq!(server.api("GET", "/scripts/not-an-id", None).status, 404);
+}
+
+fn a_deleted_script_behind_a_live_route_is_404(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    let id = app.script("s", "1");
+    app.route("s", "GET /s");
+    assert_eq!(server.get("/s").status, 200);
+    assert_eq!(server.api("DELETE", &format!("/scripts/{id}"), None).status, 204);
+    let answer = server.get("/s");
+    assert_eq!((answer.status, answer.problem().as_str()), (404, "not_found"));
+}
+
+fn a_deleted_app_is_gone(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.serve("slow", r#"sleep(1); kv::collection("c").has("k")"#);
+    let waiting = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.get("/slow").status);
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        assert_eq!(server.api("DELETE", "/apps/a", None).status, 204);
+        waiting.join().unwrap()
+    });
+    assert_eq!(waiting, 200, "what runs already is let finish");
+    assert_eq!(server.get("/slow").status, 404);
+    assert_eq!(server.api("GET", "/apps/a", None).status, 404);
+}

@@ -1,0 +1,173 @@
+//! Every check, in the order in which they are cheap.
+
+use std::io::{BufRead, BufReader};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Result, bail};
+
+use crate::postgres::Postgres;
+use crate::{cargo, guest, setup};
+
+/// Names of the steps, for `--only`.
+pub const STEPS: [&str; 6] = ["fmt", "clippy", "deny", "guest", "unit", "e2e"];
+
+#[derive(Default)]
+struct Counts {
+    passed: u64,
+    failed: u64,
+}
+
+/// Run the steps whose names are in `only`, or all.
+pub fn run(root: &Path, only: &[String], filter: Option<&str>) -> Result<()> {
+    if let Some(odd) = only.iter().find(|name| !STEPS.contains(&name.as_str())) {
+        bail!("there is no step `{odd}`; the steps are {}", STEPS.join(", "));
+    }
+    guest::build(root)?;
+    let mut counts = Counts::default();
+    let mut summary = Vec::new();
+    let mut postgres = None;
+    for name in STEPS {
+        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+            continue;
+        }
+        eprintln!("── {name} …");
+        let started = Instant::now();
+        let done = step(root, name, filter, &mut counts, &mut postgres);
+        summary.push((name, started.elapsed().as_secs_f64(), done.is_ok()));
+        if let Err(error) = done {
+            print_summary(&summary);
+            drop(postgres);
+            eprintln!("{name} failed: {error:#}\nrerun it with: cargo xtask test --only {name}");
+            println!("{} passed, {} failed", counts.passed, counts.failed.max(1));
+            std::process::exit(1);
+        }
+    }
+    print_summary(&summary);
+    println!("{} passed, {} failed", counts.passed, counts.failed);
+    Ok(())
+}
+
+fn print_summary(summary: &[(&str, f64, bool)]) {
+    eprintln!();
+    for (name, seconds, fine) in summary {
+        eprintln!("{name:<8} {seconds:>7.1} s  {}", if *fine { "ok" } else { "FAILED" });
+    }
+}
+
+fn step(
+    root: &Path,
+    name: &str,
+    filter: Option<&str>,
+    counts: &mut Counts,
+    postgres: &mut Option<Postgres>,
+) -> Result<()> {
+    let cargo_in = |folder: &str, words: &[&str]| {
+        let mut command = Command::new(cargo());
+        command.current_dir(root.join(folder)).args(words);
+        command
+    };
+    match name {
+        "fmt" => {
+            crate::run(&mut cargo_in("", &["fmt", "--all", "--check"]))?;
+            crate::run(&mut cargo_in("guest-rhai", &["fmt", "--check"]))
+        }
+        "clippy" => {
+            let words = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+            crate::run(&mut cargo_in("", &words))?;
+            let words = ["clippy", "--all-targets", "--locked", "--", "-D", "warnings"];
+            crate::run(&mut cargo_in("guest-rhai", &words))
+        }
+        "deny" => deny(root),
+        "guest" => tested(&mut cargo_in("guest-rhai", &["test", "--locked"]), filter, counts),
+        "unit" => {
+            let url = postgres_url(postgres)?;
+            let words = ["test", "--workspace", "--locked", "--exclude", "picloud-tests"];
+            tested(cargo_in("", &words).env("PICLOUD_TEST_POSTGRES_URL", url), filter, counts)
+        }
+        "e2e" => {
+            let url = postgres_url(postgres)?;
+            crate::run(&mut cargo_in("", &["build", "--locked", "--package", "picloud"]))?;
+            let words = ["test", "--locked", "--package", "picloud-tests"];
+            let mut tests = cargo_in("", &words);
+            tests.env("PICLOUD_TEST_POSTGRES_URL", url);
+            tests.env("PICLOUD_BIN", root.join("target/debug/picloud"));
+            tested(&mut tests, filter, counts)
+        }
+        other => bail!("there is no step `{other}`"),
+    }
+}
+
+/// The Postgres that the environment names, or one of our own that lasts for this run.
+fn postgres_url(postgres: &mut Option<Postgres>) -> Result<String> {
+    if let Ok(url) = std::env::var("PICLOUD_TEST_POSTGRES_URL") {
+        return Ok(url);
+    }
+    if postgres.is_none() {
+        *postgres = Some(Postgres::start()?);
+    }
+    Ok(postgres.as_ref().map(|server| server.url.clone()).unwrap_or_default())
+}
+
+/// Licences, sources and bans need nothing from outside; advisories need a database that is
+/// fetched from a git host.
+fn deny(root: &Path) -> Result<()> {
+    if !setup::has_program("cargo-deny") {
+        eprintln!("cargo-deny is not installed; `cargo xtask setup --test` installs it");
+        bail!("cargo-deny is missing");
+    }
+    let check = |what: &[&str]| {
+        let mut command = Command::new(cargo());
+        command.current_dir(root).args(["deny", "--all-features", "check"]).args(what);
+        command
+    };
+    crate::run(&mut check(&["bans", "licenses", "sources"]))?;
+    let fetched = Command::new(cargo()).current_dir(root).args(["deny", "fetch", "db"]).output();
+    if fetched.is_ok_and(|fetched| fetched.status.success()) {
+        return crate::run(&mut check(&["advisories"]));
+    }
+    eprintln!("NOTE: advisories were not checked: their database cannot be fetched from here");
+    Ok(())
+}
+
+/// Run tests, pass their output through and count their results.
+fn tested(command: &mut Command, filter: Option<&str>, counts: &mut Counts) -> Result<()> {
+    command.args(filter).stdout(Stdio::piped());
+    let mut child = command.spawn()?;
+    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+        let line = line?;
+        if let Some((passed, failed)) = parse_result(&line) {
+            counts.passed += passed;
+            counts.failed += failed;
+        }
+        println!("{line}");
+    }
+    let status = child.wait()?;
+    if !status.success() {
+        bail!("tests failed ({status})");
+    }
+    Ok(())
+}
+
+/// The numbers of a line like `test result: ok. 3 passed; 0 failed; …`.
+fn parse_result(line: &str) -> Option<(u64, u64)> {
+    let rest = line.strip_prefix("test result: ")?.split_once(". ")?.1;
+    let number = |what: &str| {
+        let part = rest.split("; ").find(|part| part.trim().ends_with(what))?;
+        part.split(' ').next()?.parse().ok()
+    };
+    Some((number("passed")?, number("failed")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::parse_result;
+
+    #[test]
+    fn results_are_counted() {
+        let line = "test result: ok. 3 passed; 1 failed; 0 ignored; 0 measured; 0 filtered out; finished in 0.00s";
+        assert_eq!(parse_result(line), Some((3, 1)));
+        assert_eq!(parse_result("test a ... ok"), None);
+    }
+}
