@@ -16,7 +16,7 @@ const EXPR_DEPTH_MAX: usize = 64;
 /// The longest string, in bytes.
 const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// The most items of an array, nested ones included; a blob's bytes count too.
-const ARRAY_ITEMS_MAX: usize = 1_000_000;
+const ARRAY_ITEMS_MAX: usize = 16 * 1024 * 1024;
 /// The most members of a map, nested ones included.
 const MAP_MEMBERS_MAX: usize = 10_000;
 /// The most variables in scope at once.

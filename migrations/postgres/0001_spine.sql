@@ -78,9 +78,10 @@ create table kv (
 -- One row: the version of what every node caches (apps, scripts, routes).
 create table directory_version (
     id      bigint primary key check (id = 1),
-    version bigint not null
+    version bigint not null,
+    beat    bigint not null           -- changes when the store tries whether it can write again
 );
-insert into directory_version (id, version) values (1, 1);
+insert into directory_version (id, version, beat) values (1, 1, 0);
 
 -- Deliveries that are not done. No foreign keys: an app or a script that goes
 -- while a delivery waits gives that delivery its outcome.

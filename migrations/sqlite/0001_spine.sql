@@ -78,9 +78,10 @@ create table kv (
 -- One row: the version of what every node caches (apps, scripts, routes).
 create table directory_version (
     id      integer primary key check (id = 1),
-    version integer not null
+    version integer not null,
+    beat    integer not null           -- changes when the store tries whether it can write again
 ) strict;
-insert into directory_version (id, version) values (1, 1);
+insert into directory_version (id, version, beat) values (1, 1, 0);
 
 -- Deliveries that are not done. No foreign keys: an app or a script that goes
 -- while a delivery waits gives that delivery its outcome.

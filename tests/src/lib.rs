@@ -18,7 +18,10 @@ pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
         if let Some(found) = done() {
             return found;
         }
-        assert!(started.elapsed() < Duration::from_secs(30), "waited in vain for: {what}");
+        assert!(
+            started.elapsed() < Duration::from_secs(30),
+            "waited in vain for: {what}"
+        );
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -29,8 +29,8 @@ pub struct Options {
     pub environment: Vec<(&'static str, String)>,
     /// Where its data is; a temporary folder when left out.
     pub data_dir: Option<PathBuf>,
-    /// Its database, in place of one of its own.
-    pub database_url: Option<String>,
+    /// A port on this machine that leads to the Postgres, in place of its own.
+    pub postgres_through: Option<u16>,
 }
 
 /// A running server; dropping it kills it and removes its data.
@@ -53,16 +53,27 @@ struct Database {
 }
 
 impl Database {
-    fn create() -> Self {
+    fn create(through: Option<u16>) -> Self {
         let admin_url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect(
             "PICLOUD_TEST_POSTGRES_URL is not set; `cargo xtask test` starts a Postgres and sets it",
         );
         let name = format!("picloud_{}", uuid::Uuid::now_v7().simple());
-        let mut admin = postgres::Client::connect(&admin_url, postgres::NoTls).expect("the test Postgres");
-        admin.batch_execute(&format!("create database {name}")).expect("a database");
+        let mut admin =
+            postgres::Client::connect(&admin_url, postgres::NoTls).expect("the test Postgres");
+        admin
+            .batch_execute(&format!("create database {name}"))
+            .expect("a database");
         let (front, _) = admin_url.rsplit_once('/').expect("a URL with a database");
+        let front = match (through, front.rsplit_once(':')) {
+            (Some(port), Some((host, _))) => format!("{host}:{port}"),
+            _ => front.to_owned(),
+        };
         let url = format!("{front}/{name}");
-        Self { name, admin_url, url }
+        Self {
+            name,
+            admin_url,
+            url,
+        }
     }
 }
 
@@ -79,7 +90,10 @@ fn program() -> PathBuf {
         return path.into();
     }
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/debug/picloud");
-    assert!(path.exists(), "the server is not built: run `cargo build -p picloud` or `cargo xtask test`");
+    assert!(
+        path.exists(),
+        "the server is not built: run `cargo build -p picloud` or `cargo xtask test`"
+    );
     path
 }
 
@@ -108,7 +122,12 @@ impl Answer {
     /// The name of the problem that it is.
     pub fn problem(&self) -> String {
         let kind = self.json()["type"].as_str().unwrap_or_default().to_owned();
-        assert_eq!(self.headers["content-type"], "application/problem+json", "{}", self.text());
+        assert_eq!(
+            self.headers["content-type"],
+            "application/problem+json",
+            "{}",
+            self.text()
+        );
         kind.trim_start_matches("urn:picloud:problem:").to_owned()
     }
 }
@@ -120,21 +139,29 @@ impl Server {
     }
 
     /// Start one.
-    pub fn start_with(engine: Engine, mut options: Options) -> Self {
+    pub fn start_with(engine: Engine, options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let database = (engine == Engine::Postgres && options.database_url.is_none()).then(Database::create);
-        if let Some(database) = &database {
-            options.database_url = Some(database.url.clone());
-        }
+        let database =
+            (engine == Engine::Postgres).then(|| Database::create(options.postgres_through));
         let (url, token) = (String::new(), String::new());
-        let mut server = Self { child: None, url, token, folder, options, database };
+        let mut server = Self {
+            child: None,
+            url,
+            token,
+            folder,
+            options,
+            database,
+        };
         server.launch();
         server.log_in();
         server
     }
 
     fn data_dir(&self) -> PathBuf {
-        self.options.data_dir.clone().unwrap_or_else(|| self.folder.path().join("data"))
+        self.options
+            .data_dir
+            .clone()
+            .unwrap_or_else(|| self.folder.path().join("data"))
     }
 
     /// Start the process, again if need be.
@@ -153,11 +180,16 @@ impl Server {
             .args(["--shutdown-grace-ms", "2000"])
             .current_dir(self.folder.path())
             .env("PICLOUD_OWNER_PASSWORD", PASSWORD)
-            .envs(self.options.environment.iter().map(|(name, value)| (name, value)))
+            .envs(
+                self.options
+                    .environment
+                    .iter()
+                    .map(|(name, value)| (name, value)),
+            )
             .stdout(Stdio::piped())
             .stderr(self.log_file());
-        if let Some(url) = &self.options.database_url {
-            serve.args(["--database-url", url]);
+        if let Some(database) = &self.database {
+            serve.args(["--database-url", &database.url]);
         }
         let mut child = serve.spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("it was piped");
@@ -172,19 +204,31 @@ impl Server {
         self.child = Some(child);
         let heard = heard.recv_timeout(Duration::from_secs(120));
         self.url = heard.unwrap_or_else(|_| panic!("the server did not start:\n{}", self.log()));
-        wait_for("readiness", || (self.get("/readyz").status == 200).then_some(()));
+        wait_for("readiness", || {
+            (self.get("/readyz").status == 200).then_some(())
+        });
     }
 
     fn log_in(&mut self) {
         let body = json!({ "name": "owner", "password": PASSWORD });
-        let answer = self.call("POST", "/api/v1/auth/login", &[], Some(body.to_string().as_bytes()));
+        let answer = self.call(
+            "POST",
+            "/api/v1/auth/login",
+            &[],
+            Some(body.to_string().as_bytes()),
+        );
         assert_eq!(answer.status, 200, "{}", answer.text());
         self.token = answer.json()["token"].as_str().expect("a token").to_owned();
     }
 
     fn log_file(&self) -> Stdio {
         let path = self.folder.path().join("server.log");
-        std::fs::File::options().create(true).append(true).open(path).expect("a log").into()
+        std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(path)
+            .expect("a log")
+            .into()
     }
 
     /// What the server logged so far.
@@ -195,11 +239,6 @@ impl Server {
     /// The owner's password.
     pub fn password(&self) -> &'static str {
         PASSWORD
-    }
-
-    /// The URL of its database, where that is a Postgres.
-    pub fn database_url(&self) -> String {
-        self.options.database_url.clone().unwrap_or_default()
     }
 
     /// The process's id.
@@ -219,7 +258,10 @@ impl Server {
     pub fn stop(&mut self) {
         if let Some(mut child) = self.child.take() {
             let pid = child.id().to_string();
-            Command::new("kill").args(["-TERM", &pid]).status().expect("kill");
+            Command::new("kill")
+                .args(["-TERM", &pid])
+                .status()
+                .expect("kill");
             assert!(child.wait().expect("it ends").success(), "{}", self.log());
         }
     }
@@ -232,9 +274,8 @@ impl Server {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Answer {
-        self.try_call(method, path, headers, body).unwrap_or_else(|error| {
-            panic!("{method} {path}: {error}\n{}", self.log())
-        })
+        self.try_call(method, path, headers, body)
+            .unwrap_or_else(|error| panic!("{method} {path}: {error}\n{}", self.log()))
     }
 
     /// The same, where the server may be gone.
@@ -255,20 +296,32 @@ impl Server {
             .timeout_global(Some(Duration::from_secs(60)))
             .build()
             .into();
-        let mut request = http::Request::builder().method(method).uri(format!("{}{path}", self.url));
+        let mut request = http::Request::builder()
+            .method(method)
+            .uri(format!("{}{path}", self.url));
         for (name, value) in headers {
             request = request.header(*name, *value);
         }
-        let has_type = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
+        let has_type = headers
+            .iter()
+            .any(|(name, _)| name.eq_ignore_ascii_case("content-type"));
         if body.is_some() && !has_type {
             request = request.header("content-type", "application/json");
         }
-        let request = request.body(body.unwrap_or_default().to_vec()).map_err(|e| e.to_string())?;
+        let request = request
+            .body(body.unwrap_or_default().to_vec())
+            .map_err(|e| e.to_string())?;
         let response = agent.run(request).map_err(|error| error.to_string())?;
         let (parts, mut body) = response.into_parts();
         let mut bytes = Vec::new();
-        body.as_reader().read_to_end(&mut bytes).map_err(|error| error.to_string())?;
-        Ok(Answer { status: parts.status.as_u16(), headers: parts.headers, bytes })
+        body.as_reader()
+            .read_to_end(&mut bytes)
+            .map_err(|error| error.to_string())?;
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            headers: parts.headers,
+            bytes,
+        })
     }
 
     /// `GET path`, as anybody.
@@ -286,14 +339,21 @@ impl Server {
         let authorization = format!("Bearer {}", self.token);
         let body = body.map(|body| body.to_string());
         let headers = [("authorization", authorization.as_str())];
-        self.call(method, &format!("/api/v1{path}"), &headers, body.as_ref().map(|body| body.as_bytes()))
+        self.call(
+            method,
+            &format!("/api/v1{path}"),
+            &headers,
+            body.as_ref().map(|body| body.as_bytes()),
+        )
     }
 
     /// Bytes as they are, and what came back before the connection ended or fell silent.
     pub fn raw(&self, bytes: &[u8]) -> String {
         let address = self.url.trim_start_matches("http://");
         let mut stream = TcpStream::connect(address).expect("a connection");
-        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time limit");
+        stream
+            .set_read_timeout(Some(Duration::from_secs(10)))
+            .expect("a time limit");
         // The server may answer and close before it has read everything.
         let _ = stream.write_all(bytes);
         let mut answer = Vec::new();
@@ -305,7 +365,10 @@ impl Server {
     pub fn app(&self, slug: &str) -> App<'_> {
         let made = self.api("POST", "/apps", Some(json!({ "slug": slug })));
         assert_eq!(made.status, 201, "{}", made.text());
-        App { server: self, slug: slug.to_owned() }
+        App {
+            server: self,
+            slug: slug.to_owned(),
+        }
     }
 
     /// Run the CLI against this server, as the owner.
@@ -357,7 +420,9 @@ impl App<'_> {
     /// Upload a script with limits and answer its id.
     pub fn script_with(&self, name: &str, source: &str, limits: Value) -> String {
         let body = json!({ "name": name, "source": source, "limits": limits });
-        let made = self.server.api("POST", &format!("/apps/{}/scripts", self.slug), Some(body));
+        let made = self
+            .server
+            .api("POST", &format!("/apps/{}/scripts", self.slug), Some(body));
         assert_eq!(made.status, 201, "{}", made.text());
         made.json()["id"].as_str().expect("an id").to_owned()
     }
@@ -374,7 +439,9 @@ impl App<'_> {
         for (name, value) in more.as_object().into_iter().flatten() {
             body[name] = value.clone();
         }
-        let made = self.server.api("POST", &format!("/apps/{}/routes", self.slug), Some(body));
+        let made = self
+            .server
+            .api("POST", &format!("/apps/{}/routes", self.slug), Some(body));
         assert_eq!(made.status, 201, "{}", made.text());
         made.json()
     }
@@ -387,22 +454,34 @@ impl App<'_> {
 
     /// The executions, newest first.
     pub fn executions(&self, query: &str) -> Vec<Value> {
-        let list = self.server.api("GET", &format!("/apps/{}/executions?{query}", self.slug), None);
+        let list = self.server.api(
+            "GET",
+            &format!("/apps/{}/executions?{query}", self.slug),
+            None,
+        );
         assert_eq!(list.status, 200, "{}", list.text());
         list.json()["items"].as_array().cloned().unwrap_or_default()
     }
 
     /// The newest execution, in full, once there is one.
     pub fn last_execution(&self) -> Value {
-        let id = wait_for("an execution", || self.executions("limit=1").into_iter().next());
+        let id = wait_for("an execution", || {
+            self.executions("limit=1").into_iter().next()
+        });
         let id = id["id"].as_str().unwrap_or_default().to_owned();
-        self.server.api("GET", &format!("/executions/{id}"), None).json()
+        self.server
+            .api("GET", &format!("/executions/{id}"), None)
+            .json()
     }
 
     /// The value of a key; null when there is none.
     pub fn kv(&self, collection: &str, key: &str) -> Value {
         let path = format!("/apps/{}/kv/{collection}/{key}", self.slug);
         let answer = self.server.api("GET", &path, None);
-        if answer.status == 200 { answer.json() } else { Value::Null }
+        if answer.status == 200 {
+            answer.json()
+        } else {
+            Value::Null
+        }
     }
 }

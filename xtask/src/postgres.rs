@@ -18,24 +18,38 @@ pub struct Postgres {
 
 /// A command that runs as somebody else than root: Postgres refuses to run as root.
 fn unprivileged(program: &Path) -> Command {
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
     if !is_root {
         return Command::new(program);
     }
     let mut command = Command::new("setpriv");
-    command.args(["--reuid=postgres", "--regid=postgres", "--clear-groups", "--"]).arg(program);
+    command
+        .args([
+            "--reuid=postgres",
+            "--regid=postgres",
+            "--clear-groups",
+            "--",
+        ])
+        .arg(program);
     command
 }
 
 impl Postgres {
     /// Start one from the installed binaries.
     pub fn start() -> Result<Self> {
-        let bin = postgres_bin().context("no Postgres is installed; run `cargo xtask setup --test`")?;
+        let bin =
+            postgres_bin().context("no Postgres is installed; run `cargo xtask setup --test`")?;
         let made = unprivileged(Path::new("mktemp"))
             .args(["--directory", "--tmpdir", "picloud-postgres.XXXXXX"])
             .output()?;
         if !made.status.success() {
-            bail!("no temporary folder: {}", String::from_utf8_lossy(&made.stderr));
+            bail!(
+                "no temporary folder: {}",
+                String::from_utf8_lossy(&made.stderr)
+            );
         }
         let folder = PathBuf::from(String::from_utf8(made.stdout)?.trim());
         // Taken and let go again: somebody else could take it in between, and then the start
@@ -46,7 +60,13 @@ impl Postgres {
         let data = server.folder.join("data");
         let mut init = unprivileged(&server.bin.join("initdb"));
         init.current_dir(&server.folder);
-        init.args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C", "-D"]);
+        init.args([
+            "--username=postgres",
+            "--auth=trust",
+            "--encoding=UTF8",
+            "--locale=C",
+            "-D",
+        ]);
         let init = init.arg(&data).output()?;
         if !init.status.success() {
             bail!("initdb failed: {}", String::from_utf8_lossy(&init.stderr));
@@ -62,7 +82,10 @@ impl Postgres {
         start.args(["start", "--wait", "--silent", "-o", &options]);
         let start = start.arg("-D").arg(&data).arg("-l").arg(&log).status()?;
         if !start.success() {
-            bail!("Postgres did not start: {}", std::fs::read_to_string(&log).unwrap_or_default());
+            bail!(
+                "Postgres did not start: {}",
+                std::fs::read_to_string(&log).unwrap_or_default()
+            );
         }
         Ok(server)
     }
@@ -71,7 +94,8 @@ impl Postgres {
 impl Drop for Postgres {
     fn drop(&mut self) {
         let mut stop = unprivileged(&self.bin.join("pg_ctl"));
-        stop.current_dir("/").args(["stop", "--silent", "--mode=immediate", "-D"]);
+        stop.current_dir("/")
+            .args(["stop", "--silent", "--mode=immediate", "-D"]);
         // Nothing to do about a server that does not stop; the system ends it with us.
         let _ = stop.arg(self.folder.join("data")).status();
         let _ = std::fs::remove_dir_all(&self.folder);

@@ -98,7 +98,9 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             }
         }
         if !has_program("cargo-deny") {
-            println!("Installing cargo-deny: it checks licences and advisories. This takes minutes, once.");
+            println!(
+                "Installing cargo-deny: it checks licences and advisories. This takes minutes, once."
+            );
             let mut install = Command::new(crate::cargo());
             crate::run(install.args(["install", "--locked", "--quiet", "cargo-deny@0.20.2"]))?;
         }

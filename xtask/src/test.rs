@@ -22,7 +22,10 @@ struct Counts {
 /// Run the steps whose names are in `only`, or all.
 pub fn run(root: &Path, only: &[String], filter: Option<&str>) -> Result<()> {
     if let Some(odd) = only.iter().find(|name| !STEPS.contains(&name.as_str())) {
-        bail!("there is no step `{odd}`; the steps are {}", STEPS.join(", "));
+        bail!(
+            "there is no step `{odd}`; the steps are {}",
+            STEPS.join(", ")
+        );
     }
     guest::build(root)?;
     let mut counts = Counts::default();
@@ -52,7 +55,10 @@ pub fn run(root: &Path, only: &[String], filter: Option<&str>) -> Result<()> {
 fn print_summary(summary: &[(&str, f64, bool)]) {
     eprintln!();
     for (name, seconds, fine) in summary {
-        eprintln!("{name:<8} {seconds:>7.1} s  {}", if *fine { "ok" } else { "FAILED" });
+        eprintln!(
+            "{name:<8} {seconds:>7.1} s  {}",
+            if *fine { "ok" } else { "FAILED" }
+        );
     }
 }
 
@@ -74,21 +80,53 @@ fn step(
             crate::run(&mut cargo_in("guest-rhai", &["fmt", "--check"]))
         }
         "clippy" => {
-            let words = ["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"];
+            let words = [
+                "clippy",
+                "--workspace",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ];
             crate::run(&mut cargo_in("", &words))?;
-            let words = ["clippy", "--all-targets", "--locked", "--", "-D", "warnings"];
+            let words = [
+                "clippy",
+                "--all-targets",
+                "--locked",
+                "--",
+                "-D",
+                "warnings",
+            ];
             crate::run(&mut cargo_in("guest-rhai", &words))
         }
         "deny" => deny(root),
-        "guest" => tested(&mut cargo_in("guest-rhai", &["test", "--locked"]), filter, counts),
+        "guest" => tested(
+            &mut cargo_in("guest-rhai", &["test", "--locked"]),
+            filter,
+            counts,
+        ),
         "unit" => {
             let url = postgres_url(postgres)?;
-            let words = ["test", "--workspace", "--locked", "--exclude", "picloud-tests"];
-            tested(cargo_in("", &words).env("PICLOUD_TEST_POSTGRES_URL", url), filter, counts)
+            let words = [
+                "test",
+                "--workspace",
+                "--locked",
+                "--exclude",
+                "picloud-tests",
+            ];
+            tested(
+                cargo_in("", &words).env("PICLOUD_TEST_POSTGRES_URL", url),
+                filter,
+                counts,
+            )
         }
         "e2e" => {
             let url = postgres_url(postgres)?;
-            crate::run(&mut cargo_in("", &["build", "--locked", "--package", "picloud"]))?;
+            crate::run(&mut cargo_in(
+                "",
+                &["build", "--locked", "--package", "picloud"],
+            ))?;
             let words = ["test", "--locked", "--package", "picloud-tests"];
             let mut tests = cargo_in("", &words);
             tests.env("PICLOUD_TEST_POSTGRES_URL", url);
@@ -107,7 +145,10 @@ fn postgres_url(postgres: &mut Option<Postgres>) -> Result<String> {
     if postgres.is_none() {
         *postgres = Some(Postgres::start()?);
     }
-    Ok(postgres.as_ref().map(|server| server.url.clone()).unwrap_or_default())
+    Ok(postgres
+        .as_ref()
+        .map(|server| server.url.clone())
+        .unwrap_or_default())
 }
 
 /// Licences, sources and bans need nothing from outside; advisories need a database that is
@@ -119,11 +160,17 @@ fn deny(root: &Path) -> Result<()> {
     }
     let check = |what: &[&str]| {
         let mut command = Command::new(cargo());
-        command.current_dir(root).args(["deny", "--all-features", "check"]).args(what);
+        command
+            .current_dir(root)
+            .args(["deny", "--all-features", "check"])
+            .args(what);
         command
     };
     crate::run(&mut check(&["bans", "licenses", "sources"]))?;
-    let fetched = Command::new(cargo()).current_dir(root).args(["deny", "fetch", "db"]).output();
+    let fetched = Command::new(cargo())
+        .current_dir(root)
+        .args(["deny", "fetch", "db"])
+        .output();
     if fetched.is_ok_and(|fetched| fetched.status.success()) {
         return crate::run(&mut check(&["advisories"]));
     }
@@ -135,7 +182,13 @@ fn deny(root: &Path) -> Result<()> {
 fn tested(command: &mut Command, filter: Option<&str>, counts: &mut Counts) -> Result<()> {
     command.args(filter).stdout(Stdio::piped());
     let mut child = command.spawn()?;
-    for line in child.stdout.take().map(BufReader::new).into_iter().flat_map(BufRead::lines) {
+    for line in child
+        .stdout
+        .take()
+        .map(BufReader::new)
+        .into_iter()
+        .flat_map(BufRead::lines)
+    {
         let line = line?;
         if let Some((passed, failed)) = parse_result(&line) {
             counts.passed += passed;

@@ -42,8 +42,16 @@ const RULES: &[Rule] = &[
     Rule {
         what: "another room",
         names: &[
-            "crate::apps", "crate::http", "crate::store", "crate::dispatch", "crate::kv",
-            "crate::scripts", "crate::routes", "crate::identity", "crate::executions", "crate::node",
+            "crate::apps",
+            "crate::http",
+            "crate::store",
+            "crate::dispatch",
+            "crate::kv",
+            "crate::scripts",
+            "crate::routes",
+            "crate::identity",
+            "crate::executions",
+            "crate::node",
         ],
         applies: |file| file.starts_with("host/src/sandbox/"),
         why: "the sandbox knows nothing of HTTP, SQL or the domains",
@@ -51,8 +59,16 @@ const RULES: &[Rule] = &[
     Rule {
         what: "a domain",
         names: &[
-            "crate::apps", "crate::http", "crate::dispatch", "crate::kv", "crate::scripts",
-            "crate::routes", "crate::identity", "crate::executions", "crate::node", "crate::sandbox",
+            "crate::apps",
+            "crate::http",
+            "crate::dispatch",
+            "crate::kv",
+            "crate::scripts",
+            "crate::routes",
+            "crate::identity",
+            "crate::executions",
+            "crate::node",
+            "crate::sandbox",
         ],
         applies: |file| file.starts_with("host/src/store/"),
         why: "the store knows no domain",
@@ -72,7 +88,10 @@ const RULES: &[Rule] = &[
 ];
 
 fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
 }
 
 /// Every Rust file of ours, with its path from the root.
@@ -85,7 +104,11 @@ fn sources() -> Vec<(String, String)> {
                     walk(&path, root, found);
                 }
             } else if path.extension().is_some_and(|ending| ending == "rs") {
-                let name = path.strip_prefix(root).unwrap().to_string_lossy().into_owned();
+                let name = path
+                    .strip_prefix(root)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
                 found.push((name, fs::read_to_string(&path).unwrap()));
             }
         }
@@ -95,7 +118,11 @@ fn sources() -> Vec<(String, String)> {
     for folder in ["host/src", "guest-rhai/src", "xtask/src", "tests"] {
         walk(&root.join(folder), &root, &mut found);
     }
-    assert!(found.len() > 50, "only {} files found: the walk is broken", found.len());
+    assert!(
+        found.len() > 50,
+        "only {} files found: the walk is broken",
+        found.len()
+    );
     found
 }
 
@@ -107,7 +134,12 @@ fn no_room_names_what_it_must_not_know() {
             for (at, line) in text.lines().enumerate() {
                 let code = line.split("//").next().unwrap_or_default();
                 if rule.names.iter().any(|name| code.contains(name)) {
-                    broken.push(format!("{file}:{} names {}: {}", at + 1, rule.what, rule.why));
+                    broken.push(format!(
+                        "{file}:{} names {}: {}",
+                        at + 1,
+                        rule.what,
+                        rule.why
+                    ));
                 }
             }
         }
@@ -117,7 +149,9 @@ fn no_room_names_what_it_must_not_know() {
 
 #[test]
 fn no_file_needs_a_table_of_contents() {
-    let long = sources().into_iter().filter(|(_, text)| text.lines().count() > 700);
+    let long = sources()
+        .into_iter()
+        .filter(|(_, text)| text.lines().count() > 700);
     let long: Vec<String> = long.map(|(file, _)| file).collect();
     assert!(long.is_empty(), "over 700 lines: {long:?}");
 }
@@ -126,7 +160,9 @@ fn no_file_needs_a_table_of_contents() {
 fn no_room_is_a_drawer() {
     const DRAWERS: [&str; 5] = ["utils", "helpers", "common", "misc", "manager"];
     let named = sources().into_iter().map(|(file, _)| file).filter(|file| {
-        file.trim_end_matches(".rs").split('/').any(|part| DRAWERS.contains(&part))
+        file.trim_end_matches(".rs")
+            .split('/')
+            .any(|part| DRAWERS.contains(&part))
     });
     assert_eq!(named.collect::<Vec<_>>(), Vec::<String>::new());
 }
@@ -144,7 +180,9 @@ fn both_databases_have_the_same_migrations_tables_and_columns() {
         let columns = |engine: &str| -> Vec<String> {
             let path = root().join("migrations").join(engine).join(&name);
             let text = fs::read_to_string(path).unwrap();
-            let lines = text.lines().map(|line| line.split("--").next().unwrap_or_default());
+            let lines = text
+                .lines()
+                .map(|line| line.split("--").next().unwrap_or_default());
             // Tables, and the first word of each column.
             let words = lines.filter_map(|line| {
                 let line = line.trim();

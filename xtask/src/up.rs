@@ -19,7 +19,13 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
     crate::guest::build(root)?;
     crate::step("build the server", || {
         let mut build = Command::new(crate::cargo());
-        crate::run(build.current_dir(root).args(["build", "--release", "--locked", "--package", "picloud"]))
+        crate::run(build.current_dir(root).args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "picloud",
+        ]))
     })?;
     let program = root.join("target/release/picloud");
     let first_time = !data.join("picloud.db").exists();
@@ -29,18 +35,26 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
     };
     let url = format!("http://127.0.0.1:{port}");
     let mut serve = Command::new(&program);
-    serve.arg("serve").arg("--data-dir").arg(data).args(["--listen", &format!("127.0.0.1:{port}")]);
+    serve
+        .arg("serve")
+        .arg("--data-dir")
+        .arg(data)
+        .args(["--listen", &format!("127.0.0.1:{port}")]);
     if let Some(password) = &password {
         serve.env("PICLOUD_OWNER_PASSWORD", password);
     }
-    let mut server = serve.spawn().with_context(|| format!("{}", program.display()))?;
+    let mut server = serve
+        .spawn()
+        .with_context(|| format!("{}", program.display()))?;
     let ready = crate::step("start the server", || wait_until_ready(&mut server, port));
     if let Err(error) = ready {
         let _ = server.kill();
         return Err(error);
     }
     if first_time {
-        let known = password.clone().or_else(|| std::env::var("PICLOUD_OWNER_PASSWORD").ok());
+        let known = password
+            .clone()
+            .or_else(|| std::env::var("PICLOUD_OWNER_PASSWORD").ok());
         let loaded = crate::step("load the example app", || {
             load_example(root, &program, &url, known.as_deref().unwrap_or_default())
         });
@@ -53,7 +67,10 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
     if let Some(password) = password {
         println!("Its owner is `owner`, with the password {password} (shown this once).");
     }
-    println!("\nTry:\n  curl '{url}/hello?name=Ada'\n  {} logs --app example\n\nCtrl-C stops it.", program.display());
+    println!(
+        "\nTry:\n  curl '{url}/hello?name=Ada'\n  {} logs --app example\n\nCtrl-C stops it.",
+        program.display()
+    );
     // Ctrl-C reaches the server too, which then finishes what runs.
     server.wait()?;
     Ok(())
@@ -77,7 +94,10 @@ fn wait_until_ready(server: &mut Child, port: u16) -> Result<()> {
         }
         std::thread::sleep(Duration::from_millis(50));
     }
-    bail!("the server was not ready after {} s", READY_WITHIN.as_secs());
+    bail!(
+        "the server was not ready after {} s",
+        READY_WITHIN.as_secs()
+    );
 }
 
 fn is_ready(port: u16) -> Result<bool> {
@@ -91,7 +111,9 @@ fn is_ready(port: u16) -> Result<bool> {
 
 fn load_example(root: &Path, program: &Path, url: &str, password: &str) -> Result<()> {
     let mut login = Command::new(program);
-    login.args(["--url", url, "login", "--password-stdin"]).stdin(Stdio::piped());
+    login
+        .args(["--url", url, "login", "--password-stdin"])
+        .stdin(Stdio::piped());
     let mut login = login.spawn()?;
     if let Some(mut input) = login.stdin.take() {
         input.write_all(password.as_bytes())?;
@@ -100,7 +122,9 @@ fn load_example(root: &Path, program: &Path, url: &str, password: &str) -> Resul
         bail!("signing in failed");
     }
     let mut deploy = Command::new(program);
-    deploy.args(["--url", url, "deploy"]).arg(root.join("examples/hello/hello.rhai"));
+    deploy
+        .args(["--url", url, "deploy"])
+        .arg(root.join("examples/hello/hello.rhai"));
     deploy.args(["--app", "example", "--create-app", "--route", "ANY /hello"]);
     crate::run(&mut deploy)
 }

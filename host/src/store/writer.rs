@@ -10,6 +10,8 @@
 
 use std::any::{Any, TypeId};
 use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
@@ -42,6 +44,7 @@ pub trait Grouped: Send + Sync + Sized + 'static {
 
 pub(super) struct Writer {
     lanes: Vec<mpsc::Sender<Job>>,
+    failing: Arc<AtomicBool>,
 }
 
 enum Job {
@@ -61,21 +64,31 @@ struct Ending {
 
 impl Writer {
     pub(super) fn start(connectors: Vec<Connector>) -> Self {
+        let failing = Arc::new(AtomicBool::new(false));
         let lanes = connectors
             .into_iter()
             .map(|connector| {
                 let (jobs, queue) = mpsc::channel(QUEUE);
-                tokio::spawn(
-                    Lane {
-                        connector,
-                        conn: None,
-                    }
-                    .run(queue),
-                );
+                let lane = Lane {
+                    connector,
+                    conn: None,
+                    failing: failing.clone(),
+                };
+                tokio::spawn(lane.run(queue));
                 jobs
             })
             .collect();
-        Self { lanes }
+        Self { lanes, failing }
+    }
+
+    /// Whether a write failed, because the database was unavailable, and none worked since.
+    pub(super) fn is_failing(&self) -> bool {
+        self.failing.load(Ordering::Relaxed)
+    }
+
+    /// A write was seen to work.
+    pub(super) fn recovered(&self) {
+        self.failing.store(false, Ordering::Relaxed);
     }
 
     pub(super) async fn grouped<G: Grouped>(
@@ -131,6 +144,7 @@ impl Writer {
 struct Lane {
     connector: Connector,
     conn: Option<Conn>,
+    failing: Arc<AtomicBool>,
 }
 
 impl Lane {
@@ -176,7 +190,10 @@ impl Lane {
             }
             Ok(())
         });
-        match written.await {
+        let written = written.await;
+        let unavailable = written.as_ref().is_err_and(StoreError::is_unavailable);
+        self.failing.store(unavailable, Ordering::Relaxed);
+        match written {
             Ok(()) => groups.into_iter().for_each(Group::done),
             Err(error)
                 if error.is_unavailable() || groups.iter().map(|g| g.len()).sum::<usize>() == 1 =>
@@ -212,6 +229,10 @@ impl Lane {
             self.roll_back(tx).await;
             Ok(())
         };
+        // Its success shows nothing: it may not have written.
+        if ended.as_ref().is_err_and(StoreError::is_unavailable) {
+            self.failing.store(true, Ordering::Relaxed);
+        }
         (ending.tell)(ended);
     }
 

@@ -27,13 +27,27 @@ fn everything_needs_a_token(engine: Engine) {
         for authorization in ["", "Bearer ", "Bearer pcs_nonsense", "Basic b3duZXI6eA=="] {
             let path = format!("/api/v1{path}");
             let answer = server.call(method, &path, &[("authorization", authorization)], None);
-            assert_eq!((answer.status, answer.problem().as_str()), (401, "unauthorized"), "{method} {path}");
+            assert_eq!(
+                (answer.status, answer.problem().as_str()),
+                (401, "unauthorized"),
+                "{method} {path}"
+            );
         }
     }
-    let wrong = server.post("/api/v1/auth/login", &json!({ "name": "owner", "password": "wrong" }));
-    let nobody = server.post("/api/v1/auth/login", &json!({ "name": "nobody", "password": "wrong" }));
+    let wrong = server.post(
+        "/api/v1/auth/login",
+        &json!({ "name": "owner", "password": "wrong" }),
+    );
+    let nobody = server.post(
+        "/api/v1/auth/login",
+        &json!({ "name": "nobody", "password": "wrong" }),
+    );
     assert_eq!((wrong.status, nobody.status), (401, 401));
-    assert_eq!(wrong.json(), nobody.json(), "the answer must not tell whether a user exists");
+    assert_eq!(
+        wrong.json(),
+        nobody.json(),
+        "the answer must not tell whether a user exists"
+    );
     assert_eq!(server.api("GET", "/auth/me", None).json()["role"], "owner");
     assert_eq!(server.api("POST", "/auth/logout", None).status, 204);
     assert_eq!(server.api("GET", "/auth/me", None).status, 401);
@@ -46,7 +60,10 @@ fn i12_secrets_appear_in_no_answer_and_no_log(engine: Engine) {
     app.serve("boom", "throw ctx.request.body.secret");
     let answer = server.post("/boom", &json!({ "secret": "s3cr3t-payload" }));
     assert_eq!(answer.status, 502);
-    assert!(!answer.text().contains("s3cr3t"), "what a script throws is not for its callers");
+    assert!(
+        !answer.text().contains("s3cr3t"),
+        "what a script throws is not for its callers"
+    );
     let me = server.api("GET", "/auth/me", None).text();
     assert!(!me.contains("argon2") && !me.contains("hash"), "{me}");
     let log = server.log();
@@ -59,17 +76,37 @@ fn apps_are_found_by_id_and_by_slug(engine: Engine) {
     let server = Server::start(engine);
     server.app("first");
     let app = server.api("GET", "/apps/first", None).json();
-    let by_id = server.api("GET", &format!("/apps/{}", app["id"].as_str().unwrap()), None).json();
+    let by_id = server
+        .api(
+            "GET",
+            &format!("/apps/{}", app["id"].as_str().unwrap()),
+            None,
+        )
+        .json();
     assert_eq!(app, by_id);
     assert_eq!(app["is_default"], true);
     let taken = server.api("POST", "/apps", Some(json!({ "slug": "first" })));
-    assert_eq!((taken.status, taken.problem().as_str()), (409, "slug_taken"));
-    let renamed = server.api("PATCH", "/apps/first", Some(json!({ "slug": "second", "name": "Two" })));
-    assert_eq!((renamed.status, renamed.json()["name"].clone()), (200, json!("Two")));
+    assert_eq!(
+        (taken.status, taken.problem().as_str()),
+        (409, "slug_taken")
+    );
+    let renamed = server.api(
+        "PATCH",
+        "/apps/first",
+        Some(json!({ "slug": "second", "name": "Two" })),
+    );
+    assert_eq!(
+        (renamed.status, renamed.json()["name"].clone()),
+        (200, json!("Two"))
+    );
     assert_eq!(server.api("GET", "/apps/first", None).status, 404);
     for (slug, _) in [("", 0), ("Big", 0), ("a b", 0), ("-a", 0)] {
         let refused = server.api("POST", "/apps", Some(json!({ "slug": slug })));
-        assert_eq!((refused.status, refused.json()["field"].clone()), (422, json!("slug")), "{slug}");
+        assert_eq!(
+            (refused.status, refused.json()["field"].clone()),
+            (422, json!("slug")),
+            "{slug}"
+        );
     }
 }
 
@@ -78,12 +115,23 @@ fn a_script_that_does_not_parse_is_refused_with_its_place(engine: Engine) {
     server.app("a");
     let body = json!({ "name": "s", "source": "let x = 1;\nlet y = ;\n" });
     let refused = server.api("POST", "/apps/a/scripts", Some(body.clone()));
-    assert_eq!((refused.status, refused.problem().as_str()), (422, "invalid_source"));
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (422, "invalid_source")
+    );
     assert_eq!(refused.json()["diagnostics"][0]["line"], 2);
     assert_eq!(refused.json()["diagnostics"][0]["column"], 9);
-    let found = server.api("POST", "/apps/a/scripts/validate", Some(json!({ "source": body["source"] })));
+    let found = server.api(
+        "POST",
+        "/apps/a/scripts/validate",
+        Some(json!({ "source": body["source"] })),
+    );
     assert_eq!(found.json()["diagnostics"], refused.json()["diagnostics"]);
-    let fine = server.api("POST", "/apps/a/scripts/validate", Some(json!({ "source": "1" })));
+    let fine = server.api(
+        "POST",
+        "/apps/a/scripts/validate",
+        Some(json!({ "source": "1" })),
+    );
     assert_eq!(fine.json(), json!({ "diagnostics": [] }));
 }
 
@@ -94,26 +142,63 @@ fn a_script_is_changed_only_from_the_version_that_was_read(engine: Engine) {
     app.route("s", "GET /s");
     let path = format!("/scripts/{id}");
     let change = |version: u32, source: &str| {
-        server.api("PATCH", &path, Some(json!({ "version": version, "source": source })))
+        server.api(
+            "PATCH",
+            &path,
+            Some(json!({ "version": version, "source": source })),
+        )
     };
     let second = change(1, "2");
-    assert_eq!((second.status, second.json()["version"].clone()), (200, json!(2)));
-    assert_eq!(server.get("/s").json(), json!(2), "the new version serves at once");
+    assert_eq!(
+        (second.status, second.json()["version"].clone()),
+        (200, json!(2))
+    );
+    assert_eq!(
+        server.get("/s").json(),
+        json!(2),
+        "the new version serves at once"
+    );
     let stale = change(1, "3");
-    assert_eq!((stale.status, stale.problem().as_str()), (409, "version_conflict"));
+    assert_eq!(
+        (stale.status, stale.problem().as_str()),
+        (409, "version_conflict")
+    );
     assert_eq!(stale.json()["current_version"], 2);
     assert_eq!(change(2, "let").status, 422);
     let missing = server.api("PATCH", &path, Some(json!({ "source": "3" })));
-    assert_eq!((missing.status, missing.json()["field"].clone()), (422, json!("version")));
+    assert_eq!(
+        (missing.status, missing.json()["field"].clone()),
+        (422, json!("version"))
+    );
     let versions = server.api("GET", &format!("{path}/versions"), None).json();
     assert_eq!(versions["items"].as_array().unwrap().len(), 2);
-    assert_eq!(server.api("GET", &format!("{path}/versions/1"), None).json()["source"], "1");
-    assert_eq!(server.api("GET", &format!("{path}/versions/9"), None).status, 404);
-    let taken = server.api("POST", "/apps/a/scripts", Some(json!({ "name": "s", "source": "1" })));
-    assert_eq!((taken.status, taken.problem().as_str()), (409, "name_taken"));
+    assert_eq!(
+        server
+            .api("GET", &format!("{path}/versions/1"), None)
+            .json()["source"],
+        "1"
+    );
+    assert_eq!(
+        server
+            .api("GET", &format!("{path}/versions/9"), None)
+            .status,
+        404
+    );
+    let taken = server.api(
+        "POST",
+        "/apps/a/scripts",
+        Some(json!({ "name": "s", "source": "1" })),
+    );
+    assert_eq!(
+        (taken.status, taken.problem().as_str()),
+        (409, "name_taken")
+    );
     let limits = json!({ "version": 2, "limits": { "fuel": 1_000_000_000_000_000_u64 } });
     let refused = server.api("PATCH", &path, Some(limits));
-    assert_eq!((refused.status, refused.json()["field"].clone()), (422, json!("limits.fuel")));
+    assert_eq!(
+        (refused.status, refused.json()["field"].clone()),
+        (422, json!("limits.fuel"))
+    );
 }
 
 fn executions_are_filtered_and_paged(engine: Engine) {
@@ -127,12 +212,23 @@ fn executions_are_filtered_and_paged(engine: Engine) {
     }
     assert_eq!(app.executions("limit=200").len(), 10);
     let threw = app.executions("outcome=threw");
-    assert!(threw.len() == 5 && threw.iter().all(|e| e["error"]["message"] == "no"), "{threw:?}");
+    assert!(
+        threw.len() == 5 && threw.iter().all(|e| e["error"]["message"] == "no"),
+        "{threw:?}"
+    );
     let mut cursor = String::new();
     let mut seen = Vec::new();
     loop {
-        let page = server.api("GET", &format!("/apps/a/executions?limit=3{cursor}"), None).json();
-        seen.extend(page["items"].as_array().unwrap().iter().map(|e| e["id"].to_string()));
+        let page = server
+            .api("GET", &format!("/apps/a/executions?limit=3{cursor}"), None)
+            .json();
+        seen.extend(
+            page["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|e| e["id"].to_string()),
+        );
         match page["next_cursor"].as_str() {
             Some(next) => cursor = format!("&cursor={next}"),
             None => break,
@@ -144,29 +240,63 @@ fn executions_are_filtered_and_paged(engine: Engine) {
     sorted.reverse();
     assert_eq!(seen, sorted, "newest first, each once");
     assert_eq!(seen.len(), 10);
-    for bad in ["outcome=odd", "limit=0", "limit=x", "cursor=x", "since=yesterday", "script_id=1", "colour=red"] {
+    for bad in [
+        "outcome=odd",
+        "limit=0",
+        "limit=x",
+        "cursor=x",
+        "since=yesterday",
+        "script_id=1",
+        "colour=red",
+    ] {
         let refused = server.api("GET", &format!("/apps/a/executions?{bad}"), None);
         let field = bad.split('=').next().unwrap();
-        assert_eq!((refused.status, refused.json()["field"].clone()), (422, json!(field)), "{bad}: {}", refused.text());
+        assert_eq!(
+            (refused.status, refused.json()["field"].clone()),
+            (422, json!(field)),
+            "{bad}: {}",
+            refused.text()
+        );
     }
 }
 
 fn a_script_can_be_run_directly(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
-    let id = app.script("s", "log::warn(\"w\"); #{ statusCode: 201, body: [ctx.request.body, ctx.invocation_type] }");
+    let id = app.script(
+        "s",
+        "log::warn(\"w\"); #{ statusCode: 201, body: [ctx.request.body, ctx.invocation_type] }",
+    );
     let path = format!("/scripts/{id}/execute");
-    let done = server.api("POST", &path, Some(json!({ "body": { "a": 1 } }))).json();
+    let done = server
+        .api("POST", &path, Some(json!({ "body": { "a": 1 } })))
+        .json();
     assert_eq!(done["outcome"], "answered");
     assert_eq!(done["response"]["status"], 201);
     assert_eq!(done["response"]["body"], r#"[{"a":1},"execute"]"#);
     assert_eq!(done["logs"][0]["level"], "warn");
-    let kept = server.api("GET", &format!("/executions/{}", done["execution_id"].as_str().unwrap()), None);
+    let kept = server.api(
+        "GET",
+        &format!("/executions/{}", done["execution_id"].as_str().unwrap()),
+        None,
+    );
     assert_eq!(kept.json()["invocation_type"], "execute");
     let broken = app.script("b", "let x = 1;\nfn f() { throw \"deep\" }\nf()");
-    let done = server.api("POST", &format!("/scripts/{broken}/execute"), Some(json!({}))).json();
-    assert_eq!((&done["outcome"], &done["response"]), (&json!("threw"), &json!(null)));
-    assert_eq!(done["error"], json!({ "message": "deep", "line": 2, "column": 10, "calls": ["f"] }));
+    let done = server
+        .api(
+            "POST",
+            &format!("/scripts/{broken}/execute"),
+            Some(json!({})),
+        )
+        .json();
+    assert_eq!(
+        (&done["outcome"], &done["response"]),
+        (&json!("threw"), &json!(null))
+    );
+    assert_eq!(
+        done["error"],
+        json!({ "message": "deep", "line": 2, "column": 10, "calls": ["f"] })
+    );
 }
 
 fn the_instance_tells_how_it_is(engine: Engine) {
@@ -180,7 +310,10 @@ fn the_instance_tells_how_it_is(engine: Engine) {
         assert!(!version[part].is_null(), "{version}");
     }
     let metrics = server.get("/metrics").text();
-    assert!(metrics.contains("picloud_executions_total{outcome=\"answered\"} 1"), "{metrics}");
+    assert!(
+        metrics.contains("picloud_executions_total{outcome=\"answered\"} 1"),
+        "{metrics}"
+    );
     assert!(server.get("/admin").text().contains("PiCloud"));
 }
 
@@ -193,10 +326,24 @@ fn what_is_wrong_with_a_body_is_named(engine: Engine) {
         ("{\"slug\": 1}", 422, json!("slug")),
         ("{}", 422, json!("slug")),
         ("{\"slug\": \"x\", \"colour\": 1}", 422, json!("colour")),
-        ("{\"slug\": \"x\", \"hosts\": [\"http://x\"]}", 422, json!("hosts[0]")),
+        (
+            "{\"slug\": \"x\", \"hosts\": [\"http://x\"]}",
+            422,
+            json!("hosts[0]"),
+        ),
     ] {
         let token = format!("Bearer {}", server.token);
-        let answer = server.call("POST", "/api/v1/apps", &[("authorization", &token)], Some(body.as_bytes()));
-        assert_eq!((answer.status, answer.json()["field"].clone()), (status, field), "{body}: {}", answer.text());
+        let answer = server.call(
+            "POST",
+            "/api/v1/apps",
+            &[("authorization", &token)],
+            Some(body.as_bytes()),
+        );
+        assert_eq!(
+            (answer.status, answer.json()["field"].clone()),
+            (status, field),
+            "{body}: {}",
+            answer.text()
+        );
     }
 }

@@ -14,20 +14,47 @@ on_both_engines!(
 
 fn a_body_over_the_limit_is_413(engine: Engine) {
     let limit = [("PICLOUD_BODY_BYTES_MAX", "64KiB".to_owned())];
-    let server = Server::start_with(engine, Options { environment: limit.to_vec(), ..Options::default() });
+    let server = Server::start_with(
+        engine,
+        Options {
+            environment: limit.to_vec(),
+            ..Options::default()
+        },
+    );
     server.app("a").serve("s", "ctx.request.body.len()");
-    let fits = server.call("POST", "/s", &[("content-type", "text/plain")], Some(&[b'x'; 65_536]));
+    let fits = server.call(
+        "POST",
+        "/s",
+        &[("content-type", "text/plain")],
+        Some(&[b'x'; 65_536]),
+    );
     assert_eq!(fits.json(), json!(65_536));
-    let refused = server.call("POST", "/s", &[("content-type", "text/plain")], Some(&[b'x'; 65_537]));
-    assert_eq!((refused.status, refused.problem().as_str()), (413, "body_too_large"));
+    let refused = server.call(
+        "POST",
+        "/s",
+        &[("content-type", "text/plain")],
+        Some(&[b'x'; 65_537]),
+    );
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (413, "body_too_large")
+    );
 }
 
 fn a_body_that_is_not_what_it_claims_is_400(engine: Engine) {
     let server = Server::start(engine);
     server.app("a").serve("s", "1");
-    for body in [&b"{\"a\": [1, 2"[..], b"\"\xff\xfe\"", b"nonsense", b"{} {}"] {
+    for body in [
+        &b"{\"a\": [1, 2"[..],
+        b"\"\xff\xfe\"",
+        b"nonsense",
+        b"{} {}",
+    ] {
         let answer = server.call("POST", "/s", &[], Some(body));
-        assert_eq!((answer.status, answer.problem().as_str()), (400, "invalid_request"));
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (400, "invalid_request")
+        );
     }
     let gzip = [("content-encoding", "gzip")];
     assert_eq!(server.call("POST", "/s", &gzip, Some(b"{}")).status, 400);
@@ -37,10 +64,16 @@ fn a_body_that_is_not_what_it_claims_is_400(engine: Engine) {
 
 fn odd_headers_are_carried_or_refused(engine: Engine) {
     let server = Server::start(engine);
-    server.app("a").serve("s", "ctx.request.headers_all(\"x-a\")");
-    let twice = server.raw(b"GET /s HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nx-a: 2\r\nConnection: close\r\n\r\n");
+    server
+        .app("a")
+        .serve("s", "ctx.request.headers_all(\"x-a\")");
+    let twice =
+        server.raw(b"GET /s HTTP/1.1\r\nHost: h\r\nX-A: 1\r\nx-a: 2\r\nConnection: close\r\n\r\n");
     assert!(twice.ends_with("[\"1\",\"2\"]"), "{twice}");
-    let huge = format!("GET /s HTTP/1.1\r\nHost: h\r\nX-A: {}\r\n\r\n", "x".repeat(1_000_000));
+    let huge = format!(
+        "GET /s HTTP/1.1\r\nHost: h\r\nX-A: {}\r\n\r\n",
+        "x".repeat(1_000_000)
+    );
     assert!(server.raw(huge.as_bytes()).starts_with("HTTP/1.1 431"));
     let many: String = (0..500).map(|n| format!("X-{n}: 1\r\n")).collect();
     let answer = server.raw(format!("GET /s HTTP/1.1\r\nHost: h\r\n{many}\r\n").as_bytes());
@@ -53,7 +86,13 @@ fn odd_headers_are_carried_or_refused(engine: Engine) {
 
 fn odd_keys_and_values_are_refused_and_named(engine: Engine) {
     let limit = [("PICLOUD_KV_VALUE_BYTES_MAX", "64KiB".to_owned())];
-    let server = Server::start_with(engine, Options { environment: limit.to_vec(), ..Options::default() });
+    let server = Server::start_with(
+        engine,
+        Options {
+            environment: limit.to_vec(),
+            ..Options::default()
+        },
+    );
     let app = server.app("a");
     app.serve(
         "kv",
@@ -62,11 +101,26 @@ fn odd_keys_and_values_are_refused_and_named(engine: Engine) {
            try { kv::collection(b.collection).set(if b.long_key { s } else { b.key }, s) } catch (e) { said = e; } said"#,
     );
     for (body, says) in [
-        (json!({ "collection": "", "key": "k" }), "kv.set: the collection's name is empty"),
-        (json!({ "collection": "c", "key": "" }), "kv.set: the key is empty"),
-        (json!({ "collection": "c\u{0}", "key": "k" }), "kv.set: the collection's name has a control character"),
-        (json!({ "collection": "c", "key": "k", "bytes": 100_000 }), "kv.set: the value has 131074 bytes; the limit is 65536"),
-        (json!({ "collection": "c", "key": "k", "bytes": 1_000_000, "long_key": true }), "bytes; the limit is"),
+        (
+            json!({ "collection": "", "key": "k" }),
+            "kv.set: the collection's name is empty",
+        ),
+        (
+            json!({ "collection": "c", "key": "" }),
+            "kv.set: the key is empty",
+        ),
+        (
+            json!({ "collection": "c\u{0}", "key": "k" }),
+            "kv.set: the collection's name has a control character",
+        ),
+        (
+            json!({ "collection": "c", "key": "k", "bytes": 100_000 }),
+            "kv.set: the value has 131074 bytes; the limit is 65536",
+        ),
+        (
+            json!({ "collection": "c", "key": "k", "bytes": 1_000_000, "long_key": true }),
+            "bytes; the limit is",
+        ),
     ] {
         let mut body = body;
         for (name, value) in [("bytes", json!(1)), ("long_key", json!(false))] {
@@ -77,17 +131,32 @@ fn odd_keys_and_values_are_refused_and_named(engine: Engine) {
         let answer = server.post("/kv", &body);
         assert!(answer.text().contains(says), "{body}: {}", answer.text());
     }
-    assert_eq!(server.api("GET", "/apps/a/kv", None).json()["items"], json!([]), "nothing was written");
+    assert_eq!(
+        server.api("GET", "/apps/a/kv", None).json()["items"],
+        json!([]),
+        "nothing was written"
+    );
     let put = |path: &str, body: &str| {
         let token = format!("Bearer {}", server.token);
-        server.call("PUT", &format!("/api/v1/apps/a/kv{path}"), &[("authorization", &token)], Some(body.as_bytes()))
+        server.call(
+            "PUT",
+            &format!("/api/v1/apps/a/kv{path}"),
+            &[("authorization", &token)],
+            Some(body.as_bytes()),
+        )
     };
-    assert_eq!(put(&format!("/c/{}", "k".repeat(2000)), "1").json()["field"], "key");
+    assert_eq!(
+        put(&format!("/c/{}", "k".repeat(2000)), "1").json()["field"],
+        "key"
+    );
     assert_eq!(put("/c/k", "{").status, 400);
     let large = format!("\"{}\"", "x".repeat(70_000));
     assert_eq!(put("/c/k", &large).problem(), "body_too_large");
     assert_eq!(put("/c/a%2Fb", "{\"x\": [1]}").status, 204);
-    assert_eq!(server.api("GET", "/apps/a/kv/c/a%2Fb", None).json(), json!({ "x": [1] }));
+    assert_eq!(
+        server.api("GET", "/apps/a/kv/c/a%2Fb", None).json(),
+        json!({ "x": [1] })
+    );
     assert_eq!(server.api("DELETE", "/apps/a/kv/c/a%2Fb", None).status, 204);
     assert_eq!(server.api("DELETE", "/apps/a/kv/c/a%2Fb", None).status, 404);
 }
@@ -107,24 +176,46 @@ fn a_cursor_of_another_list_is_refused(engine: Engine) {
     assert!(answer[1].as_str().unwrap().contains("cursor"), "{answer}");
     let page = server.api("GET", "/apps/a/kv/one?limit=2", None).json();
     let cursor = page["next_cursor"].as_str().unwrap();
-    let next = server.api("GET", &format!("/apps/a/kv/one?limit=2&cursor={cursor}"), None).json();
+    let next = server
+        .api(
+            "GET",
+            &format!("/apps/a/kv/one?limit=2&cursor={cursor}"),
+            None,
+        )
+        .json();
     assert_eq!(next["items"][0]["key"], "k2");
     for cursor in [cursor, "garbage", "!!", ""] {
         let refused = server.api("GET", &format!("/apps/a/kv/two?cursor={cursor}"), None);
-        assert_eq!((refused.status, refused.json()["field"].clone()), (422, json!("cursor")), "{cursor}");
+        assert_eq!(
+            (refused.status, refused.json()["field"].clone()),
+            (422, json!("cursor")),
+            "{cursor}"
+        );
     }
 }
 
 fn an_app_that_is_full_says_503(engine: Engine) {
     let limit = [("PICLOUD_EXECUTIONS_MAX", "2".to_owned())];
-    let server = Server::start_with(engine, Options { environment: limit.to_vec(), ..Options::default() });
+    let server = Server::start_with(
+        engine,
+        Options {
+            environment: limit.to_vec(),
+            ..Options::default()
+        },
+    );
     server.app("a").serve("s", "sleep(1); 1");
     let answers: Vec<_> = std::thread::scope(|scope| {
         let calls: Vec<_> = (0..6).map(|_| scope.spawn(|| server.get("/s"))).collect();
         calls.into_iter().map(|call| call.join().unwrap()).collect()
     });
-    let full: Vec<_> = answers.iter().filter(|answer| answer.status == 503).collect();
+    let full: Vec<_> = answers
+        .iter()
+        .filter(|answer| answer.status == 503)
+        .collect();
     assert_eq!(full.len(), 4);
-    assert!(full.iter().all(|answer| answer.problem() == "overloaded" && answer.headers["retry-after"] == "1"));
+    assert!(
+        full.iter()
+            .all(|answer| answer.problem() == "overloaded" && answer.headers["retry-after"] == "1")
+    );
     assert_eq!(server.get("/s").status, 200);
 }

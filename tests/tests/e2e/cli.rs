@@ -36,24 +36,48 @@ fn write(server: &Server, name: &str, text: &str) {
 fn deploying_twice_changes_nothing(engine: Engine) {
     let server = Server::start(engine);
     write(&server, "hello.rhai", "#{ hello: ctx.request.body }");
-    let deploy = ["deploy", "hello.rhai", "--app", "a", "--route", "POST /hello", "--timeout-ms", "5000"];
+    let deploy = [
+        "deploy",
+        "hello.rhai",
+        "--app",
+        "a",
+        "--route",
+        "POST /hello",
+        "--timeout-ms",
+        "5000",
+    ];
     let refused = server.cli(&deploy);
     assert_eq!(refused.status.code(), Some(3));
     assert!(err(&refused).contains("--create-app"), "{}", err(&refused));
     let mut create = deploy.to_vec();
     create.push("--create-app");
     let said = fine(server.cli(&create));
-    assert!(said.contains("script `hello` created (version 1)"), "{said}");
-    assert_eq!(server.post("/hello", &json!("x")).json(), json!({ "hello": "x" }));
+    assert!(
+        said.contains("script `hello` created (version 1)"),
+        "{said}"
+    );
+    assert_eq!(
+        server.post("/hello", &json!("x")).json(),
+        json!({ "hello": "x" })
+    );
     let said = fine(server.cli(&deploy));
-    assert!(said.contains("script `hello` unchanged (version 1)") && said.contains("/hello unchanged"), "{said}");
+    assert!(
+        said.contains("script `hello` unchanged (version 1)") && said.contains("/hello unchanged"),
+        "{said}"
+    );
     write(&server, "hello.rhai", "#{ hi: 1 }");
     let mut json_deploy = deploy.to_vec();
     json_deploy.push("--json");
     let said: Value = serde_json::from_str(&fine(server.cli(&json_deploy))).unwrap();
-    assert_eq!((&said["script_change"], &said["script"]["version"]), (&json!("updated"), &json!(2)));
+    assert_eq!(
+        (&said["script_change"], &said["script"]["version"]),
+        (&json!("updated"), &json!(2))
+    );
     assert_eq!(said["script"]["limits"]["timeout_ms"], 5000);
-    assert_eq!(server.post("/hello", &json!("x")).json(), json!({ "hi": 1 }));
+    assert_eq!(
+        server.post("/hello", &json!("x")).json(),
+        json!({ "hi": 1 })
+    );
 }
 
 fn a_mistake_in_a_script_is_shown_at_its_place(engine: Engine) {
@@ -62,7 +86,10 @@ fn a_mistake_in_a_script_is_shown_at_its_place(engine: Engine) {
     let refused = server.cli(&["deploy", "bad.rhai", "--app", "a", "--create-app"]);
     assert_eq!(refused.status.code(), Some(4));
     let said = err(&refused);
-    assert!(said.contains("bad.rhai:2:9: ") && said.contains("  let y = ;\n          ^"), "{said}");
+    assert!(
+        said.contains("bad.rhai:2:9: ") && said.contains("  let y = ;\n          ^"),
+        "{said}"
+    );
 }
 
 fn the_store_is_read_and_written(engine: Engine) {
@@ -71,18 +98,36 @@ fn the_store_is_read_and_written(engine: Engine) {
     assert!(fine(server.cli(&["kv", "list", "--app", "a"])).contains("No collections yet"));
     fine(server.cli(&["kv", "set", "c", "a/ä", "{\"n\": 1}", "--app", "a"]));
     fine(server.cli(&["kv", "set", "c", "text", "plain words", "--app", "a"]));
-    assert_eq!(fine(server.cli(&["kv", "get", "c", "a/ä", "--app", "a"])).trim(), r#"{"n":1}"#);
-    assert_eq!(fine(server.cli(&["kv", "get", "c", "text", "--app", "a"])).trim(), r#""plain words""#);
-    let listed: Value = serde_json::from_str(&fine(server.cli(&["kv", "list", "c", "--app", "a", "--json"]))).unwrap();
+    assert_eq!(
+        fine(server.cli(&["kv", "get", "c", "a/ä", "--app", "a"])).trim(),
+        r#"{"n":1}"#
+    );
+    assert_eq!(
+        fine(server.cli(&["kv", "get", "c", "text", "--app", "a"])).trim(),
+        r#""plain words""#
+    );
+    let listed: Value = serde_json::from_str(&fine(
+        server.cli(&["kv", "list", "c", "--app", "a", "--json"]),
+    ))
+    .unwrap();
     assert_eq!(listed.as_array().unwrap().len(), 2);
     fine(server.cli(&["kv", "delete", "c", "text", "--app", "a"]));
-    assert_eq!(server.cli(&["kv", "get", "c", "text", "--app", "a"]).status.code(), Some(3));
+    assert_eq!(
+        server
+            .cli(&["kv", "get", "c", "text", "--app", "a"])
+            .status
+            .code(),
+        Some(3)
+    );
 }
 
 fn a_script_is_invoked_and_its_log_shown(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
-    app.script("s", "log::info(\"seen\", #{ n: ctx.request.body.n }); ctx.request.body.n + 1");
+    app.script(
+        "s",
+        "log::info(\"seen\", #{ n: ctx.request.body.n }); ctx.request.body.n + 1",
+    );
     app.script("t", "throw \"boom\"");
     let done = server.cli(&["invoke", "s", "--app", "a", "--data", "{\"n\": 41}"]);
     assert!(fine(done).contains("42"));
@@ -90,19 +135,38 @@ fn a_script_is_invoked_and_its_log_shown(engine: Engine) {
     assert_eq!(failed.status.code(), Some(1));
     assert!(out(&failed).contains("boom"), "{}", out(&failed));
     let logs = fine(server.cli(&["logs", "--app", "a"]));
-    assert!(logs.contains("seen n=41") && logs.contains("error: boom (line 1, column 1)"), "{logs}");
+    assert!(
+        logs.contains("seen n=41") && logs.contains("error: boom (line 1, column 1)"),
+        "{logs}"
+    );
     let threw = fine(server.cli(&["logs", "--app", "a", "--outcome", "threw", "--json"]));
     assert_eq!(threw.lines().count(), 1);
 
     let log = std::fs::File::create(server.folder().join("follow")).unwrap();
-    let mut follow = std::process::Command::new(std::env::var("PICLOUD_BIN").unwrap_or_else(|_| {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/picloud").to_owned()
-    }))
-    .args(["logs", "--app", "a", "--follow", "--json", "--url", &server.url, "--token", &server.token])
-    .stdout(log)
-    .spawn()
-    .unwrap();
-    let lines = || std::fs::read_to_string(server.folder().join("follow")).unwrap_or_default().lines().count();
+    let mut follow =
+        std::process::Command::new(std::env::var("PICLOUD_BIN").unwrap_or_else(|_| {
+            concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/picloud").to_owned()
+        }))
+        .args([
+            "logs",
+            "--app",
+            "a",
+            "--follow",
+            "--json",
+            "--url",
+            &server.url,
+            "--token",
+            &server.token,
+        ])
+        .stdout(log)
+        .spawn()
+        .unwrap();
+    let lines = || {
+        std::fs::read_to_string(server.folder().join("follow"))
+            .unwrap_or_default()
+            .lines()
+            .count()
+    };
     wait_for("what was there", || (lines() == 2).then_some(()));
     for _ in 0..3 {
         server.cli(&["invoke", "s", "--app", "a", "--data", "{\"n\": 1}"]);
@@ -122,7 +186,10 @@ fn exit_codes_tell_what_happened(engine: Engine) {
     assert_eq!(code(&["apps", "delete", "a"]), Some(2));
     assert_eq!(code(&["frobnicate"]), Some(2));
     assert_eq!(code(&["apps", "list", "--token", "wrong"]), Some(5));
-    assert_eq!(code(&["apps", "list", "--url", "http://127.0.0.1:9"]), Some(6));
+    assert_eq!(
+        code(&["apps", "list", "--url", "http://127.0.0.1:9"]),
+        Some(6)
+    );
     let json = server.cli(&["apps", "show", "nothing", "--json"]);
     let problem: Value = serde_json::from_str(&err(&json)).unwrap();
     assert_eq!(problem["status"], 404);
@@ -134,14 +201,27 @@ fn signing_in_is_remembered(engine: Engine) {
     use std::io::Write;
     let server = Server::start(engine);
     server.app("a");
-    let program = std::env::var("PICLOUD_BIN")
-        .unwrap_or_else(|_| concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/picloud").to_owned());
+    let program = std::env::var("PICLOUD_BIN").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../target/debug/picloud").to_owned()
+    });
     let run = |words: &[&str], input: &str| {
         let mut command = std::process::Command::new(&program);
-        command.args(words).env("XDG_CONFIG_HOME", server.folder().join("conf"));
-        command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
-        let mut child = command.stderr(std::process::Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        command
+            .args(words)
+            .env("XDG_CONFIG_HOME", server.folder().join("conf"));
+        command
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped());
+        let mut child = command
+            .stderr(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        child
+            .stdin
+            .take()
+            .unwrap()
+            .write_all(input.as_bytes())
+            .unwrap();
         child.wait_with_output().unwrap()
     };
     let login = ["--url", &server.url, "login", "--password-stdin"];
@@ -150,9 +230,25 @@ fn signing_in_is_remembered(engine: Engine) {
     assert!(fine(run(&["apps", "list"], "")).contains('a'));
     let path = server.folder().join("conf/picloud/credentials.json");
     use std::os::unix::fs::PermissionsExt;
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+    assert_eq!(
+        std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+        0o600
+    );
     // The token goes to nobody but the server that gave it.
-    assert_eq!(run(&["--url", &server.url.replace("127.0.0.1", "localhost"), "apps", "list"], "").status.code(), Some(5));
+    assert_eq!(
+        run(
+            &[
+                "--url",
+                &server.url.replace("127.0.0.1", "localhost"),
+                "apps",
+                "list"
+            ],
+            ""
+        )
+        .status
+        .code(),
+        Some(5)
+    );
     fine(run(&["logout"], ""));
     assert!(!path.exists());
 }
@@ -160,15 +256,27 @@ fn signing_in_is_remembered(engine: Engine) {
 fn the_configuration_is_explained(engine: Engine) {
     let server = Server::start(engine);
     write(&server, "picloud.toml", "executions_max = 7\n");
-    let shown: Value =
-        serde_json::from_str(&fine(server.cli(&["config", "--json", "--lease-ms", "3000"]))).unwrap();
-    assert_eq!(shown["executions_max"], json!({ "value": "7", "source": "picloud.toml" }));
+    let shown: Value = serde_json::from_str(&fine(server.cli(&[
+        "config",
+        "--json",
+        "--lease-ms",
+        "3000",
+    ])))
+    .unwrap();
+    assert_eq!(
+        shown["executions_max"],
+        json!({ "value": "7", "source": "picloud.toml" })
+    );
     assert_eq!(shown["lease_ms"]["source"], "--lease-ms");
     assert_eq!(shown["listen"]["source"], "default");
     write(&server, "picloud.toml", "executons_max = 7\n");
     let refused = server.cli(&["config"]);
     assert_eq!(refused.status.code(), Some(2));
-    assert!(err(&refused).contains("did you mean `executions_max`?"), "{}", err(&refused));
+    assert!(
+        err(&refused).contains("did you mean `executions_max`?"),
+        "{}",
+        err(&refused)
+    );
     write(&server, "picloud.toml", "lease_ms = 1\n");
     assert!(err(&server.cli(&["config"])).contains("lease_ms (from picloud.toml): must be"));
 }

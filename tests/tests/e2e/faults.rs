@@ -5,11 +5,20 @@ use std::time::Duration;
 use picloud_tests::{Engine, Options, Server, on_both_engines, wait_for};
 use serde_json::json;
 
-on_both_engines!(a_kill_loses_nothing_and_doubles_nothing, a_stop_lets_scripts_finish);
+on_both_engines!(
+    a_kill_loses_nothing_and_doubles_nothing,
+    a_stop_lets_scripts_finish
+);
 
 fn a_kill_loses_nothing_and_doubles_nothing(engine: Engine) {
     let lease = [("PICLOUD_LEASE_MS", "2000".to_owned())];
-    let mut server = Server::start_with(engine, Options { environment: lease.to_vec(), ..Options::default() });
+    let mut server = Server::start_with(
+        engine,
+        Options {
+            environment: lease.to_vec(),
+            ..Options::default()
+        },
+    );
     {
         let app = server.app("a");
         let source = r#"let c = kv::collection(ctx.invocation_type); let id = ctx.request.query.n;
@@ -22,16 +31,28 @@ fn a_kill_loses_nothing_and_doubles_nothing(engine: Engine) {
     std::thread::scope(|scope| {
         for n in 0..50 {
             let server = &server;
-            scope.spawn(move || server.try_call("GET", &format!("/sync?n=s{n}"), &[], None).is_ok());
+            scope.spawn(move || {
+                server
+                    .try_call("GET", &format!("/sync?n=s{n}"), &[], None)
+                    .is_ok()
+            });
         }
         for n in 0..50 {
-            assert_eq!(server.call("POST", &format!("/async?n=a{n}"), &[], None).status, 202);
+            assert_eq!(
+                server
+                    .call("POST", &format!("/async?n=a{n}"), &[], None)
+                    .status,
+                202
+            );
         }
         wait_for("every sync call to be running", || {
             let page = server.api("GET", "/apps/a/kv/http?limit=200", None).json();
             (page["items"].as_array()?.len() == 50).then_some(())
         });
-        std::process::Command::new("kill").args(["-9", &server.pid().to_string()]).status().unwrap();
+        std::process::Command::new("kill")
+            .args(["-9", &server.pid().to_string()])
+            .status()
+            .unwrap();
     });
     server.kill();
     server.launch();
@@ -44,19 +65,43 @@ fn a_kill_loses_nothing_and_doubles_nothing(engine: Engine) {
     });
     // Every sync one is recorded as abandoned, once, and was not run again.
     let abandoned = wait_for("the abandoned executions", || {
-        let page = server.api("GET", "/apps/a/abandoned-executions?limit=200", None).json();
+        let page = server
+            .api("GET", "/apps/a/abandoned-executions?limit=200", None)
+            .json();
         let items = page["items"].as_array().cloned().unwrap_or_default();
         (items.len() >= 50).then_some(items)
     });
     assert_eq!(abandoned.len(), 50);
-    assert!(abandoned.iter().all(|row| row["reason"] == "lease_expired"), "{abandoned:?}");
+    assert!(
+        abandoned.iter().all(|row| row["reason"] == "lease_expired"),
+        "{abandoned:?}"
+    );
     let begun = server.api("GET", "/apps/a/kv/http?limit=200", None).json();
-    assert!(begun["items"].as_array().unwrap().iter().all(|item| item["value"] == 1), "{begun}");
+    assert!(
+        begun["items"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|item| item["value"] == 1),
+        "{begun}"
+    );
     // Nothing is left: a clean stop has nothing to give back, and a new start finds nothing.
     server.stop();
     server.launch();
-    assert!(!server.log().contains("deliveries given back"), "{}", server.log());
-    assert_eq!(server.api("GET", "/apps/a/abandoned-executions?limit=200", None).json()["items"].as_array().unwrap().len(), 50);
+    assert!(
+        !server.log().contains("deliveries given back"),
+        "{}",
+        server.log()
+    );
+    assert_eq!(
+        server
+            .api("GET", "/apps/a/abandoned-executions?limit=200", None)
+            .json()["items"]
+            .as_array()
+            .unwrap()
+            .len(),
+        50
+    );
 }
 
 fn a_stop_lets_scripts_finish(engine: Engine) {
@@ -65,7 +110,10 @@ fn a_stop_lets_scripts_finish(engine: Engine) {
     let answer = std::thread::scope(|scope| {
         let call = scope.spawn(|| server.get("/s").status);
         std::thread::sleep(Duration::from_millis(200));
-        std::process::Command::new("kill").args(["-TERM", &server.pid().to_string()]).status().unwrap();
+        std::process::Command::new("kill")
+            .args(["-TERM", &server.pid().to_string()])
+            .status()
+            .unwrap();
         call.join().unwrap()
     });
     assert_eq!(answer, 200);
@@ -76,19 +124,33 @@ fn a_stop_lets_scripts_finish(engine: Engine) {
 fn a_full_disk_is_said_and_recovered_from() {
     // A limit on the size of files is as good as a full disk: writes to the log of SQLite fail.
     let mut server = Server::start(Engine::Sqlite);
-    server.app("a").serve("s", "kv::collection(\"c\").set(random::uuid(), \"x\"); 1");
+    server
+        .app("a")
+        .serve("s", "kv::collection(\"c\").set(random::uuid(), \"x\"); 1");
     assert_eq!(server.get("/s").status, 200);
     let pid = server.pid().to_string();
     let limit = |bytes: &str| {
         let limit = format!("--fsize={bytes}:unlimited");
-        assert!(std::process::Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
+        assert!(
+            std::process::Command::new("prlimit")
+                .args(["--pid", &pid, &limit])
+                .status()
+                .unwrap()
+                .success()
+        );
     };
     limit("4096");
-    wait_for("an error", || (server.get("/s").status == 500).then_some(()));
-    wait_for("not ready", || (server.get("/readyz").status == 503).then_some(()));
+    wait_for("an error", || {
+        (server.get("/s").status == 500).then_some(())
+    });
+    wait_for("not ready", || {
+        (server.get("/readyz").status == 503).then_some(())
+    });
     assert_eq!(server.get("/healthz").status, 200);
     limit("unlimited");
-    wait_for("ready again", || (server.get("/readyz").status == 200).then_some(()));
+    wait_for("ready again", || {
+        (server.get("/readyz").status == 200).then_some(())
+    });
     assert_eq!(server.get("/s").status, 200);
     server.stop();
 }
@@ -98,22 +160,28 @@ fn a_lost_postgres_is_said_and_recovered_from() {
     // The connections pass through a proxy of ours, which can be cut without touching the
     // server that the other tests use.
     let proxy = Proxy::start();
-    let server = Server::start(Engine::Postgres);
-    let through = Options {
-        database_url: Some(proxy.through(&server.database_url())),
+    let options = Options {
+        postgres_through: Some(proxy.port),
         ..Options::default()
     };
-    drop(server.app("unused"));
-    let server = Server::start_with(Engine::Postgres, through);
-    server.app("a").serve("s", "kv::collection(\"c\").set(\"k\", 1); 1");
+    let server = Server::start_with(Engine::Postgres, options);
+    server
+        .app("a")
+        .serve("s", "kv::collection(\"c\").set(\"k\", 1); 1");
     assert_eq!(server.get("/s").status, 200);
     proxy.cut();
     assert_eq!(server.get("/s").status, 500);
-    wait_for("not ready", || (server.get("/readyz").status == 503).then_some(()));
+    wait_for("not ready", || {
+        (server.get("/readyz").status == 503).then_some(())
+    });
     assert_eq!(server.get("/healthz").status, 200);
     proxy.mend();
-    wait_for("ready again", || (server.get("/readyz").status == 200).then_some(()));
-    wait_for("an answer", || (server.get("/s").status == 200).then_some(()));
+    wait_for("ready again", || {
+        (server.get("/readyz").status == 200).then_some(())
+    });
+    wait_for("an answer", || {
+        (server.get("/s").status == 200).then_some(())
+    });
 }
 
 /// A TCP proxy in front of the Postgres that `PICLOUD_TEST_POSTGRES_URL` names.
@@ -131,7 +199,14 @@ struct State {
 impl Proxy {
     fn start() -> Self {
         let url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it");
-        let target = url.split('@').nth(1).unwrap().split('/').next().unwrap().to_owned();
+        let target = url
+            .split('@')
+            .nth(1)
+            .unwrap()
+            .split('/')
+            .next()
+            .unwrap()
+            .to_owned();
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
         let state = std::sync::Arc::new(std::sync::Mutex::new(State::default()));
@@ -142,7 +217,9 @@ impl Proxy {
                 if state.is_cut {
                     continue;
                 }
-                let Ok(outside) = std::net::TcpStream::connect(&target) else { continue };
+                let Ok(outside) = std::net::TcpStream::connect(&target) else {
+                    continue;
+                };
                 for (from, to) in [(&inside, &outside), (&outside, &inside)] {
                     let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
                     std::thread::spawn(move || std::io::copy(&mut from, &mut to));
@@ -151,12 +228,6 @@ impl Proxy {
             }
         });
         Self { port, state }
-    }
-
-    fn through(&self, url: &str) -> String {
-        let (front, rest) = url.split_once('@').unwrap();
-        let (_, database) = rest.split_once('/').unwrap();
-        format!("{front}@127.0.0.1:{}/{database}", self.port)
     }
 
     fn cut(&self) {

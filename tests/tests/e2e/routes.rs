@@ -41,7 +41,10 @@ fn a_conflicting_route_is_refused_and_names_the_other(engine: Engine) {
     let known = app.route("s", "GET /a/{x}");
     let body = json!({ "script": "s", "method": "GET", "path": "/a/{other}" });
     let refused = server.api("POST", "/apps/a/routes", Some(body));
-    assert_eq!((refused.status, refused.problem().as_str()), (409, "route_conflict"));
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (409, "route_conflict")
+    );
     assert_eq!(refused.json()["conflicting_route"]["id"], known["id"]);
     app.route("s", "POST /a/{other}");
     app.route_with("s", "GET /a/{x}", json!({ "host": "h.test" }));
@@ -54,10 +57,16 @@ fn an_unknown_method_is_405_with_allow(engine: Engine) {
     app.route("s", "POST /s");
     app.route("s", "PUT /s");
     let answer = server.get("/s");
-    assert_eq!((answer.status, answer.problem().as_str()), (405, "method_not_allowed"));
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (405, "method_not_allowed")
+    );
     assert_eq!(answer.headers["allow"], "POST, PUT");
     assert_eq!(server.get("/nothing").status, 404);
-    assert_eq!(server.call("DELETE", "/healthz", &[], None).problem(), "method_not_allowed");
+    assert_eq!(
+        server.call("DELETE", "/healthz", &[], None).problem(),
+        "method_not_allowed"
+    );
 }
 
 fn several_apps_live_side_by_side_by_host(engine: Engine) {
@@ -65,19 +74,33 @@ fn several_apps_live_side_by_side_by_host(engine: Engine) {
     server.app("first").serve("s", "ctx.app_slug");
     server.app("second").serve("s", "ctx.app_slug");
     let call = |host: &str| server.call("GET", "/s", &[("host", host)], None).json();
-    assert_eq!(call("anything.test"), "first", "the oldest app without hosts is the default");
+    assert_eq!(
+        call("anything.test"),
+        "first",
+        "the oldest app without hosts is the default"
+    );
     let claim = |app: &str, hosts: serde_json::Value| {
-        server.api("PATCH", &format!("/apps/{app}"), Some(json!({ "hosts": hosts })))
+        server.api(
+            "PATCH",
+            &format!("/apps/{app}"),
+            Some(json!({ "hosts": hosts })),
+        )
     };
     assert_eq!(claim("second", json!(["*.b.test", "b.test"])).status, 200);
     assert_eq!(call("b.test"), "second");
     assert_eq!(call("x.y.B.test:8080"), "second");
     assert_eq!(call("notb.test"), "first");
     let taken = claim("first", json!(["b.test"]));
-    assert_eq!((taken.status, taken.problem().as_str()), (409, "host_taken"));
+    assert_eq!(
+        (taken.status, taken.problem().as_str()),
+        (409, "host_taken")
+    );
     let body = json!({ "script": "s", "path": "/t", "host": "c.test" });
     let outside = server.api("POST", "/apps/second/routes", Some(body));
-    assert_eq!((outside.status, outside.json()["field"].clone()), (422, json!("host")));
+    assert_eq!(
+        (outside.status, outside.json()["field"].clone()),
+        (422, json!("host"))
+    );
 }
 
 fn a_path_is_taken_as_it_was_sent(engine: Engine) {
@@ -86,8 +109,13 @@ fn a_path_is_taken_as_it_was_sent(engine: Engine) {
     app.script("s", "[ctx.request.path, ctx.request.rest]");
     app.route("s", "GET /f/{*rest}");
     let seen = |path: &str| {
-        let answer = server.raw(format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes());
-        answer.rsplit("\r\n\r\n").next().unwrap_or_default().to_owned()
+        let answer = server
+            .raw(format!("GET {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").as_bytes());
+        answer
+            .rsplit("\r\n\r\n")
+            .next()
+            .unwrap_or_default()
+            .to_owned()
     };
     assert_eq!(seen("/f/a%2Fb/../c"), r#"["/f/a%2Fb/../c","a/b/../c"]"#);
     assert_eq!(seen("/f/caf%C3%A9"), r#"["/f/caf%C3%A9","café"]"#);
@@ -96,7 +124,11 @@ fn a_path_is_taken_as_it_was_sent(engine: Engine) {
     assert!(seen(&long).contains("xxxx"));
     assert!(seen("/f/%ff").contains("not UTF-8"));
     assert!(seen("/f/%zz").contains("%zz"));
-    assert!(server.raw(format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(100_000)).as_bytes()).starts_with("HTTP/1.1 414"));
+    assert!(
+        server
+            .raw(format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(100_000)).as_bytes())
+            .starts_with("HTTP/1.1 414")
+    );
 }
 
 fn a_script_of_another_app_is_none(engine: Engine) {
@@ -105,7 +137,10 @@ fn a_script_of_another_app_is_none(engine: Engine) {
     server.app("other");
     let body = json!({ "script_id": mine, "path": "/steal" });
     let refused = server.api("POST", "/apps/other/routes", Some(body));
-    assert_eq!((refused.status, refused.problem().as_str()), (404, "not_found"));
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (404, "not_found")
+    );
     assert_eq!(server.api("GET", "/scripts/not-an-id", None).status, 404);
 }
 
@@ -115,9 +150,15 @@ fn a_deleted_script_behind_a_live_route_is_404(engine: Engine) {
     let id = app.script("s", "1");
     app.route("s", "GET /s");
     assert_eq!(server.get("/s").status, 200);
-    assert_eq!(server.api("DELETE", &format!("/scripts/{id}"), None).status, 204);
+    assert_eq!(
+        server.api("DELETE", &format!("/scripts/{id}"), None).status,
+        204
+    );
     let answer = server.get("/s");
-    assert_eq!((answer.status, answer.problem().as_str()), (404, "not_found"));
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (404, "not_found")
+    );
 }
 
 fn a_deleted_app_is_gone(engine: Engine) {

@@ -17,23 +17,59 @@ on_both_engines!(
 fn i09_a_guest_has_no_ambient_authority(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
-    for (name, source) in [("import", "import \"/etc/passwd\" as x; 1"), ("open", "open_file(\"/etc/passwd\")")] {
+    for (name, source) in [
+        ("import", "import \"/etc/passwd\" as x; 1"),
+        ("open", "open_file(\"/etc/passwd\")"),
+    ] {
         app.serve(name, source);
         assert_eq!(server.get(&format!("/{name}")).status, 502, "{name}");
     }
     let eval = json!({ "name": "e", "source": "eval(\"1\")" });
-    assert_eq!(server.api("POST", "/apps/a/scripts", Some(eval)).status, 422);
+    assert_eq!(
+        server.api("POST", "/apps/a/scripts", Some(eval)).status,
+        422
+    );
 }
 
 fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
     let hostile = [
-        ("fuel", "loop {}", json!({ "fuel": 500_000_000, "timeout_ms": 20_000 }), 507, "fuel_used_up"),
-        ("clock", "loop {}", json!({ "fuel": 400_000_000_000_u64, "timeout_ms": 700 }), 504, "timed_out"),
-        ("sleep", "sleep(100)", json!({ "timeout_ms": 300 }), 504, "timed_out"),
-        ("recursion", "fn f(n) { f(n + 1) + 1 } f(0)", json!({}), 502, "threw"),
-        ("string", "let s = \"x\"; while s.len() < 100_000_000 { s += s; } s.len()", json!({}), 502, "threw"),
+        (
+            "fuel",
+            "loop {}",
+            json!({ "fuel": 500_000_000, "timeout_ms": 20_000 }),
+            507,
+            "fuel_used_up",
+        ),
+        (
+            "clock",
+            "loop {}",
+            json!({ "fuel": 400_000_000_000_u64, "timeout_ms": 700 }),
+            504,
+            "timed_out",
+        ),
+        (
+            "sleep",
+            "sleep(100)",
+            json!({ "timeout_ms": 300 }),
+            504,
+            "timed_out",
+        ),
+        (
+            "recursion",
+            "fn f(n) { f(n + 1) + 1 } f(0)",
+            json!({}),
+            502,
+            "threw",
+        ),
+        (
+            "string",
+            "let s = \"x\"; while s.len() < 100_000_000 { s += s; } s.len()",
+            json!({}),
+            502,
+            "threw",
+        ),
         (
             "memory",
             "let m = #{}; let i = 0; let s = \"x\"; while s.len() < 1_000_000 { s += s; } \
@@ -42,7 +78,13 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
             502,
             "memory_exceeded",
         ),
-        ("output", "let b = blob(2_000_000); #{ statusCode: 200, body: b }", json!({ "output_bytes": 1_000_000 }), 502, "output_too_large"),
+        (
+            "output",
+            "let s = \"x\"; while s.len() < 2_000_000 { s += s; } s",
+            json!({ "output_bytes": 1_000_000 }),
+            502,
+            "output_too_large",
+        ),
     ];
     for (name, source, limits, status, outcome) in hostile {
         app.script_with(name, source, limits);
@@ -50,9 +92,18 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
         let answer = server.get(&format!("/{name}"));
         assert_eq!(answer.status, status, "{name}: {}", answer.text());
         assert!(answer.json()["execution_id"].is_string(), "{name}");
-        assert_eq!(app.last_execution()["outcome"], outcome, "{name}: {}", app.last_execution());
+        assert_eq!(
+            app.last_execution()["outcome"],
+            outcome,
+            "{name}: {}",
+            app.last_execution()
+        );
     }
-    app.script_with("chatty", "for i in 0..1_000_000 { log::info(\"line\"); } 1", json!({ "fuel": 100_000_000_000_u64, "timeout_ms": 60_000 }));
+    app.script_with(
+        "chatty",
+        "for i in 0..1_000_000 { log::info(\"line\"); } 1",
+        json!({ "fuel": 100_000_000_000_u64, "timeout_ms": 60_000 }),
+    );
     app.route("chatty", "GET /chatty");
     assert_eq!(server.get("/chatty").status, 200);
     let execution = app.last_execution();
@@ -60,7 +111,11 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
     assert!(execution["logs"].as_array().unwrap().len() < 10_001);
 
     // Four guests loop; the API answers all the same.
-    app.script_with("spin", "loop {}", json!({ "fuel": 400_000_000_000_u64, "timeout_ms": 3_000 }));
+    app.script_with(
+        "spin",
+        "loop {}",
+        json!({ "fuel": 400_000_000_000_u64, "timeout_ms": 3_000 }),
+    );
     app.route("spin", "GET /spin");
     std::thread::scope(|scope| {
         for _ in 0..4 {
@@ -75,7 +130,10 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
             })
             .collect();
         waits.sort();
-        assert!(waits[10].as_millis() < 50, "the API waits for guests: {waits:?}");
+        assert!(
+            waits[10].as_millis() < 50,
+            "the API waits for guests: {waits:?}"
+        );
     });
     assert_eq!(server.get("/readyz").status, 200);
 }
@@ -84,8 +142,14 @@ fn nonsense_is_502(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
     for (name, source) in [
-        ("header", "#{ statusCode: 200, headers: #{ \"a b\": \"c\" } }"),
-        ("newline", "#{ statusCode: 200, headers: #{ a: \"b\\r\\nc: d\" } }"),
+        (
+            "header",
+            "#{ statusCode: 200, headers: #{ \"a b\": \"c\" } }",
+        ),
+        (
+            "newline",
+            "#{ statusCode: 200, headers: #{ a: \"b\\r\\nc: d\" } }",
+        ),
         ("status", "#{ statusCode: 42 }"),
         ("early", "#{ statusCode: 101 }"),
         ("function", "#{ f: || 1 }"),
@@ -94,8 +158,16 @@ fn nonsense_is_502(engine: Engine) {
     ] {
         app.serve(name, source);
         let answer = server.get(&format!("/{name}"));
-        assert_eq!((answer.status, answer.problem().as_str()), (502, "script_failed"), "{name}");
-        assert_eq!(app.last_execution()["outcome"], "invalid_response", "{name}");
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (502, "script_failed"),
+            "{name}"
+        );
+        assert_eq!(
+            app.last_execution()["outcome"],
+            "invalid_response",
+            "{name}"
+        );
     }
 }
 
@@ -109,11 +181,20 @@ fn upload(server: &Server, name: &str, wasm: &[u8]) -> picloud_tests::Answer {
 fn a_component_of_the_first_contract_runs(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
-    let made = upload(&server, "first", include_bytes!("../../fixtures/function-v1.wasm"));
+    let made = upload(
+        &server,
+        "first",
+        include_bytes!("../../fixtures/function-v1.wasm"),
+    );
     assert_eq!(made.status, 201, "{}", made.text());
     app.route("first", "ANY /c/{*rest}");
     let answer = server.post("/c/x", &json!({ "n": 1 }));
-    assert_eq!((answer.status, answer.json()["method"].clone()), (200, json!("POST")), "{}", answer.text());
+    assert_eq!(
+        (answer.status, answer.json()["method"].clone()),
+        (200, json!("POST")),
+        "{}",
+        answer.text()
+    );
     assert_eq!(answer.json()["path"], "/c/x");
     assert_eq!(app.kv("fixture", "body"), json!({ "n": 1 }));
     assert_eq!(app.last_execution()["logs"][0]["message"], "handled");
@@ -138,7 +219,10 @@ fn what_is_no_function_is_refused(engine: Engine) {
         (b"\x7fELF", "not a WebAssembly component"),
     ] {
         let refused = upload(&server, "x", wasm);
-        assert_eq!((refused.status, refused.problem().as_str()), (422, "invalid_source"));
+        assert_eq!(
+            (refused.status, refused.problem().as_str()),
+            (422, "invalid_source")
+        );
         let detail = refused.json()["detail"].to_string();
         assert!(detail.contains(says), "{detail}");
     }
@@ -153,5 +237,9 @@ fn a_hundred_sleepers_wait_at_once(engine: Engine) {
             scope.spawn(|| assert_eq!(server.get("/s").status, 200));
         }
     });
-    assert!(started.elapsed().as_secs_f64() < 3.0, "{:?}", started.elapsed());
+    assert!(
+        started.elapsed().as_secs_f64() < 3.0,
+        "{:?}",
+        started.elapsed()
+    );
 }
