@@ -1,0 +1,158 @@
+//! The handle and its writer.
+
+use std::sync::Arc;
+
+use picloud::apps::sql as apps;
+use picloud::apps::{AppId, Slug};
+use picloud::identity::Sessions;
+use picloud::store::{Db, Engine, Grouped, StoreError, Tx};
+
+use crate::database::Database;
+use crate::on_both_engines;
+
+on_both_engines!(
+    what_answers_ok_is_there_and_what_answers_err_is_not,
+    one_bad_item_does_not_fail_its_group,
+    a_caller_who_leaves_does_not_break_the_writer,
+    opening_again_finds_what_was_written,
+    a_second_first_owner_is_not_made,
+    a_check_says_that_it_works,
+);
+
+/// An app to be; a slug that is taken makes its insert fail.
+struct NewApp(Slug);
+
+impl Grouped for NewApp {
+    type Output = AppId;
+
+    async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<AppId>, StoreError> {
+        let mut ids = Vec::new();
+        for NewApp(slug) in items {
+            let id = AppId::new();
+            apps::insert(tx, id, slug, "x").await?;
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+}
+
+fn slug(text: &str) -> Slug {
+    text.parse().unwrap()
+}
+
+async fn slugs(db: &Db) -> Vec<String> {
+    let all = apps::all(&mut db.read().await.unwrap()).await.unwrap();
+    let mut slugs: Vec<_> = all.into_iter().map(|app| app.slug.to_string()).collect();
+    slugs.sort();
+    slugs
+}
+
+async fn what_answers_ok_is_there_and_what_answers_err_is_not(test: Database) {
+    let add = |name: &'static str, fails: bool| {
+        test.db.write::<(), StoreError, _>(move |tx| {
+            Box::pin(async move {
+                apps::insert(tx, AppId::new(), &slug(name), "x").await?;
+                if fails {
+                    Err(StoreError::Closed)
+                } else {
+                    Ok(())
+                }
+            })
+        })
+    };
+    add("kept", false).await.unwrap();
+    add("lost", true).await.unwrap_err();
+    assert!(matches!(
+        add("kept", false).await,
+        Err(StoreError::Duplicate)
+    ));
+    assert_eq!(slugs(&test.db).await, ["kept"]);
+}
+
+async fn one_bad_item_does_not_fail_its_group(test: Database) {
+    test.db
+        .write_grouped(0, NewApp(slug("taken")))
+        .await
+        .unwrap();
+    let writes = (0..100).map(|n| {
+        let db = test.db.clone();
+        let name = if n % 10 == 0 {
+            "taken".to_owned()
+        } else {
+            format!("app-{n}")
+        };
+        tokio::spawn(async move { db.write_grouped(0, NewApp(slug(&name))).await.is_ok() })
+    });
+    let mut fine = 0;
+    for write in writes.collect::<Vec<_>>() {
+        fine += usize::from(write.await.unwrap());
+    }
+    assert_eq!(fine, 90);
+    assert_eq!(slugs(&test.db).await.len(), 91);
+}
+
+async fn a_caller_who_leaves_does_not_break_the_writer(test: Database) {
+    for n in 0..200_u64 {
+        let write = test.db.write_grouped(n, NewApp(slug(&format!("app-{n}"))));
+        // Dropped at some point between queueing and commit.
+        let _ = tokio::time::timeout(std::time::Duration::from_micros(n * 10), write).await;
+    }
+    test.db
+        .write_grouped(0, NewApp(slug("last")))
+        .await
+        .unwrap();
+    test.db.check().await.unwrap();
+    if test.db.engine() == Engine::Postgres {
+        use sqlx::Connection;
+        let mut conn = sqlx::PgConnection::connect(&test.url).await.unwrap();
+        let idle: i64 = sqlx::query_scalar(
+            "select count(*) from pg_stat_activity
+             where datname = current_database() and state like 'idle in transaction%'",
+        )
+        .fetch_one(&mut conn)
+        .await
+        .unwrap();
+        assert_eq!(
+            idle, 0,
+            "a connection is stuck in a transaction (sqlx#4393)"
+        );
+    }
+}
+
+async fn opening_again_finds_what_was_written(test: Database) {
+    test.db
+        .write_grouped(0, NewApp(slug("kept")))
+        .await
+        .unwrap();
+    if test.db.engine() == Engine::Sqlite {
+        let second = Db::open(&test.url).await;
+        let refusal = second
+            .err()
+            .map(|error| error.to_string())
+            .unwrap_or_default();
+        assert!(refusal.contains("another picloud serves"), "{refusal}");
+        return;
+    }
+    let again = Db::open(&test.url).await.unwrap();
+    assert_eq!(slugs(&again).await, ["kept"]);
+}
+
+async fn a_second_first_owner_is_not_made(test: Database) {
+    let sessions = Arc::new(Sessions::new(test.db.clone(), 1));
+    let make = |name: &'static str| {
+        let sessions = sessions.clone();
+        async move {
+            sessions
+                .create_first_owner(name, "a password".into())
+                .await
+                .unwrap()
+        }
+    };
+    let made = tokio::join!(make("one"), make("two"));
+    assert!(made.0 ^ made.1, "{made:?}");
+    assert!(!make("three").await);
+}
+
+async fn a_check_says_that_it_works(test: Database) {
+    test.db.check().await.unwrap();
+}
