@@ -181,10 +181,6 @@ mod real {
 }
 
 #[cfg(not(target_arch = "wasm32"))]
-#[allow(
-    missing_docs,
-    reason = "a stand-in for the WIT, which has the documentation"
-)]
 pub use stand_in::*;
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -198,10 +194,13 @@ mod stand_in {
 
     use super::{Context, Level, Page};
 
+    /// Level, message and fields.
+    pub type LogLine = (Level, String, Vec<(String, String)>);
+
     #[derive(Default)]
     pub struct Host {
         pub kv: BTreeMap<(String, String), String>,
-        pub log: Vec<(Level, String, Vec<(String, String)>)>,
+        pub log: Vec<LogLine>,
         pub context: Context,
     }
 

@@ -230,7 +230,7 @@ fn parse_bytes(text: &str) -> Option<u64> {
 fn show_bytes(bytes: u64) -> String {
     let whole = UNITS
         .iter()
-        .find(|(_, shift)| bytes >= 1 << shift && bytes % (1 << shift) == 0);
+        .find(|(_, shift)| bytes >= 1 << shift && bytes.is_multiple_of(1 << shift));
     match whole {
         Some((name, shift)) => format!("{}{name}", bytes >> shift),
         None => bytes.to_string(),

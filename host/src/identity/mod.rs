@@ -102,10 +102,8 @@ impl Sessions {
             role: "owner".into(),
         };
         self.db
-            .write(move |tx| {
-                Box::pin(
-                    async move { Ok::<_, StoreError>(sql::insert_first(tx, &user, &hash).await?) },
-                )
+            .write::<_, StoreError, _>(move |tx| {
+                Box::pin(async move { sql::insert_first(tx, &user, &hash).await })
             })
             .await
             .map_err(IdentityError::from)

@@ -1,5 +1,10 @@
 //! What the store and the statements of the domains must do, on both databases alike.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may end where it finds something odd"
+)]
+
 mod database;
 mod kv;
 mod outbox;
