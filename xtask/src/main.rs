@@ -1,5 +1,6 @@
 //! Set-up, builds and test runs, in plain Rust: `cargo xtask --help`.
 
+mod bench;
 mod guest;
 mod postgres;
 mod setup;
@@ -33,6 +34,9 @@ enum Task {
         /// What the tests need too
         #[arg(long)]
         test: bool,
+        /// What the benchmark needs too
+        #[arg(long)]
+        bench: bool,
         /// Install without asking
         #[arg(long)]
         yes: bool,
@@ -58,6 +62,15 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
+    /// Measure the server on this machine
+    Bench {
+        /// Shorter, for a smoke test
+        #[arg(long)]
+        quick: bool,
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+    },
     /// Check everything: format, lints, licences, unit, contract and end-to-end tests
     Test {
         /// Only tests whose name contains this
@@ -74,14 +87,16 @@ enum Task {
 fn main() -> Result<()> {
     let root = root()?;
     match Args::parse().task {
-        Task::Setup { test, yes } => setup::set_up(
+        Task::Setup { test, bench, yes } => {
+            setup::set_up(setup::For::Running, yes)?;
             if test {
-                setup::For::Testing
-            } else {
-                setup::For::Running
-            },
-            yes,
-        ),
+                setup::set_up(setup::For::Testing, yes)?;
+            }
+            if bench {
+                setup::set_up(setup::For::Measuring, yes)?;
+            }
+            Ok(())
+        }
         Task::Guest => {
             setup::set_up(setup::For::Running, false)?;
             guest::build(&root).map(|_| ())
@@ -93,6 +108,10 @@ fn main() -> Result<()> {
         Task::Up { port, data, yes } => {
             setup::set_up(setup::For::Running, yes)?;
             up::run(&root, port, &data)
+        }
+        Task::Bench { quick, yes } => {
+            setup::set_up(setup::For::Measuring, yes)?;
+            bench::run(&root, quick)
         }
         Task::Test { filter, only, yes } => {
             setup::set_up(setup::For::Testing, yes)?;

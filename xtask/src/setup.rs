@@ -15,6 +15,8 @@ pub enum For {
     Running,
     /// All the checks too.
     Testing,
+    /// The benchmark too.
+    Measuring,
 }
 
 struct Missing {
@@ -75,6 +77,12 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
         missing.push(Missing {
             package,
             why: "the Rhai guest is compiled to WebAssembly with it",
+        });
+    }
+    if purpose == For::Measuring && !has_program("wrk") {
+        missing.push(Missing {
+            package: "wrk",
+            why: "it makes the load of the benchmark",
         });
     }
     if purpose == For::Testing {

@@ -94,6 +94,7 @@ impl Serve {
         for (name, nearest) in odd_variables(names) {
             tracing::warn!(variable = %name, nearest, "this variable of the environment is no setting");
         }
+        raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
@@ -125,5 +126,21 @@ impl Serve {
             table(&["SETTING", "VALUE", "FROM"], &rows);
         });
         Ok(())
+    }
+}
+
+/// Every connection is a file, and the usual soft limit of 1,024 is fewer than the executions
+/// that may wait at once. The hard limit is what the operator means.
+fn raise_file_limit() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(
+        Resource::Nofile,
+        Rlimit {
+            current: maximum,
+            maximum,
+        },
+    ) {
+        tracing::warn!(%error, "the limit on open files could not be raised");
     }
 }

@@ -1,0 +1,407 @@
+//! What the server does on this machine: a table for people, JSON for comparing.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+const PASSWORD: &str = "only for this benchmark";
+const SCRIPT: &str = r#"
+let name = ctx.request.query.get_or("name", "world");
+#{ hello: name, method: ctx.request.method }
+"#;
+/// Requests that wait inside the sandbox at once.
+const SLEEPERS: usize = 2_000;
+
+/// One line of the table.
+struct Measure {
+    name: &'static str,
+    value: f64,
+    unit: &'static str,
+    /// What it must be: at least if positive, at most if negative.
+    goal: f64,
+}
+
+/// Measure everything; shorter with `quick`.
+pub fn run(root: &Path, quick: bool) -> Result<()> {
+    crate::guest::build(root)?;
+    crate::step("build the server and the benchmark", || {
+        let mut build = Command::new(crate::cargo());
+        build
+            .current_dir(root)
+            .args(["build", "--release", "--locked", "--package", "picloud"]);
+        crate::run(&mut build)?;
+        let mut build = Command::new(crate::cargo());
+        build.current_dir(root);
+        build.args([
+            "build",
+            "--release",
+            "--locked",
+            "--package",
+            "picloud",
+            "--example",
+            "sandbox_bench",
+        ]);
+        crate::run(&mut build)
+    })?;
+    let folder = root.join("target/bench");
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::create_dir_all(&folder)?;
+    let seconds = if quick { 2 } else { 10 };
+    let mut measures = Vec::new();
+
+    let sandbox = crate::step("one execution, inside the host", || {
+        let program = root.join("target/release/examples/sandbox_bench");
+        let output = Command::new(program).output()?;
+        Ok(String::from_utf8(output.stdout)?)
+    })?;
+    let ours = number_after(&sandbox, "\"fresh_us\": ")?;
+    let native = number_after(&sandbox, "\"native_engine_per_call_us\": ")?;
+    measures.push(measure(
+        "fresh instance, compile, run: median",
+        ours,
+        "µs",
+        -150.0,
+    ));
+    measures.push(measure(
+        "native Rhai, an engine per call ÷ that",
+        native / ours,
+        "×",
+        2.0,
+    ));
+
+    let mut server = Server::start(root, &folder)?;
+    measures.push(measure(
+        "first start to first answer",
+        server.took.as_secs_f64(),
+        "s",
+        -5.0,
+    ));
+    server.stop()?;
+    let server = Server::start(root, &folder)?;
+    measures.push(measure(
+        "second start to first answer",
+        server.took.as_secs_f64(),
+        "s",
+        -0.5,
+    ));
+    server.deploy(&folder)?;
+    std::thread::sleep(Duration::from_secs(1));
+    measures.push(measure(
+        "idle memory",
+        server.memory_mib("VmRSS")?,
+        "MiB",
+        -120.0,
+    ));
+
+    let many = crate::step("sync route, 32 connections", || wrk(&server, 32, seconds))?;
+    measures.push(measure(
+        "sync route, 32 connections",
+        many.rate,
+        "requests/s",
+        5_000.0,
+    ));
+    measures.push(measure("  its p50", many.p50_ms, "ms", -5.0));
+    measures.push(measure("  its p99", many.p99_ms, "ms", -25.0));
+    let one = crate::step("sync route, 1 connection", || wrk(&server, 1, seconds))?;
+    measures.push(measure(
+        "sync route, 1 connection: p50",
+        one.p50_ms,
+        "ms",
+        -1.0,
+    ));
+
+    let slept = crate::step("2,000 requests that wait 1 s at once", || sleepers(&server))?;
+    measures.push(measure(
+        "2,000 × sleep(1) at once: all answered",
+        slept.as_secs_f64(),
+        "s",
+        -3.0,
+    ));
+    measures.push(measure(
+        "  the server's peak memory",
+        server.memory_mib("VmHWM")?,
+        "MiB",
+        -1_536.0,
+    ));
+    drop(server);
+
+    report(&folder.join("bench.json"), &measures)
+}
+
+fn measure(name: &'static str, value: f64, unit: &'static str, goal: f64) -> Measure {
+    Measure {
+        name,
+        value,
+        unit,
+        goal,
+    }
+}
+
+fn report(path: &Path, measures: &[Measure]) -> Result<()> {
+    let mut json = Vec::new();
+    println!(
+        "\n{:<44} {:>12}  {:<11} {:>12}",
+        "what", "measured", "", "goal"
+    );
+    for Measure {
+        name,
+        value,
+        unit,
+        goal,
+    } in measures
+    {
+        let met = if *goal > 0.0 {
+            value >= goal
+        } else {
+            *value <= -goal
+        };
+        let bound = if *goal > 0.0 { "≥" } else { "≤" };
+        let mark = if met { "" } else { "  MISSED" };
+        println!(
+            "{name:<44} {value:>12.2}  {unit:<11} {bound} {:>10}{mark}",
+            goal.abs()
+        );
+        json.push(format!(
+            "  {{\"name\": \"{}\", \"value\": {value}, \"unit\": \"{unit}\", \"met\": {met}}}",
+            name.trim()
+        ));
+    }
+    std::fs::write(path, format!("[\n{}\n]\n", json.join(",\n")))?;
+    println!("\nwritten to {}", path.display());
+    Ok(())
+}
+
+fn number_after(text: &str, start: &str) -> Result<f64> {
+    let (_, rest) = text
+        .split_once(start)
+        .with_context(|| format!("no `{start}` in {text}"))?;
+    let end = rest
+        .find(|c: char| !c.is_ascii_digit() && c != '.')
+        .unwrap_or(rest.len());
+    Ok(rest[..end].parse()?)
+}
+
+struct Server {
+    child: Child,
+    program: PathBuf,
+    port: u16,
+    /// From the start of the process to its first answer.
+    took: Duration,
+}
+
+impl Server {
+    fn start(root: &Path, folder: &Path) -> Result<Self> {
+        let program = root.join("target/release/picloud");
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let started = Instant::now();
+        let child = Command::new(&program)
+            .args([
+                "serve",
+                "--log",
+                "warn",
+                "--listen",
+                &format!("127.0.0.1:{port}"),
+                "--data-dir",
+            ])
+            .arg(folder.join("data"))
+            .env("PICLOUD_OWNER_PASSWORD", PASSWORD)
+            .stdout(Stdio::null())
+            .spawn()?;
+        let mut server = Self {
+            child,
+            program,
+            port,
+            took: Duration::ZERO,
+        };
+        while server.get("/readyz").is_err() {
+            if started.elapsed() > Duration::from_secs(60) || server.child.try_wait()?.is_some() {
+                bail!("the server did not start");
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        server.took = started.elapsed();
+        Ok(server)
+    }
+
+    fn stop(&mut self) -> Result<()> {
+        crate::run(Command::new("kill").arg(self.child.id().to_string()))?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+        )?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer)?;
+        if answer.starts_with("HTTP/1.1 200") {
+            Ok(answer)
+        } else {
+            bail!("{answer}")
+        }
+    }
+
+    fn cli(&self, folder: &Path) -> Command {
+        let mut cli = Command::new(&self.program);
+        cli.env("XDG_CONFIG_HOME", folder)
+            .args(["--url", &self.url()])
+            .stdout(Stdio::null());
+        cli
+    }
+
+    fn deploy(&self, folder: &Path) -> Result<()> {
+        let mut login = self.cli(folder);
+        let mut login = login
+            .args(["login", "--password-stdin"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        login
+            .stdin
+            .take()
+            .context("it was piped")?
+            .write_all(PASSWORD.as_bytes())?;
+        login.wait()?;
+        for (name, source) in [("hello", SCRIPT), ("sleep", "sleep(1); 1")] {
+            let path = folder.join(format!("{name}.rhai"));
+            std::fs::write(&path, source)?;
+            let mut deploy = self.cli(folder);
+            deploy
+                .arg("deploy")
+                .arg(path)
+                .args(["--app", "bench", "--create-app", "--route"]);
+            crate::run(deploy.arg(format!("GET /{name}")))?;
+        }
+        self.get("/hello?name=Ada").map(|_| ())
+    }
+
+    fn memory_mib(&self, field: &str) -> Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status
+            .lines()
+            .find(|line| line.starts_with(field))
+            .context("no such field")?;
+        let kib: f64 = line
+            .split_whitespace()
+            .nth(1)
+            .context("no number")?
+            .parse()?;
+        Ok(kib / 1024.0)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+struct Load {
+    rate: f64,
+    p50_ms: f64,
+    p99_ms: f64,
+}
+
+/// Let wrk call the route; one thread of it, for it shares the cores with the server.
+fn wrk(server: &Server, connections: u32, seconds: u32) -> Result<Load> {
+    let call = |seconds: u32| -> Result<String> {
+        let output = Command::new("wrk")
+            .args([
+                "--latency",
+                "-t1",
+                &format!("-c{connections}"),
+                &format!("-d{seconds}s"),
+            ])
+            .arg(format!("{}/hello?name=Ada", server.url()))
+            .output()
+            .context("wrk is not installed; run `cargo xtask setup --bench`")?;
+        Ok(String::from_utf8(output.stdout)?)
+    };
+    call(1)?;
+    let said = call(seconds)?;
+    if said.contains("Non-2xx") {
+        bail!("not every answer was 200:\n{said}");
+    }
+    let after = |start: &str| -> Result<&str> {
+        let found = said
+            .lines()
+            .find_map(|line| line.trim().strip_prefix(start));
+        found
+            .map(str::trim)
+            .with_context(|| format!("no `{start}` in:\n{said}"))
+    };
+    Ok(Load {
+        rate: after("Requests/sec:")?.parse()?,
+        p50_ms: milliseconds(after("50%")?)?,
+        p99_ms: milliseconds(after("99%")?)?,
+    })
+}
+
+/// `614.00us`, `3.31ms`, `1.02s`.
+fn milliseconds(text: &str) -> Result<f64> {
+    for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1_000.0)] {
+        if let Some(number) = text
+            .strip_suffix(unit)
+            .and_then(|number| number.parse::<f64>().ok())
+        {
+            return Ok(number * factor);
+        }
+    }
+    bail!("`{text}` is no time")
+}
+
+/// All at once, each on a connection of its own; how long until the last is answered.
+fn sleepers(server: &Server) -> Result<Duration> {
+    let started = Instant::now();
+    let failed = std::thread::scope(|scope| {
+        let call = || server.get("/sleep");
+        let calls: Vec<_> = (0..SLEEPERS)
+            .map(|_| {
+                std::thread::Builder::new()
+                    .stack_size(128 * 1024)
+                    .spawn_scoped(scope, call)
+            })
+            .collect();
+        let failures = calls.into_iter().map(|call| match call {
+            Ok(call) => call.join().map_or(Some("a panic".to_owned()), |done| {
+                done.err().map(|e| e.to_string())
+            }),
+            Err(error) => Some(error.to_string()),
+        });
+        failures.flatten().collect::<Vec<_>>()
+    });
+    if let Some(first) = failed.first() {
+        bail!(
+            "{} of {SLEEPERS} failed, the first with: {first}",
+            failed.len()
+        );
+    }
+    Ok(started.elapsed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wrks_times_are_read() {
+        for (text, ms) in [("614.00us", 0.614), ("3.31ms", 3.31), ("1.02s", 1020.0)] {
+            assert!((milliseconds(text).unwrap() - ms).abs() < 1e-9, "{text}");
+        }
+        assert!(milliseconds("soon").is_err());
+    }
+}
