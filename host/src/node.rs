@@ -1,7 +1,8 @@
 //! A node: everything put together, from start to shutdown.
 
 use std::fs;
-use std::io::Write;
+use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
@@ -24,6 +25,9 @@ use crate::store::Db;
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long it may take to give one.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connections that the kernel holds for us until we accept them; `net.core.somaxconn` caps it.
+const CONNECTIONS_PENDING_MAX: u32 = 4_096;
 
 /// What the handlers work with.
 pub struct Node {
@@ -222,15 +226,26 @@ fn artifact_key(cache_dir: &Path) -> anyhow::Result<[u8; 32]> {
     }
 }
 
+/// Listen, with room for a burst of as many connections as executions may wait; the kernel
+/// resets what the usual 1,024 can't hold.
+fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = match address {
+        SocketAddr::V4(_) => TcpSocket::new_v4(),
+        SocketAddr::V6(_) => TcpSocket::new_v6(),
+    }?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(CONNECTIONS_PENDING_MAX)
+}
+
 /// Run a node until it is told to stop.
 ///
 /// # Errors
 /// When it cannot start.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let grace = Duration::from_millis(config.shutdown_grace_ms);
-    let listener = TcpListener::bind(config.listen)
-        .await
-        .with_context(|| format!("cannot listen on {}", config.listen))?;
+    let listener =
+        listen(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     let node = Node::start(config).await?;
     node.create_first_owner().await?;

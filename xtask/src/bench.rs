@@ -32,19 +32,8 @@ pub fn run(root: &Path, quick: bool) -> Result<()> {
         let mut build = Command::new(crate::cargo());
         build
             .current_dir(root)
-            .args(["build", "--release", "--locked", "--package", "picloud"]);
-        crate::run(&mut build)?;
-        let mut build = Command::new(crate::cargo());
-        build.current_dir(root);
-        build.args([
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            "picloud",
-            "--example",
-            "sandbox_bench",
-        ]);
+            .args(["build", "--release", "--locked", "--package", "picloud"])
+            .args(["--bins", "--example", "sandbox_bench"]);
         crate::run(&mut build)
     })?;
     let folder = root.join("target/bench");
