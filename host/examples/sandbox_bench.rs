@@ -4,10 +4,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use picloud::sandbox::bindings::{dead_letters, kv};
 use picloud::sandbox::{
-    Code, Context, DeadLetterImports, Job, KvImports, Limits, Outcome, RHAI_GUEST, Request,
-    Sandbox, SandboxConfig,
+    Code, Context, Job, Limits, NoImports, Outcome, RHAI_GUEST, Request, Sandbox, SandboxConfig,
 };
 use uuid::Uuid;
 
@@ -21,54 +19,7 @@ let name = request.query.name;
 "#;
 const RUNS: usize = 3_000;
 
-/// Imports that nobody calls.
-struct Nothing;
-
-impl KvImports for Nothing {
-    async fn get(&mut self, _: String, _: String) -> Result<Option<String>, kv::Error> {
-        Ok(None)
-    }
-
-    async fn set(&mut self, _: String, _: String, _: String) -> Result<(), kv::Error> {
-        Ok(())
-    }
-
-    async fn delete(&mut self, _: String, _: String) -> Result<bool, kv::Error> {
-        Ok(false)
-    }
-
-    async fn has(&mut self, _: String, _: String) -> Result<bool, kv::Error> {
-        Ok(false)
-    }
-
-    async fn list(
-        &mut self,
-        _: String,
-        _: Option<String>,
-        _: Option<u32>,
-    ) -> Result<kv::Page, kv::Error> {
-        Ok(kv::Page {
-            entries: Vec::new(),
-            next: None,
-        })
-    }
-}
-
-impl DeadLetterImports for Nothing {
-    async fn replay(&mut self, _: String) -> Result<String, dead_letters::Error> {
-        Err(dead_letters::Error::Denied)
-    }
-
-    async fn resolve(
-        &mut self,
-        _: String,
-        _: dead_letters::Resolution,
-    ) -> Result<(), dead_letters::Error> {
-        Err(dead_letters::Error::Denied)
-    }
-}
-
-fn job(source: &Arc<str>) -> Job<Nothing> {
+fn job(source: &Arc<str>) -> Job<NoImports> {
     let request = Request {
         method: "GET".into(),
         path: "/hello".into(),
@@ -94,7 +45,7 @@ fn job(source: &Arc<str>) -> Job<Nothing> {
         request: Some(request),
         context: Arc::new(context),
         limits: Limits::DEFAULT,
-        imports: Nothing,
+        imports: NoImports,
     }
 }
 

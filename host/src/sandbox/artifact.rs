@@ -111,3 +111,39 @@ fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
     // version or of other settings.
     unsafe { Component::deserialize(engine, code) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn code_that_we_did_not_write_is_compiled_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let engine = Engine::new(&super::super::engine::engine_config()).unwrap();
+        let wasm = b"\0asm\x0d\0\x01\0";
+        let compiled = |key: u8| {
+            let artifacts = Artifacts::open(folder.path().to_owned(), [key; 32]).unwrap();
+            let mut compiled = false;
+            artifacts
+                .load_or_compile(&engine, wasm, |wasm| {
+                    compiled = true;
+                    Ok::<_, anyhow::Error>(engine.precompile_component(wasm)?)
+                })
+                .unwrap();
+            compiled
+        };
+        assert!(compiled(1));
+        assert!(!compiled(1));
+        let path = folder.path().join(file_name(&engine, wasm));
+        let whole = fs::read(&path).unwrap();
+        let mut changed = whole.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        for tampered in [&changed[..], &whole[..whole.len() - 1], &whole[..9], b""] {
+            fs::write(&path, tampered).unwrap();
+            assert!(compiled(1), "{} bytes were loaded", tampered.len());
+            assert!(!compiled(1));
+        }
+        // Written under another key: not ours.
+        assert!(compiled(2));
+    }
+}

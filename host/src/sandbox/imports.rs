@@ -75,6 +75,50 @@ pub trait Imports: KvImports + DeadLetterImports + 'static {}
 
 impl<T: KvImports + DeadLetterImports + 'static> Imports for T {}
 
+/// Imports with nothing behind them: for measuring and testing the sandbox by itself.
+pub struct NoImports;
+
+impl KvImports for NoImports {
+    async fn get(&mut self, _: String, _: String) -> Result<Option<String>, kv::Error> {
+        Err(kv::Error::Unavailable)
+    }
+
+    async fn set(&mut self, _: String, _: String, _: String) -> Result<(), kv::Error> {
+        Err(kv::Error::Unavailable)
+    }
+
+    async fn delete(&mut self, _: String, _: String) -> Result<bool, kv::Error> {
+        Err(kv::Error::Unavailable)
+    }
+
+    async fn has(&mut self, _: String, _: String) -> Result<bool, kv::Error> {
+        Err(kv::Error::Unavailable)
+    }
+
+    async fn list(
+        &mut self,
+        _: String,
+        _: Option<String>,
+        _: Option<u32>,
+    ) -> Result<kv::Page, kv::Error> {
+        Err(kv::Error::Unavailable)
+    }
+}
+
+impl DeadLetterImports for NoImports {
+    async fn replay(&mut self, _: String) -> Result<String, dead_letters::Error> {
+        Err(dead_letters::Error::Denied)
+    }
+
+    async fn resolve(
+        &mut self,
+        _: String,
+        _: dead_letters::Resolution,
+    ) -> Result<(), dead_letters::Error> {
+        Err(dead_letters::Error::Denied)
+    }
+}
+
 /// The guest reached a limit on its host calls. No language can catch it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]

@@ -27,7 +27,7 @@ pub use bindings::types::{Diagnostic, Position, Thrown};
 pub use compile::{CompileError, compile_child_main};
 pub use engine::{Component, Sandbox, SandboxConfig, SandboxError};
 pub use guest::RHAI_GUEST;
-pub use imports::{DeadLetterImports, Imports, KvImports};
+pub use imports::{DeadLetterImports, Imports, KvImports, NoImports};
 pub use log::{Level, LogLine};
 
 /// What an execution may use up.

@@ -10,11 +10,13 @@
 
 use std::any::{Any, TypeId};
 use std::future::Future;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
@@ -158,27 +160,20 @@ impl Lane {
                     None => return,
                 },
             };
-            match job {
-                Job::Alone(work) => self.alone(work).await,
-                Job::Grouped(first) => {
-                    let mut groups = vec![first];
-                    let mut count = 1;
-                    while count < GROUP_MAX {
-                        match queue.try_recv() {
-                            Ok(Job::Grouped(group)) => {
-                                count += 1;
-                                gather(&mut groups, group);
-                            }
-                            Ok(alone) => {
-                                next = Some(alone);
-                                break;
-                            }
-                            Err(_) => break,
-                        }
+            let working = async {
+                match job {
+                    Job::Alone(work) => self.alone(work).await,
+                    Job::Grouped(first) => {
+                        let groups = company(first, &mut queue, &mut next);
+                        self.together(groups).await;
                     }
-                    metrics::histogram!("picloud_store_group_size").record(count as f64);
-                    self.together(groups).await;
                 }
+            };
+            // A mistake of ours in one statement must not end every later write. Whoever waited
+            // learns that nothing came of it; the connection went with the work.
+            if AssertUnwindSafe(working).catch_unwind().await.is_err() {
+                metrics::counter!("picloud_store_panics_total").increment(1);
+                tracing::error!("a write panicked; this is a mistake of ours");
             }
         }
     }
@@ -222,7 +217,14 @@ impl Lane {
                 return (ending.tell)(Ok(()));
             }
         };
-        let ending = work(Ok(&mut tx)).await;
+        let working = tokio::time::timeout(TRANSACTION_TIMEOUT, work(Ok(&mut tx)));
+        // Cut off, it drops whom to tell, who learns so; and the connection with it.
+        let Ok(ending) = working.await else {
+            tracing::error!(
+                "a transaction took longer than {TRANSACTION_TIMEOUT:?} and was cut off"
+            );
+            return;
+        };
         let ended = if ending.commit {
             self.commit(tx).await
         } else {
@@ -309,6 +311,31 @@ async fn start(conn: &mut Conn) -> Result<DateTime<Utc>, StoreError> {
                 .await?)
         }
     }
+}
+
+/// `first` and what else waits in the queue; work that wants to be alone comes `next`.
+fn company(
+    first: Box<dyn Group>,
+    queue: &mut mpsc::Receiver<Job>,
+    next: &mut Option<Job>,
+) -> Vec<Box<dyn Group>> {
+    let mut groups = vec![first];
+    let mut count = 1;
+    while count < GROUP_MAX {
+        match queue.try_recv() {
+            Ok(Job::Grouped(group)) => {
+                count += 1;
+                gather(&mut groups, group);
+            }
+            Ok(alone) => {
+                *next = Some(alone);
+                break;
+            }
+            Err(_) => break,
+        }
+    }
+    metrics::histogram!("picloud_store_group_size").record(count as f64);
+    groups
 }
 
 fn gather(groups: &mut Vec<Box<dyn Group>>, group: Box<dyn Group>) {

@@ -14,6 +14,7 @@ on_both_engines!(
     what_answers_ok_is_there_and_what_answers_err_is_not,
     one_bad_item_does_not_fail_its_group,
     a_caller_who_leaves_does_not_break_the_writer,
+    a_write_that_panics_ends_no_other,
     opening_again_finds_what_was_written,
     a_second_first_owner_is_not_made,
     a_check_says_that_it_works,
@@ -117,6 +118,21 @@ async fn a_caller_who_leaves_does_not_break_the_writer(test: Database) {
             "a connection is stuck in a transaction (sqlx#4393)"
         );
     }
+}
+
+async fn a_write_that_panics_ends_no_other(test: Database) {
+    let panicked = test.db.write::<(), StoreError, _>(|tx| {
+        Box::pin(async move {
+            apps::insert(tx, AppId::new(), &slug("half"), "x").await?;
+            panic!("as the test wants")
+        })
+    });
+    assert!(matches!(panicked.await, Err(StoreError::Closed)));
+    test.db
+        .write_grouped(0, NewApp(slug("after")))
+        .await
+        .unwrap();
+    assert_eq!(slugs(&test.db).await, ["after"]);
 }
 
 async fn opening_again_finds_what_was_written(test: Database) {

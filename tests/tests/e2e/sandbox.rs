@@ -206,6 +206,10 @@ fn a_component_of_the_first_contract_runs(engine: Engine) {
     assert!([504, 507].contains(&looped.status), "{}", looped.text());
 }
 
+/// `(component (import "evil:thing/x" (instance)))`
+const IMPORTS_EVIL: &[u8] =
+    b"\0asm\x0d\0\x01\0\x07\x03\x01\x42\0\x0a\x11\x01\0\x0cevil:thing/x\x05\0";
+
 fn what_is_no_function_is_refused(engine: Engine) {
     let server = Server::start(engine);
     server.app("a");
@@ -217,6 +221,7 @@ fn what_is_no_function_is_refused(engine: Engine) {
         (empty_component, "does not export"),
         (b"\0asm\x0d\0\x01\0\xff\xff\xff", "not valid"),
         (b"\x7fELF", "not a WebAssembly component"),
+        (IMPORTS_EVIL, "imports `evil:thing/x`"),
     ] {
         let refused = upload(&server, "x", wasm);
         assert_eq!(
