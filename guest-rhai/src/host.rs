@@ -59,6 +59,7 @@ pub enum Level {
 pub use real::*;
 
 #[cfg(target_arch = "wasm32")]
+#[expect(missing_docs, reason = "the WIT documents them, under the same names")]
 mod real {
     use super::{Context, Level, Page};
     use crate::component::picloud::context::context;
