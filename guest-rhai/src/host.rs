@@ -93,7 +93,7 @@ mod real {
             dead_letters::Error::Denied => {
                 "the principal may not manage dead letters, or there is none"
             }
-            dead_letters::Error::InvalidId => "the id is not a UUID",
+            dead_letters::Error::InvalidId => "the id or the cursor is not a UUID",
             dead_letters::Error::NotFound => "the app has no dead letter of this id",
             dead_letters::Error::AlreadyResolved => "it was replayed or resolved before",
             dead_letters::Error::Unavailable => "the store cannot be reached now",
@@ -144,6 +144,14 @@ mod real {
             false => dead_letters::Resolution::Ignored,
         };
         dead_letters::resolve(id, resolution).map_err(dead_letter_problem)
+    }
+
+    pub fn list_dead_letters(
+        cursor: Option<&str>,
+        limit: Option<u32>,
+    ) -> Result<(Vec<String>, Option<String>), String> {
+        let page = dead_letters::list(cursor, limit).map_err(dead_letter_problem)?;
+        Ok((page.entries, page.next))
     }
 
     pub fn write_log(level: Level, message: &str, fields: Vec<(String, String)>) {
@@ -266,6 +274,13 @@ mod stand_in {
     }
 
     pub fn resolve(_id: &str, _handled: bool) -> Result<(), String> {
+        Err("the principal may not manage dead letters, or there is none".into())
+    }
+
+    pub fn list_dead_letters(
+        _cursor: Option<&str>,
+        _limit: Option<u32>,
+    ) -> Result<(Vec<String>, Option<String>), String> {
         Err("the principal may not manage dead letters, or there is none".into())
     }
 

@@ -5,6 +5,7 @@ use std::future::Future;
 
 use tokio::runtime::Handle;
 
+use crate::dead_letters::DeadLetters;
 use crate::kv::Kv;
 
 /// What an execution's imports work on. The app comes from the execution, never from what a
@@ -12,8 +13,9 @@ use crate::kv::Kv;
 pub struct GuestImports {
     /// The app's key-value store.
     pub kv: Kv,
-    /// Whether somebody acts; a public route's script acts as nobody.
-    pub has_principal: bool,
+    /// The app's dead letters, if somebody acts who may manage them; a public route's script
+    /// acts as nobody.
+    pub dead_letters: Option<DeadLetters>,
     /// Where the store's work runs: apart from the threads that guests compute on, and to its
     /// end even when the guest is stopped in the middle of a call.
     pub host: Handle,

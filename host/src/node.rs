@@ -16,10 +16,13 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::dispatch::dispatcher::Dispatcher;
+use crate::dispatch::outbox::Outbox;
 use crate::identity::{PASSWORD_CHARS_MIN, Sessions, random_text};
+use crate::kv::KvStore;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
 use crate::store::Db;
+use crate::triggers::firing::Events;
 
 /// How often the database is asked for a sign of life.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
@@ -39,8 +42,12 @@ pub struct Node {
     pub directory: Arc<Directory>,
     /// Runs scripts.
     pub runner: Arc<Runner>,
+    /// Where deliveries enter.
+    pub outbox: Arc<Outbox>,
     /// Takes on deliveries.
     pub dispatcher: Arc<Dispatcher>,
+    /// The key-value store.
+    pub kv: KvStore,
     /// Begins and ends sessions.
     pub sessions: Sessions,
     database_problem: Mutex<Option<String>>,
@@ -80,15 +87,18 @@ impl Node {
         };
         let sandbox = tokio::task::spawn_blocking(|| Sandbox::new(sandbox_config)).await??;
         let executions_max = sandbox.executions_max() as usize;
+        let (outbox, hand_over) = Outbox::new(db.clone(), executions_max, config.lease_ms);
+        let events = Events::new(directory.clone(), outbox.clone(), config.trigger_depth_max);
+        let kv = KvStore::new(db.clone(), events, config.kv_value_bytes_max);
         let runner = Arc::new(Runner::new(
             db.clone(),
             directory.clone(),
             sandbox,
             config.default_limits,
-            config.kv_value_bytes_max,
+            kv.clone(),
+            outbox.clone(),
         ));
-        let dispatcher =
-            Dispatcher::new(db.clone(), runner.clone(), executions_max, config.lease_ms);
+        let dispatcher = Dispatcher::new(outbox.clone(), hand_over, runner.clone());
         dispatcher.take_over().await?;
         let sessions = Sessions::new(db.clone(), config.session_ttl_hours);
         let database_problem = Mutex::new(None);
@@ -97,7 +107,9 @@ impl Node {
             db,
             directory,
             runner,
+            outbox,
             dispatcher,
+            kv,
             sessions,
             database_problem,
             metrics,
@@ -249,8 +261,10 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let address = listener.local_addr()?;
     let node = Node::start(config).await?;
     node.create_first_owner().await?;
+    node.directory.refresh().await?;
     tokio::spawn(node.clone().watch_database());
     tokio::spawn(node.directory.clone().keep_fresh());
+    tokio::spawn(node.config.retention.keep_sweeping(node.db.clone()));
     let dispatching = tokio::spawn(node.dispatcher.clone().run(grace));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

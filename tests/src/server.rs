@@ -484,4 +484,41 @@ impl App<'_> {
             Value::Null
         }
     }
+
+    /// Register a trigger and answer it.
+    pub fn trigger(&self, kind: &str, body: Value) -> Value {
+        let path = format!("/apps/{}/triggers/{kind}", self.slug);
+        let made = self.server.api("POST", &path, Some(body));
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()
+    }
+
+    /// Give a key a value, as the owner.
+    pub fn set(&self, collection: &str, key: &str, value: Value) {
+        let path = format!("/apps/{}/kv/{collection}/{key}", self.slug);
+        let set = self.server.api("PUT", &path, Some(value));
+        assert_eq!(set.status, 204, "{}", set.text());
+    }
+
+    /// The keys of a collection with their values, in the order of keys.
+    pub fn entries(&self, collection: &str) -> Vec<(String, Value)> {
+        let path = format!("/apps/{}/kv/{collection}?limit=200", self.slug);
+        let list = self.server.api("GET", &path, None).json();
+        let items = list["items"].as_array().cloned().unwrap_or_default();
+        items
+            .into_iter()
+            .map(|item| {
+                let key = item["key"].as_str().unwrap_or_default().to_owned();
+                (key, item["value"].clone())
+            })
+            .collect()
+    }
+
+    /// The dead letters that a query finds, newest first.
+    pub fn dead_letters(&self, query: &str) -> Vec<Value> {
+        let path = format!("/apps/{}/dead-letters?{query}", self.slug);
+        let list = self.server.api("GET", &path, None);
+        assert_eq!(list.status, 200, "{}", list.text());
+        list.json()["items"].as_array().cloned().unwrap_or_default()
+    }
 }

@@ -1,9 +1,24 @@
-//! `dead_letters::replay` and `dead_letters::resolve`.
+//! `dead_letters::replay`, `dead_letters::resolve` and `dead_letters::list`.
 
-use rhai::{ImmutableString, Module};
+use rhai::{Array, Dynamic, ImmutableString, Map, Module};
 
-use super::fail;
-use crate::host;
+use super::{Native, fail};
+use crate::{host, json};
+
+fn list(cursor: Option<&str>) -> Native<Map> {
+    const CALL: &str = "dead_letters::list";
+    let (entries, next) = match host::list_dead_letters(cursor, None) {
+        Ok(page) => page,
+        Err(problem) => return fail(CALL, problem),
+    };
+    let parse = |text: &String| json::parse(text).or_else(|problem| fail(CALL, problem));
+    let entries: Array = entries.iter().map(parse).collect::<Native<_>>()?;
+    let next = next.map_or(Dynamic::UNIT, Dynamic::from);
+    Ok(Map::from([
+        ("entries".into(), entries.into()),
+        ("cursor".into(), next),
+    ]))
+}
 
 pub(super) fn module() -> Module {
     let mut module = Module::new();
@@ -23,5 +38,7 @@ pub(super) fn module() -> Module {
         };
         host::resolve(&id, handled).or_else(|problem| fail(CALL, problem))
     });
+    module.set_native_fn("list", || list(None));
+    module.set_native_fn("list", |cursor: ImmutableString| list(Some(&cursor)));
     module
 }

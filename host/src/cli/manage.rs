@@ -11,7 +11,7 @@ use super::show::script_id;
 use super::{AppArg, Done};
 
 /// Print a list as a table of these members, or what to do when it is empty.
-fn print_list(out: &Output, items: Vec<Value>, members: &[&str], empty: &str) {
+pub(super) fn print_list(out: &Output, items: Vec<Value>, members: &[&str], empty: &str) {
     out.show(&Value::Array(items), |items| {
         let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
         if items.is_empty() {
@@ -24,7 +24,7 @@ fn print_list(out: &Output, items: Vec<Value>, members: &[&str], empty: &str) {
     });
 }
 
-fn print_one(out: &Output, item: &Value) {
+pub(super) fn print_one(out: &Output, item: &Value) {
     out.show(item, |item| {
         for (name, value) in item.as_object().into_iter().flatten() {
             println!("{name:<14} {}", cell(value));
@@ -228,7 +228,7 @@ impl Apps {
     }
 }
 
-fn sure(yes: bool, what: &str) -> Done {
+pub(super) fn sure(yes: bool, what: &str) -> Done {
     match yes {
         true => Ok(()),
         false => Err(Failure::Usage(format!(

@@ -3,6 +3,7 @@
 mod client;
 mod deploy;
 mod manage;
+mod operate;
 mod output;
 mod serve;
 mod show;
@@ -94,6 +95,17 @@ enum Command {
     /// Manage routes
     #[command(subcommand)]
     Routes(manage::Routes),
+    /// Manage triggers
+    #[command(subcommand)]
+    Triggers(operate::Triggers),
+    /// See what failed for good, put it back or settle it
+    #[command(subcommand, name = "dead-letters")]
+    DeadLetters(operate::DeadLetters),
+    /// Look at executions
+    #[command(subcommand)]
+    Executions(operate::Executions),
+    /// Remove what is past its retention
+    Gc(operate::Gc),
     /// Print the completions for a shell
     Completions {
         /// Which shell
@@ -141,6 +153,10 @@ pub fn main() -> ExitCode {
         Command::Apps(apps) => client().and_then(|client| apps.run(&client, &out)),
         Command::Scripts(scripts) => client().and_then(|client| scripts.run(&client, &out)),
         Command::Routes(routes) => client().and_then(|client| routes.run(&client, &out)),
+        Command::Triggers(triggers) => client().and_then(|client| triggers.run(&client, &out)),
+        Command::DeadLetters(letters) => client().and_then(|client| letters.run(&client, &out)),
+        Command::Executions(which) => client().and_then(|client| which.run(&client, &out)),
+        Command::Gc(gc) => client().and_then(|client| gc.run(&client, &out)),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -8,6 +8,10 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use chrono::TimeDelta;
+
+use crate::dispatch::retry::{self, RetryPolicy};
+use crate::retention::Retention;
 use crate::sandbox::Limits;
 pub use settings::{SETTINGS, Setting};
 
@@ -38,6 +42,12 @@ pub struct Config {
     pub lease_ms: u64,
     /// How long running scripts get to finish at shutdown.
     pub shutdown_grace_ms: u64,
+    /// How deep events may cause events.
+    pub trigger_depth_max: u32,
+    /// How a delivery is retried whose trigger says nothing else.
+    pub retry: RetryPolicy,
+    /// How long what is over is kept.
+    pub retention: Retention,
     /// How long a session lasts.
     pub session_ttl_hours: u32,
     /// What a script gets that sets no limits.
@@ -184,7 +194,7 @@ impl Values {
     /// # Errors
     /// [`ConfigError::InvalidValue`] for the first that cannot be.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        use settings::{address, bytes, format, number, optional, text};
+        use settings::{address, backoff, bytes, format, number, optional, text};
         let limits = |prefix: [&'static str; 5]| -> Result<Limits, ConfigError> {
             Ok(Limits {
                 fuel: self.get(prefix[0], number(1..=u64::MAX / 2))?,
@@ -193,6 +203,9 @@ impl Values {
                 output_bytes: self.get(prefix[3], bytes(1..=1 << 30))?,
                 log_bytes: self.get(prefix[4], bytes(1..=1 << 30))?,
             })
+        };
+        let days = |key| -> Result<TimeDelta, ConfigError> {
+            Ok(TimeDelta::days(self.get(key, number(1..=36_500))? as i64))
         };
         let data_dir = PathBuf::from(self.get("data_dir", text)?);
         let database_url = self.get("database_url", optional)?;
@@ -211,6 +224,21 @@ impl Values {
             kv_value_bytes_max: self.get("kv_value_bytes_max", bytes(1024..=16 << 20))? as usize,
             lease_ms: self.get("lease_ms", number(1_000..=600_000))?,
             shutdown_grace_ms: self.get("shutdown_grace_ms", number(0..=3_600_000))?,
+            trigger_depth_max: self.get("max_trigger_depth", number(1..=64))? as u32,
+            retry: RetryPolicy {
+                attempts_max: self.get(
+                    "trigger_retry_max_attempts",
+                    number(1..=u64::from(retry::ATTEMPTS_MAX)),
+                )? as u32,
+                backoff: self.get("trigger_retry_backoff", backoff)?,
+                base_ms: self.get("trigger_retry_base_ms", number(0..=retry::PAUSE_MS_MAX))?,
+                jitter_pct: self.get("trigger_retry_jitter_pct", number(0..=100))? as u32,
+            },
+            retention: Retention {
+                dead_letters: days("dead_letter_retention_days")?,
+                abandoned_executions: days("abandoned_executions_retention_days")?,
+                executions: days("execution_retention_days")?,
+            },
             session_ttl_hours: self.get("session_ttl_hours", number(1..=24 * 366))? as u32,
             default_limits: limits([
                 "default_fuel",

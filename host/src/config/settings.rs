@@ -4,6 +4,7 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 
 use super::LogFormat;
+use crate::dispatch::retry::Backoff;
 
 /// One setting.
 #[derive(Debug)]
@@ -104,6 +105,46 @@ pub const SETTINGS: &[Setting] = &[
         "10000",
         "How long running scripts may take at shutdown",
     ),
+    setting(
+        "max_trigger_depth",
+        "8",
+        "How deep events may cause events; deeper ones are dropped",
+    ),
+    setting(
+        "trigger_retry_max_attempts",
+        "3",
+        "Attempts at a delivery whose trigger sets none",
+    ),
+    setting(
+        "trigger_retry_backoff",
+        "exponential",
+        "How the pause between attempts grows: exponential, linear or constant",
+    ),
+    setting(
+        "trigger_retry_base_ms",
+        "1000",
+        "The first pause between attempts",
+    ),
+    setting(
+        "trigger_retry_jitter_pct",
+        "20",
+        "By how much a pause is varied, both ways",
+    ),
+    setting(
+        "dead_letter_retention_days",
+        "30",
+        "How long dead letters are kept",
+    ),
+    setting(
+        "abandoned_executions_retention_days",
+        "7",
+        "How long abandoned executions are kept",
+    ),
+    setting(
+        "execution_retention_days",
+        "14",
+        "How long executions and their logs are kept",
+    ),
     setting("session_ttl_hours", "720", "How long a sign-in lasts"),
     setting(
         "default_fuel",
@@ -189,6 +230,11 @@ pub(super) fn format(text: &str) -> Result<LogFormat, String> {
         "json" => Ok(LogFormat::Json),
         _ => Err(format!("is `text` or `json`, not `{text}`")),
     }
+}
+
+pub(super) fn backoff(text: &str) -> Result<Backoff, String> {
+    Backoff::parse(text)
+        .ok_or_else(|| format!("is `exponential`, `linear` or `constant`, not `{text}`"))
 }
 
 pub(super) fn number(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<u64, String> {

@@ -1,28 +1,99 @@
 //! The dead letters, as guests call them.
 
-use uuid::Uuid;
-
+use super::sql::Filter;
+use super::{AtVersion, DeadLetterError, DeadLetterId, DeadLetters, Resolution, State, sql};
 use crate::imports::GuestImports;
 use crate::sandbox::DeadLetterImports;
-use crate::sandbox::bindings::dead_letters::{Error, Resolution};
+use crate::sandbox::bindings::dead_letters as wit;
+
+/// How many a page of `list` has at most.
+const PAGE_MAX: u32 = 100;
 
 impl DeadLetterImports for GuestImports {
-    async fn replay(&mut self, id: String) -> Result<String, Error> {
-        Err(self.refusal(&id))
+    async fn replay(&mut self, id: String) -> Result<String, wit::Error> {
+        let (letters, id) = (self.managed()?, parsed(&id)?);
+        let replayed = self.apart(async move { letters.replay(id, None, AtVersion::Latest).await });
+        told(replayed.await).map(|delivery_id| delivery_id.to_string())
     }
 
-    async fn resolve(&mut self, id: String, _resolution: Resolution) -> Result<(), Error> {
-        Err(self.refusal(&id))
+    async fn resolve(&mut self, id: String, resolution: wit::Resolution) -> Result<(), wit::Error> {
+        let (letters, id) = (self.managed()?, parsed(&id)?);
+        let reason = match resolution {
+            wit::Resolution::Ignored => Resolution::Ignored,
+            wit::Resolution::HandledByScript => Resolution::HandledByScript,
+        };
+        told(
+            self.apart(async move { letters.resolve(id, reason).await })
+                .await,
+        )
+    }
+
+    async fn list(
+        &mut self,
+        cursor: Option<String>,
+        limit: Option<u32>,
+    ) -> Result<wit::Page, wit::Error> {
+        let letters = self.managed()?;
+        let before = cursor.as_deref().map(parsed).transpose()?;
+        let limit = limit.unwrap_or(PAGE_MAX).clamp(1, PAGE_MAX);
+        let listed = self.apart(async move { letters.unresolved(before, limit).await });
+        let (letters, next) = told(listed.await)?;
+        Ok(wit::Page {
+            entries: letters
+                .iter()
+                .map(|letter| letter.told().to_string())
+                .collect(),
+            next: next.map(|id| id.to_string()),
+        })
     }
 }
 
 impl GuestImports {
-    /// Managing dead letters needs a principal; and no app has a dead letter yet.
-    fn refusal(&self, id: &str) -> Error {
-        match id.parse::<Uuid>() {
-            _ if !self.has_principal => Error::Denied,
-            Err(_) => Error::InvalidId,
-            Ok(_) => Error::NotFound,
-        }
+    /// Managing dead letters needs somebody who may; a public route's script acts as nobody.
+    fn managed(&self) -> Result<DeadLetters, wit::Error> {
+        self.dead_letters.clone().ok_or(wit::Error::Denied)
     }
+}
+
+impl DeadLetters {
+    /// Unresolved ones, newest first, and where the next page begins.
+    async fn unresolved(
+        &self,
+        before: Option<DeadLetterId>,
+        limit: u32,
+    ) -> Result<(Vec<super::DeadLetter>, Option<DeadLetterId>), DeadLetterError> {
+        let filter = Filter {
+            state: Some(State::Unresolved),
+            ..Filter::default()
+        };
+        let mut conn = self.db.read().await?;
+        let most = i64::from(limit) + 1;
+        let mut letters = sql::page(&mut conn, self.app_id, &filter, before, most).await?;
+        let more = letters.len() > limit as usize;
+        letters.truncate(limit as usize);
+        let next = letters.last().filter(|_| more).map(|letter| letter.id);
+        Ok((letters, next))
+    }
+}
+
+fn parsed(id: &str) -> Result<DeadLetterId, wit::Error> {
+    id.parse().map_err(|_| wit::Error::InvalidId)
+}
+
+/// The error as the guest is told it. What failed inside us is logged and only called
+/// unavailable.
+fn told<T>(done: Option<Result<T, DeadLetterError>>) -> Result<T, wit::Error> {
+    let error = match done {
+        Some(Ok(done)) => return Ok(done),
+        Some(Err(error)) => error,
+        None => return Err(wit::Error::Unavailable),
+    };
+    Err(match error {
+        DeadLetterError::NotFound(_) => wit::Error::NotFound,
+        DeadLetterError::AlreadySettled(_) => wit::Error::AlreadyResolved,
+        error => {
+            tracing::warn!(%error, "a guest's call to the dead letters failed");
+            wit::Error::Unavailable
+        }
+    })
 }

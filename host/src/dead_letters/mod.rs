@@ -1,4 +1,451 @@
-//! Dead letters: deliveries that used up their attempts. Nothing makes any yet; what guests may
-//! ask of them is answered truthfully all the same.
+//! Dead letters: deliveries that used up their attempts, kept whole, so that each can be looked
+//! at, put back and settled.
 
+pub mod api;
 pub mod imports;
+pub mod sql;
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use crate::apps::AppId;
+use crate::dispatch::outbox::Outbox;
+use crate::dispatch::retry::RetryPolicy;
+use crate::dispatch::{Attempt, Delivery, DeliveryId, Payload};
+use crate::executions::ExecutionId;
+use crate::identity::UserId;
+use crate::scripts::ScriptId;
+use crate::store::{Db, Id, StoreError};
+use crate::triggers::TriggerId;
+use sql::Filter;
+
+/// The id of a dead letter.
+pub type DeadLetterId = Id<DeadLetter>;
+
+/// A delivery that used up its attempts.
+#[derive(Debug, Clone, Serialize)]
+pub struct DeadLetter {
+    /// Its id.
+    pub id: DeadLetterId,
+    /// The app.
+    pub app_id: AppId,
+    /// The script.
+    pub script_id: ScriptId,
+    /// The version that the last attempt ran; 0 when none could.
+    pub script_version: u32,
+    /// The trigger that made the delivery, if one did.
+    pub trigger_id: Option<TriggerId>,
+    /// What fired it: `http` or `kv`.
+    pub source: String,
+    /// What happened, as it came.
+    #[serde(skip)]
+    pub payload: Arc<Payload>,
+    /// The request that it all began with.
+    pub request_id: Uuid,
+    /// The execution that caused the delivery, if one did.
+    pub parent_execution_id: Option<ExecutionId>,
+    /// As whom it ran.
+    pub principal_id: Option<UserId>,
+    /// How many events lie between the request and the delivery.
+    pub trigger_depth: u32,
+    /// The policy that it was retried by.
+    pub retry: RetryPolicy,
+    /// The order key of the delivery.
+    #[serde(skip)]
+    pub order_key: Option<String>,
+    /// The delivery.
+    pub delivery_id: DeliveryId,
+    /// The dead letter that the delivery was a replay of.
+    pub replay_of: Option<DeadLetterId>,
+    /// Every attempt, oldest first.
+    #[serde(skip)]
+    pub history: Vec<Attempt>,
+    /// How many attempts there were.
+    pub attempts: u32,
+    /// What went wrong at last.
+    pub last_error: String,
+    /// When the first attempt began.
+    pub first_attempt_at: DateTime<Utc>,
+    /// When the last attempt began.
+    pub last_attempt_at: DateTime<Utc>,
+    /// Whether it still needs somebody.
+    pub state: State,
+    /// Whether a handler that was told of it failed.
+    pub handler_failed: bool,
+    /// Why it was resolved.
+    pub reason: Option<Resolution>,
+    /// The delivery that repeats it.
+    pub replayed_as: Option<DeliveryId>,
+    /// Who replayed or resolved it.
+    pub settled_by: Option<UserId>,
+    /// When.
+    pub settled_at: Option<DateTime<Utc>>,
+    /// When it died.
+    pub created_at: DateTime<Utc>,
+}
+
+/// Whether a dead letter still needs somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Nobody has done anything about it.
+    Unresolved,
+    /// It was put back into the outbox.
+    Replayed,
+    /// Somebody said that it needs no further work.
+    Resolved,
+}
+
+impl State {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Unresolved, Self::Replayed, Self::Resolved];
+
+    /// The word in the database and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unresolved => "unresolved",
+            Self::Replayed => "replayed",
+            Self::Resolved => "resolved",
+        }
+    }
+
+    /// The state that a word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == word)
+    }
+}
+
+/// Why a dead letter needs no further work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Resolution {
+    /// Somebody decided that it does not matter.
+    Ignored,
+    /// A script did what was needed.
+    HandledByScript,
+}
+
+impl Resolution {
+    /// The word in the database and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Ignored => "ignored",
+            Self::HandledByScript => "handled_by_script",
+        }
+    }
+
+    /// The reason that a word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Ignored, Self::HandledByScript]
+            .into_iter()
+            .find(|reason| reason.as_str() == word)
+    }
+}
+
+/// Which version of its script a replay runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AtVersion {
+    /// Whichever is current then.
+    #[default]
+    Latest,
+    /// The one that failed.
+    Pinned,
+}
+
+/// What can go wrong with dead letters.
+#[derive(Debug, thiserror::Error)]
+pub enum DeadLetterError {
+    /// No such dead letter, or none of this app.
+    #[error("there is no dead letter `{0}`")]
+    NotFound(String),
+    /// It was replayed or resolved before.
+    #[error("the dead letter was {} before", .0.as_str())]
+    AlreadySettled(State),
+    /// Its script never ran, so there is no version to repeat.
+    #[error("no version of the script ran, so none can be pinned; use `latest`")]
+    NothingToPin,
+    /// The edited payload is not what the source's payloads look like.
+    #[error("the payload is not one of a delivery by `{source_name}`: {problem}")]
+    InvalidPayload {
+        /// The source.
+        source_name: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl DeadLetter {
+    /// The dead letter of a delivery whose last attempt is the last of `history`.
+    pub fn of(delivery: &Delivery, history: Vec<Attempt>, now: DateTime<Utc>) -> Self {
+        let last = history.last();
+        Self {
+            id: DeadLetterId::new(),
+            app_id: delivery.app_id,
+            script_id: delivery.script_id,
+            script_version: last.map_or(0, |last| last.script_version),
+            trigger_id: delivery.trigger_id,
+            source: match delivery.invocation_type.as_str() {
+                "http_async" => "http".to_owned(),
+                other => other.to_owned(),
+            },
+            payload: delivery.payload.clone(),
+            request_id: delivery.request_id,
+            parent_execution_id: delivery.parent_execution_id,
+            principal_id: delivery.principal_id,
+            trigger_depth: delivery.trigger_depth,
+            retry: delivery.retry,
+            order_key: delivery.order_key.clone(),
+            delivery_id: delivery.id,
+            replay_of: delivery.dead_letter_id,
+            attempts: last.map_or(delivery.attempt, |last| last.attempt),
+            last_error: last.map_or_else(String::new, |last| last.error.clone()),
+            first_attempt_at: history.first().map_or(now, |first| first.at),
+            last_attempt_at: last.map_or(now, |last| last.at),
+            history,
+            state: State::Unresolved,
+            handler_failed: false,
+            reason: None,
+            replayed_as: None,
+            settled_by: None,
+            settled_at: None,
+            created_at: now,
+        }
+    }
+
+    /// What scripts see of it.
+    pub fn told(&self) -> serde_json::Value {
+        json!({
+            "id": self.id,
+            "original": self.original(),
+            "attempts": self.attempts,
+            "last_error": self.last_error,
+            "trigger_id": self.trigger_id,
+            "script_id": self.script_id,
+            "first_attempt_at": self.first_attempt_at,
+            "last_attempt_at": self.last_attempt_at,
+        })
+    }
+
+    /// The event that tells a handler of it.
+    pub fn event(&self) -> Payload {
+        let event = json!({ "id": self.id, "source": "dead_letter", "dead_letter": self.told() });
+        let text = RawValue::from_string(event.to_string());
+        Payload::Event(text.expect("a JSON value's text is JSON"))
+    }
+
+    /// What happened, as people read and edit it: the event, or the request of a route.
+    pub fn original(&self) -> serde_json::Value {
+        let value = match &*self.payload {
+            Payload::Event(event) => serde_json::from_str(event.get()),
+            Payload::Request(request) => serde_json::to_value(request),
+        };
+        value.expect("a payload is JSON")
+    }
+
+    /// The delivery that repeats it.
+    fn replay(
+        &self,
+        payload: Option<Arc<Payload>>,
+        version: AtVersion,
+    ) -> Result<Delivery, DeadLetterError> {
+        let script_version = match version {
+            AtVersion::Latest => None,
+            AtVersion::Pinned if self.script_version == 0 => {
+                return Err(DeadLetterError::NothingToPin);
+            }
+            AtVersion::Pinned => Some(self.script_version),
+        };
+        let invocation_type = match self.source.as_str() {
+            "http" => "http_async",
+            other => other,
+        };
+        Ok(Delivery {
+            script_version,
+            trigger_id: self.trigger_id,
+            request_id: self.request_id,
+            // Beneath the attempt that failed, in the tree of the request.
+            parent_execution_id: self.history.last().and_then(|last| last.execution_id),
+            principal_id: self.principal_id,
+            trigger_depth: self.trigger_depth,
+            dead_letter_id: Some(self.id),
+            order_key: self.order_key.clone(),
+            payload: payload.unwrap_or_else(|| self.payload.clone()),
+            ..Delivery::new(
+                self.app_id,
+                self.script_id,
+                invocation_type,
+                Payload::Event(RawValue::NULL.to_owned()),
+                self.retry,
+            )
+        })
+    }
+
+    /// `edited`, as the payload of a delivery like this one's.
+    fn edited(&self, edited: &RawValue) -> Result<Payload, DeadLetterError> {
+        match &*self.payload {
+            Payload::Request(_) => {
+                let request = serde_json::from_str(edited.get());
+                request
+                    .map(Payload::Request)
+                    .map_err(|error| error.to_string())
+            }
+            Payload::Event(_) if edited.get().starts_with('{') => {
+                Ok(Payload::Event(edited.to_owned()))
+            }
+            Payload::Event(_) => Err("an event is an object".to_owned()),
+        }
+        .map_err(|problem| DeadLetterError::InvalidPayload {
+            source_name: self.source.clone(),
+            problem,
+        })
+    }
+}
+
+/// One app's dead letters, as somebody who may manage them.
+#[derive(Clone)]
+pub struct DeadLetters {
+    db: Db,
+    outbox: Arc<Outbox>,
+    app_id: AppId,
+    principal_id: UserId,
+}
+
+impl DeadLetters {
+    /// The dead letters of the app `app_id`, managed by `principal_id`.
+    pub fn new(db: Db, outbox: Arc<Outbox>, app_id: AppId, principal_id: UserId) -> Self {
+        Self {
+            db,
+            outbox,
+            app_id,
+            principal_id,
+        }
+    }
+
+    /// Put a dead letter back into the outbox: once, however many ask.
+    ///
+    /// # Errors
+    /// [`DeadLetterError`]; nothing was changed.
+    pub async fn replay(
+        &self,
+        id: DeadLetterId,
+        payload: Option<Box<RawValue>>,
+        version: AtVersion,
+    ) -> Result<DeliveryId, DeadLetterError> {
+        let (app_id, principal_id) = (self.app_id, self.principal_id);
+        let outbox = self.outbox.clone();
+        let delivery_id = self.db.write(move |tx| {
+            Box::pin(async move {
+                let letter = sql::get(&mut tx.conn, app_id, id).await?;
+                let letter = letter.ok_or_else(|| DeadLetterError::NotFound(id.to_string()))?;
+                let edited = payload.map(|payload| letter.edited(&payload).map(Arc::new));
+                let delivery = letter.replay(edited.transpose()?, version)?;
+                let delivery_id = delivery.id;
+                if !sql::replayed(tx, id, delivery_id, principal_id).await? {
+                    let now = sql::get(&mut tx.conn, app_id, id).await?;
+                    let state = now.map_or(letter.state, |letter| letter.state);
+                    return Err(DeadLetterError::AlreadySettled(state));
+                }
+                crate::dispatch::sql::insert(tx, &[outbox.row(delivery, None, false)]).await?;
+                Ok(delivery_id)
+            })
+        });
+        let delivery_id = delivery_id.await?;
+        self.outbox.is_behind();
+        Ok(delivery_id)
+    }
+
+    /// Say that a dead letter needs no further work.
+    ///
+    /// # Errors
+    /// [`DeadLetterError`]; nothing was changed.
+    pub async fn resolve(
+        &self,
+        id: DeadLetterId,
+        reason: Resolution,
+    ) -> Result<(), DeadLetterError> {
+        let (app_id, principal_id) = (self.app_id, self.principal_id);
+        self.db
+            .write(move |tx| {
+                Box::pin(async move {
+                    if sql::resolved(tx, app_id, id, reason, principal_id).await? {
+                        return Ok(());
+                    }
+                    let known = sql::get(&mut tx.conn, app_id, id).await?;
+                    Err(known.map_or_else(
+                        || DeadLetterError::NotFound(id.to_string()),
+                        |letter| DeadLetterError::AlreadySettled(letter.state),
+                    ))
+                })
+            })
+            .await
+    }
+
+    /// Replay or resolve the oldest unresolved ones that `filter` lets through, at most `limit`,
+    /// in one transaction. Answers how many it were and how many are left.
+    ///
+    /// # Errors
+    /// [`DeadLetterError`]; nothing was changed.
+    pub async fn in_bulk(
+        &self,
+        filter: Filter,
+        act: BulkAct,
+        limit: i64,
+    ) -> Result<(u64, i64), DeadLetterError> {
+        let (app_id, principal_id) = (self.app_id, self.principal_id);
+        let outbox = self.outbox.clone();
+        let filter = Filter {
+            state: Some(State::Unresolved),
+            ..filter
+        };
+        let done = self.db.write(move |tx| {
+            Box::pin(async move {
+                let letters = sql::oldest(&mut tx.conn, app_id, &filter, limit).await?;
+                let mut done = 0;
+                let mut rows = Vec::new();
+                for letter in letters {
+                    match act {
+                        BulkAct::Resolve(reason) => {
+                            done += u64::from(
+                                sql::resolved(tx, app_id, letter.id, reason, principal_id).await?,
+                            );
+                        }
+                        BulkAct::Replay(version) => {
+                            // One whose script never ran has no version: the current one then.
+                            let delivery = letter
+                                .replay(None, version)
+                                .or_else(|_| letter.replay(None, AtVersion::Latest))?;
+                            if sql::replayed(tx, letter.id, delivery.id, principal_id).await? {
+                                rows.push(outbox.row(delivery, None, false));
+                                done += 1;
+                            }
+                        }
+                    }
+                }
+                crate::dispatch::sql::insert(tx, &rows).await?;
+                let left = sql::count(&mut tx.conn, app_id, &filter).await?;
+                Ok::<_, DeadLetterError>((done, left))
+            })
+        });
+        let done = done.await?;
+        self.outbox.is_behind();
+        Ok(done)
+    }
+}
+
+/// What is done with many at once.
+#[derive(Debug, Clone, Copy)]
+pub enum BulkAct {
+    /// Put them back.
+    Replay(AtVersion),
+    /// Say that they need no further work.
+    Resolve(Resolution),
+}

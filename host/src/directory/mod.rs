@@ -1,6 +1,7 @@
-//! What every request needs to know of apps, scripts and routes, in memory.
+//! What every request and every event needs to know of apps, scripts, routes, triggers and users,
+//! in memory.
 //!
-//! A picture of the database at one version. Whoever changes apps, scripts or routes raises the
+//! A picture of the database at one version. Whoever changes one of them raises the
 //! version in the same transaction ([`raise_version`]) and asks for a [`Directory::refresh`] after
 //! it; other nodes notice within a second.
 
@@ -11,9 +12,11 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::apps::{self, App, AppId, HostPattern};
+use crate::identity::{self, User, UserId};
 use crate::routes::{self, table::RouteTable};
 use crate::scripts::{self, Script, ScriptId};
 use crate::store::{Conn, Db, StoreError, Tx};
+use crate::triggers::{self, Trigger, TriggerId};
 
 mod sql;
 
@@ -28,7 +31,7 @@ pub struct Directory {
     refreshing: tokio::sync::Mutex<()>,
 }
 
-/// Apps, scripts and routes at one version.
+/// All of them at one version.
 #[derive(Default)]
 pub struct Picture {
     version: i64,
@@ -40,6 +43,12 @@ pub struct Picture {
     default_app: Option<AppId>,
     scripts: HashMap<ScriptId, Script>,
     tables: HashMap<AppId, RouteTable>,
+    triggers: HashMap<TriggerId, Arc<Trigger>>,
+    /// The enabled ones.
+    kv_triggers: HashMap<AppId, Vec<Arc<Trigger>>>,
+    dead_letter_triggers: HashMap<AppId, Vec<Arc<Trigger>>>,
+    /// Those who are not disabled.
+    users: HashMap<UserId, User>,
 }
 
 impl Picture {
@@ -86,6 +95,28 @@ impl Picture {
         self.tables.get(&id)
     }
 
+    /// A trigger.
+    pub fn trigger(&self, id: TriggerId) -> Option<&Arc<Trigger>> {
+        self.triggers.get(&id)
+    }
+
+    /// The enabled triggers of an app that listen to its key-value store.
+    pub fn kv_triggers(&self, id: AppId) -> &[Arc<Trigger>] {
+        self.kv_triggers.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// The enabled triggers of an app that listen to its dead letters.
+    pub fn dead_letter_triggers(&self, id: AppId) -> &[Arc<Trigger>] {
+        self.dead_letter_triggers
+            .get(&id)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// A user, unless they are disabled.
+    pub fn user(&self, id: UserId) -> Option<&User> {
+        self.users.get(&id)
+    }
+
     async fn load(conn: &mut Conn) -> Result<Self, StoreError> {
         // The version first: what is changed while we read makes the picture newer than its
         // version says, and the next refresh looks again.
@@ -125,6 +156,20 @@ impl Picture {
             .into_iter()
             .map(|(id, routes)| (id, RouteTable::new(routes)))
             .collect();
+        for trigger in triggers::sql::all(conn).await? {
+            let trigger = Arc::new(trigger);
+            let listening = match trigger.kind {
+                triggers::Kind::Kv(_) => &mut picture.kv_triggers,
+                triggers::Kind::DeadLetter(_) => &mut picture.dead_letter_triggers,
+            };
+            if trigger.enabled {
+                let of_app = listening.entry(trigger.app_id).or_default();
+                of_app.push(trigger.clone());
+            }
+            picture.triggers.insert(trigger.id, trigger);
+        }
+        let users = identity::sql::enabled_users(conn).await?;
+        picture.users = users.into_iter().map(|user| (user.id, user)).collect();
         Ok(picture)
     }
 }
@@ -173,7 +218,7 @@ impl Directory {
     }
 }
 
-/// Say that apps, scripts or routes change in this transaction.
+/// Say that what every node caches changes in this transaction.
 ///
 /// # Errors
 /// When the database fails.

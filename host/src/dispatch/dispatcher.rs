@@ -1,60 +1,62 @@
 //! Takes deliveries on, under a lease, and sees them through to their outcome.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::gate::{Gate, Permit};
+use super::fair::{Claims, Turns, claim};
+use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
-use super::sql::{self, Claimed, Completion, NewDelivery};
-use super::{Answer, Attempted, Delivery, DeliveryId, Executor, Payload, WorkerId};
+use super::outbox::{HandOver, Outbox, lane};
+use super::retry::RetryPolicy;
+use super::sql::{self, Also, Claimed, Completion, NewDelivery, Placed, Then};
+use super::{Answer, Attempt, Attempted, Delivery, DeliveryId, Executor, Payload};
 use crate::apps::AppId;
+use crate::dead_letters::DeadLetter;
 use crate::executions::{
     AbandonReason, AbandonedExecution, Execution, ExecutionError, ExecutionId, Log, OutcomeKind,
     sql::Ended,
 };
-use crate::sandbox::Request;
+use crate::idempotency::{KeptAnswer, Key};
+use crate::sandbox::{Outcome, Request};
 use crate::scripts::ScriptId;
-use crate::store::{Db, Engine, Id, StoreError};
+use crate::store::{Engine, Id, StoreError};
 
 /// The safety net under the wake-up: how long a due row waits when its notification was lost.
 const POLL: Duration = Duration::from_secs(1);
-/// How many rows one claim takes at most.
-const CLAIM_MAX: usize = 64;
 /// How long after its script's time limit a caller waits for the outcome to be written.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// How often rows are looked for that wait for nothing any more.
+const MEND_EVERY: Duration = Duration::from_secs(5);
+/// How long the next try is away when there was no room at the gate.
+const NO_ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// The worker of this node.
 pub struct Dispatcher {
-    worker: WorkerId,
-    db: Db,
-    gate: Gate,
+    outbox: Arc<Outbox>,
+    handed: Mutex<Option<HandOver>>,
     inbox: Inbox,
     executor: Arc<dyn Executor>,
-    lease: TimeDelta,
-    /// Something may be claimable now.
-    wake: Notify,
-    /// Whether rows may be due that nobody has claimed. While it is false, an execution that
-    /// ends wakes nobody: a claim for each would cost more than the executions.
-    backlog: AtomicBool,
+    turns: Arc<Mutex<Turns>>,
     /// Deliveries that are worked on.
     tasks: TaskTracker,
     stopping: CancellationToken,
 }
 
-/// A delivery to be.
+/// A delivery to be, for whose answer somebody waits.
 pub struct Order {
-    /// What it delivers; its id, attempt and `reply_to` are set by the dispatcher.
+    /// What it delivers; its attempt and `reply_to` are set by the dispatcher.
     pub delivery: Delivery,
     /// How long its script may take.
     pub timeout: Duration,
+    /// What makes it happen once, and whether its answer is kept for whoever asks again.
+    pub key: Option<(Key, bool)>,
 }
 
 /// The gate is full.
@@ -63,22 +65,14 @@ pub struct Order {
 pub struct GateFull;
 
 impl Dispatcher {
-    /// A dispatcher that runs deliveries with `executor`, at most `executions_max` at once.
-    pub fn new(
-        db: Db,
-        executor: Arc<dyn Executor>,
-        executions_max: usize,
-        lease_ms: u64,
-    ) -> Arc<Self> {
+    /// A dispatcher that runs with `executor` what is in `outbox`.
+    pub fn new(outbox: Arc<Outbox>, handed: HandOver, executor: Arc<dyn Executor>) -> Arc<Self> {
         Arc::new(Self {
-            worker: WorkerId::new(),
-            db,
-            gate: Gate::new(executions_max),
+            outbox,
+            handed: Mutex::new(Some(handed)),
             inbox: Inbox::default(),
             executor,
-            lease: TimeDelta::milliseconds(i64::try_from(lease_ms).unwrap_or(i64::MAX / 2)),
-            wake: Notify::new(),
-            backlog: AtomicBool::new(false),
+            turns: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         })
@@ -94,148 +88,220 @@ impl Dispatcher {
         let Order {
             mut delivery,
             timeout,
+            key,
         } = order;
-        let permit = self.gate.enter().ok_or(GateFull)?;
-        delivery.reply_to = Some(self.worker);
-        delivery.attempt = 1;
-        delivery.attempts_max = 1;
+        let permit = self.enter(delivery.app_id)?;
+        delivery.reply_to = Some(self.outbox.worker);
+        delivery.retry = RetryPolicy::ONCE;
         let waiter: Waiter = self.inbox.register(delivery.id);
         let dispatcher = self.clone();
         // A task of its own: it must not end half-way when the caller leaves.
         self.tasks.spawn(async move {
-            match dispatcher.insert(&delivery, true).await {
-                Ok(()) => dispatcher.work(delivery, permit).await,
+            let row = NewDelivery {
+                key: key.as_ref().map(|(key, _)| key.clone()),
+                ..dispatcher.outbox.row(delivery, Some(&permit), false)
+            };
+            let delivery = row.delivery.clone();
+            let lane = lane(delivery.id);
+            match dispatcher.outbox.db.write_grouped(lane, row).await {
+                Ok(Placed::Known(known)) => dispatcher.turn_away(&delivery, Answer::Known(known)),
+                Ok(_) => {
+                    let kept = key.and_then(|(key, keep_answer)| keep_answer.then_some(key));
+                    dispatcher.work(delivery, permit, kept).await;
+                }
                 Err(error) => {
                     tracing::error!(delivery_id = %delivery.id, %error, "a delivery could not be written");
-                    if let Ok(slot) = dispatcher.inbox.take(delivery.id) {
-                        // Nothing was run, so there is nothing to abandon when nobody listens.
-                        let _ = slot.answer(Answer::Unavailable);
-                    }
+                    dispatcher.turn_away(&delivery, Answer::Unavailable);
                 }
             }
         });
         Ok(waiter.wait(timeout + ANSWER_GRACE).await)
     }
 
-    /// Put a delivery into the outbox for which nobody waits. It is safe once this returns.
-    ///
-    /// # Errors
-    /// [`StoreError`] when it could not be written.
-    pub async fn enqueue(self: &Arc<Self>, mut delivery: Delivery) -> Result<(), StoreError> {
-        let permit = self.gate.enter_without_caller();
-        delivery.reply_to = None;
-        delivery.attempt = u32::from(permit.is_some());
-        let dispatcher = self.clone();
-        let written = self.tasks.spawn(async move {
-            dispatcher.insert(&delivery, permit.is_some()).await?;
-            match permit {
-                Some(permit) => {
-                    let next = dispatcher.clone();
-                    dispatcher
-                        .tasks
-                        .spawn(async move { next.work(delivery, permit).await });
-                }
-                // Whoever ends next makes room for it.
-                None => dispatcher.backlog.store(true, Ordering::Relaxed),
-            }
-            Ok(())
-        });
-        written.await.unwrap_or(Err(StoreError::Closed))
+    /// Answer the caller of a delivery that was not run: when they have left, there is nothing to
+    /// abandon.
+    fn turn_away(&self, delivery: &Delivery, answer: Answer) {
+        if let Ok(slot) = self.inbox.take(delivery.id) {
+            let _ = slot.answer(answer);
+        }
     }
 
-    /// A place at the gate for an execution that does not come through the outbox.
+    /// A place at the gate for an execution whose caller waits.
     ///
     /// # Errors
     /// [`GateFull`].
-    pub fn enter(&self) -> Result<Permit, GateFull> {
-        self.gate.enter().ok_or(GateFull)
+    pub fn enter(&self, app_id: AppId) -> Result<Permit, GateFull> {
+        self.outbox.gate.enter(app_id).ok_or(GateFull)
     }
 
-    async fn insert(&self, delivery: &Delivery, born_claimed: bool) -> Result<(), StoreError> {
-        let payload = serde_json::to_string(&*delivery.payload)
-            .expect("a payload is strings and numbers, which are always JSON");
-        let new = NewDelivery {
-            delivery: delivery.clone(),
-            payload,
-            born_claimed: born_claimed.then_some((self.worker, self.lease)),
-        };
-        self.db.write_grouped(lane(delivery.id), new).await
-    }
-
-    /// See a leased delivery through.
-    async fn work(self: Arc<Self>, delivery: Delivery, permit: Permit) {
-        let (id, attempt, reply_to) = (delivery.id, delivery.attempt, delivery.reply_to);
+    /// See a leased delivery through this attempt. The answer is kept under `kept` for whoever
+    /// asks again.
+    async fn work(self: Arc<Self>, delivery: Delivery, permit: Permit, kept: Option<Key>) {
+        if delivery.reply_to.is_none() && self.executor.is_held(&delivery) {
+            let completion = self.completion(&delivery, Then::Held);
+            drop(permit);
+            self.complete(completion).await;
+            return;
+        }
         let begun = crate::store::micros(Utc::now());
         let attempted = self.executor.attempt(delivery.clone());
         // A panic here would leave the row leased for as long as this process lives.
         let attempted = AssertUnwindSafe(attempted).catch_unwind().await;
         let Attempted { ended, answer } = attempted.unwrap_or_else(|_| {
-            tracing::error!(delivery_id = %id, "an attempt panicked; this is a mistake of ours");
+            tracing::error!(delivery_id = %delivery.id, "an attempt panicked; this is a mistake of ours");
             let error = ExecutionError::new("the platform failed");
+            // The execution of a first attempt has the delivery's id.
+            let id = match delivery.attempt {
+                1 => delivery.id.of(),
+                _ => ExecutionId::new(),
+            };
+            let outcome = OutcomeKind::PlatformFault;
             Attempted {
-                ended: never_ran(
-                    &delivery,
-                    delivery.id.of(),
-                    OutcomeKind::PlatformFault,
-                    error,
-                    begun,
-                ),
+                ended: never_ran(&delivery, id, outcome, error, begun),
                 answer: Answer::PlatformFault,
             }
         });
-        let execution = &ended.execution;
-        metrics::counter!("picloud_executions_total", "outcome" => execution.outcome.as_str())
-            .increment(1);
-        let slot = reply_to.map(|_| self.inbox.take(id));
-        let gone = slot.as_ref().and_then(|slot| slot.as_ref().err().copied());
-        let abandon = |reason| AbandonedExecution {
-            id: Id::new(),
-            execution_id: ended.execution.id,
-            app_id: ended.execution.app_id,
-            script_id: ended.execution.script_id,
-            reason,
-            created_at: crate::store::micros(Utc::now()),
-        };
-        let abandoned = gone.map(abandon);
-        let late = abandon(AbandonReason::CallerGone);
-        let completion = Completion {
-            id,
-            attempt,
-            worker: self.worker,
-            ended: Some(ended),
-            abandoned,
-        };
         // The place is free for the next execution while this outcome goes to the disk.
         drop(permit);
-        if self.backlog.load(Ordering::Relaxed) {
-            self.wake.notify_one();
+        if self.outbox.backlog.load(Ordering::Relaxed) {
+            self.outbox.wake.notify_one();
         }
-        let completed = self.complete(completion).await;
-        if let Some(Ok(slot)) = slot
-            && slot.answer(answer).is_err()
-            && completed
-        {
-            self.record_late(late).await;
+        metrics::counter!("picloud_executions_total", "outcome" => ended.execution.outcome.as_str())
+            .increment(1);
+        match delivery.reply_to {
+            Some(_) => self.answer(&delivery, ended, answer, kept).await,
+            None => self.conclude(delivery, ended).await,
         }
     }
 
-    /// Write the end of a delivery, again and again while the database is away and the lease
-    /// may still hold. Says whether it was written.
+    /// The end of a delivery whose caller waits: it is attempted once, whatever came of it.
+    async fn answer(&self, delivery: &Delivery, ended: Ended, answer: Answer, kept: Option<Key>) {
+        let slot = self.inbox.take(delivery.id);
+        let mut completion = self.completion(delivery, Then::Gone);
+        if let Err(reason) = &slot {
+            let row = abandoned(delivery, *reason);
+            completion.also.push(Also::Abandoned(row));
+        }
+        if let (Some(key), Answer::Outcome(Outcome::Answered(response))) = (kept, &answer)
+            && let Some(answer) = KeptAnswer::of(response)
+        {
+            let keep = Also::Keep(delivery.app_id, key, answer);
+            completion.also.push(keep);
+        }
+        completion.ended = Some(ended);
+        let completed = self.complete(completion).await;
+        if let Ok(slot) = slot
+            && slot.answer(answer).is_err()
+            && completed
+        {
+            self.record_late(abandoned(delivery, AbandonReason::CallerGone))
+                .await;
+        }
+    }
+
+    /// The end of an attempt for which nobody waits: done, due again, or dead.
+    async fn conclude(&self, mut delivery: Delivery, ended: Ended) {
+        let outcome = ended.execution.outcome;
+        let mut completion = self.completion(&delivery, Then::Gone);
+        let name = match outcome {
+            OutcomeKind::Answered => "done",
+            // Nothing of its app is left, a place for its dead letters neither.
+            OutcomeKind::AppDeleted => "app_deleted",
+            _ => {
+                let mut history = with_lost_attempts(&mut delivery, &ended);
+                // The claim that found the attempts used up was none.
+                if delivery.attempt <= delivery.retry.attempts_max {
+                    history.push(attempt_of(&ended));
+                }
+                let again = delivery.attempt < delivery.retry.attempts_max && !outcome.is_final();
+                match again {
+                    true => {
+                        let pause = delivery.retry.pause(delivery.attempt, lane(delivery.id));
+                        completion.then = Then::DueAfter(pause, history);
+                        "retried"
+                    }
+                    false => {
+                        let also = self.bury(&delivery, history);
+                        completion.also.extend(also);
+                        "dead"
+                    }
+                }
+            }
+        };
+        completion.ended = Some(ended);
+        let is_due_again = matches!(completion.then, Then::DueAfter(..));
+        let tells = completion
+            .also
+            .iter()
+            .any(|also| matches!(also, Also::Enqueue(_)));
+        let frees_another = delivery.order_key.is_some();
+        if !self.complete(completion).await {
+            return;
+        }
+        metrics::counter!("picloud_deliveries_total", "outcome" => name, "source" => delivery.invocation_type)
+            .increment(1);
+        if tells || frees_another {
+            self.outbox.is_behind();
+        } else if is_due_again {
+            // To reckon anew when the next is due.
+            self.outbox.wake.notify_one();
+        }
+    }
+
+    /// What is written when a delivery has used up its attempts. A handler of a dead letter makes
+    /// none: the one that it was told of is marked.
+    fn bury(&self, delivery: &Delivery, history: Vec<Attempt>) -> Vec<Also> {
+        if delivery.invocation_type == "dead_letter" {
+            metrics::counter!("picloud_dead_letter_handlers_failed_total").increment(1);
+            let marked = delivery.dead_letter_id.map(Also::HandlerFailed);
+            return marked.into_iter().collect();
+        }
+        let letter = DeadLetter::of(delivery, history, crate::store::micros(Utc::now()));
+        tracing::warn!(
+            delivery_id = %delivery.id,
+            dead_letter_id = %letter.id,
+            script_id = %delivery.script_id,
+            attempts = letter.attempts,
+            "a delivery used up its attempts"
+        );
+        let handlers = self.executor.handlers(&letter);
+        let told = handlers
+            .into_iter()
+            .map(|handler| Also::Enqueue(Box::new(self.outbox.row(handler, None, false))));
+        std::iter::once(Also::DeadLetter(Box::new(letter)))
+            .chain(told)
+            .collect()
+    }
+
+    fn completion(&self, delivery: &Delivery, then: Then) -> Completion {
+        Completion {
+            id: delivery.id,
+            attempt: delivery.attempt,
+            worker: self.outbox.worker,
+            ended: None,
+            then,
+            order_key: delivery.order_key.clone(),
+            also: Vec::new(),
+        }
+    }
+
+    /// Write the end of an attempt, again and again while the database is away and the lease may
+    /// still hold. Says whether it was written.
     async fn complete(&self, completion: Completion) -> bool {
         let (id, lane) = (completion.id, lane(completion.id));
         let mut completion = Arc::new(completion);
         let mut trimmed = false;
         let mut pause = Duration::from_millis(50);
-        let gives_up_at = Utc::now() + self.lease;
+        let gives_up_at = Instant::now() + self.outbox.lease.to_std().unwrap_or(POLL);
         loop {
-            match self.db.write_grouped(lane, completion.clone()).await {
+            match self.outbox.db.write_grouped(lane, completion.clone()).await {
                 Ok(true) => return true,
                 Ok(false) => {
                     metrics::counter!("picloud_completions_refused_total").increment(1);
                     tracing::warn!(delivery_id = %id, "a completion came after its lease; refused");
                     return false;
                 }
-                Err(error) if error.is_unavailable() && Utc::now() < gives_up_at => {
+                Err(error) if error.is_unavailable() && Instant::now() < gives_up_at => {
                     tracing::warn!(delivery_id = %id, %error, "an outcome could not be written yet");
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(Duration::from_secs(2));
@@ -257,15 +323,10 @@ impl Dispatcher {
 
     /// The caller left between the commit and the answer.
     async fn record_late(&self, abandoned: AbandonedExecution) {
-        let written = self
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    crate::executions::sql::insert_abandoned(tx, std::iter::once(&abandoned)).await
-                })
-            })
-            .await;
-        if let Err(error) = written {
+        let written = self.outbox.db.write(move |tx| {
+            Box::pin(async move { crate::executions::sql::insert_abandoned(tx, &abandoned).await })
+        });
+        if let Err(error) = written.await {
             let error: StoreError = error;
             tracing::error!(%error, "an abandoned execution could not be recorded");
         }
@@ -274,17 +335,21 @@ impl Dispatcher {
     /// Claim and work until told to stop; then give back what is left.
     ///
     /// # Errors
-    /// When the leases of an earlier life cannot be taken over.
+    /// When what is left cannot be given back.
     pub async fn run(self: Arc<Self>, grace: Duration) -> Result<(), StoreError> {
         let heartbeat = tokio::spawn(self.clone().keep_leases());
+        let mending = tokio::spawn(self.clone().keep_mending());
+        let receiving = tokio::spawn(self.clone().take_what_is_handed());
         while !self.stopping.is_cancelled() {
-            self.claim_due().await;
+            let pause = self.claim_due().await;
             tokio::select! {
-                () = self.wake.notified() => {}
-                () = tokio::time::sleep(POLL) => {}
+                () = self.outbox.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
                 () = self.stopping.cancelled() => {}
             }
         }
+        mending.abort();
+        receiving.abort();
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait())
             .await
@@ -296,8 +361,9 @@ impl Dispatcher {
             );
         }
         heartbeat.abort();
-        let worker = self.worker;
+        let worker = self.outbox.worker;
         let released = self
+            .outbox
             .db
             .write(move |tx| Box::pin(async move { sql::release(tx, Some(worker)).await }))
             .await?;
@@ -313,14 +379,15 @@ impl Dispatcher {
     /// # Errors
     /// When the database fails.
     pub async fn take_over(&self) -> Result<(), StoreError> {
-        if self.db.engine() != Engine::Sqlite {
+        let db = &self.outbox.db;
+        if db.engine() != Engine::Sqlite {
             return Ok(());
         }
-        let found = self
-            .db
+        let found = db
             .write(|tx| Box::pin(async move { sql::release(tx, None).await }))
             .await?;
         if found > 0 {
+            metrics::counter!("picloud_leases_reclaimed_total").increment(found);
             tracing::info!(
                 found,
                 "deliveries were left claimed by an earlier run; taking them on"
@@ -334,44 +401,65 @@ impl Dispatcher {
         self.stopping.cancel();
     }
 
-    /// Whether the dispatcher takes on work.
+    /// Whether the dispatcher takes on no more work.
     pub fn is_stopping(&self) -> bool {
         self.stopping.is_cancelled()
     }
 
-    async fn claim_due(self: &Arc<Self>) {
+    /// Work on what the domains have written with our lease on it.
+    async fn take_what_is_handed(self: Arc<Self>) {
+        let handed = self
+            .handed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(HandOver(mut handed)) = handed else {
+            return;
+        };
+        while let Some((delivery, permit)) = handed.recv().await {
+            let dispatcher = self.clone();
+            self.tasks
+                .spawn(async move { dispatcher.work(delivery, permit, None).await });
+        }
+    }
+
+    /// Claim what is due while there is room for it. Answers how long nothing more can be due.
+    async fn claim_due(self: &Arc<Self>) -> Duration {
         loop {
-            let permits: Vec<Permit> = std::iter::from_fn(|| self.gate.enter_without_caller())
-                .take(CLAIM_MAX)
-                .collect();
-            if permits.is_empty() || self.stopping.is_cancelled() {
-                return;
+            if self.stopping.is_cancelled() {
+                return POLL;
             }
-            let (worker, lease) = (self.worker, self.lease);
-            let limit = i64::try_from(permits.len()).unwrap_or(i64::MAX);
+            let (outbox, turns) = (self.outbox.clone(), self.turns.clone());
             let claimed = self
+                .outbox
                 .db
-                .write(move |tx| {
-                    Box::pin(async move { sql::claim(tx, worker, lease, limit).await })
-                })
-                .await;
-            let claimed = match claimed {
-                Ok(claimed) => claimed,
+                .write(move |tx| Box::pin(async move { claim(tx, &outbox, &turns).await }));
+            let Claims {
+                taken,
+                more,
+                next_due_in,
+            } = match claimed.await {
+                Ok(claims) => claims,
                 Err(error) => {
                     let error: StoreError = error;
                     tracing::warn!(%error, "due deliveries could not be claimed");
-                    return;
+                    return POLL;
                 }
             };
-            let full = claimed.len() == permits.len();
-            self.backlog.store(full, Ordering::Relaxed);
-            for (claimed, permit) in claimed.into_iter().zip(permits) {
+            self.outbox.backlog.store(more, Ordering::Relaxed);
+            let is_stuck = taken.is_empty();
+            for (claimed, permit) in taken {
                 let dispatcher = self.clone();
                 self.tasks
                     .spawn(async move { dispatcher.take_on(claimed, permit).await });
             }
-            if !full {
-                return;
+            if more && is_stuck {
+                // Whoever ends wakes us; one may have ended before `backlog` said so.
+                return NO_ROOM_PAUSE;
+            }
+            if !more {
+                let pause = next_due_in.map_or(POLL, |pause| pause.to_std().unwrap_or_default());
+                return pause.clamp(Duration::from_millis(1), POLL);
             }
         }
     }
@@ -387,57 +475,66 @@ impl Dispatcher {
             delivery,
         } = claimed;
         let now = crate::store::micros(Utc::now());
-        let mut completion = Completion {
-            id,
-            attempt,
-            worker: self.worker,
-            ended: None,
-            abandoned: None,
-        };
-        match delivery {
-            Ok(delivery) if delivery.reply_to.is_some() => {
-                completion.abandoned = Some(AbandonedExecution {
-                    id: Id::new(),
-                    execution_id: id.of(),
-                    app_id,
-                    script_id,
-                    reason: AbandonReason::LeaseExpired,
-                    created_at: now,
-                });
-            }
-            Ok(delivery) if attempt <= delivery.attempts_max => {
-                return self.work(delivery, permit).await;
-            }
-            unrunnable => {
-                let problem = match &unrunnable {
-                    Ok(_) => "every attempt at the delivery ended with its worker".to_owned(),
-                    Err(error) => error.to_string(),
-                };
-                tracing::error!(delivery_id = %id, %problem, "a delivery cannot be run");
-                let delivery =
-                    unrunnable.unwrap_or_else(|_| unreadable(id, app_id, script_id, attempt));
-                let error = ExecutionError::new(problem);
-                // The delivery's own id may be its first attempt's.
+        let delivery = match delivery {
+            Ok(delivery) => delivery,
+            Err(error) => {
+                tracing::error!(delivery_id = %id, %error, "a delivery cannot be read");
+                let delivery = unreadable(id, app_id, script_id, attempt);
+                let problem = ExecutionError::new(error.to_string());
+                let outcome = OutcomeKind::PlatformFault;
                 let execution = ExecutionId::new();
-                completion.ended = Some(never_ran(
-                    &delivery,
-                    execution,
-                    OutcomeKind::PlatformFault,
-                    error,
-                    now,
-                ));
+                let mut completion = self.completion(&delivery, Then::Gone);
+                completion.ended = Some(never_ran(&delivery, execution, outcome, problem, now));
+                drop(permit);
+                self.complete(completion).await;
+                return;
+            }
+        };
+        if delivery.reply_to.is_some() {
+            let mut completion = self.completion(&delivery, Then::Gone);
+            let row = abandoned(&delivery, AbandonReason::LeaseExpired);
+            completion.also.push(Also::Abandoned(row));
+            drop(permit);
+            self.complete(completion).await;
+            return;
+        }
+        if attempt > delivery.retry.attempts_max {
+            drop(permit);
+            let error = ExecutionError::new("every attempt at the delivery ended with its worker");
+            let outcome = OutcomeKind::PlatformFault;
+            // The delivery's own id may be its first attempt's.
+            let ended = never_ran(&delivery, ExecutionId::new(), outcome, error, now);
+            return self.conclude(delivery, ended).await;
+        }
+        self.work(delivery, permit, None).await;
+    }
+
+    /// Let rows go on that wait for nothing any more, for ever.
+    async fn keep_mending(self: Arc<Self>) {
+        loop {
+            tokio::time::sleep(MEND_EVERY).await;
+            let mended = self
+                .outbox
+                .db
+                .write::<_, StoreError, _>(|tx| Box::pin(async move { sql::mend(tx).await }));
+            match mended.await {
+                Ok(0) => {}
+                Ok(mended) => {
+                    tracing::info!(mended, "deliveries waited for nothing; they go on");
+                    self.outbox.is_behind();
+                }
+                Err(error) => tracing::warn!(%error, "waiting deliveries could not be looked at"),
             }
         }
-        drop(permit);
-        self.complete(completion).await;
     }
 
     async fn keep_leases(self: Arc<Self>) {
-        let third = self.lease.to_std().unwrap_or(POLL) / 3;
-        let (worker, lease) = (self.worker, self.lease);
+        let (worker, lease) = (self.outbox.worker, self.outbox.lease);
+        let third = lease.to_std().unwrap_or(POLL) / 3;
         loop {
             tokio::time::sleep(third).await;
             let kept = self
+                .outbox
                 .db
                 .write(move |tx| Box::pin(async move { sql::heartbeat(tx, worker, lease).await }))
                 .await;
@@ -446,6 +543,55 @@ impl Dispatcher {
                 tracing::warn!(%error, "leases could not be extended");
             }
         }
+    }
+}
+
+/// The attempts so far, with those that ended with their worker before it could tell.
+fn with_lost_attempts(delivery: &mut Delivery, ended: &Ended) -> Vec<Attempt> {
+    let mut history = std::mem::take(&mut delivery.history);
+    let known = history.last().map_or(0, |last| last.attempt);
+    for attempt in known + 1..delivery.attempt {
+        history.push(Attempt {
+            attempt,
+            execution_id: None,
+            script_version: 0,
+            at: ended.execution.started_at,
+            outcome: OutcomeKind::PlatformFault,
+            error: "its worker ended before it could tell".to_owned(),
+            fuel: 0,
+            duration_us: 0,
+        });
+    }
+    history
+}
+
+fn attempt_of(ended: &Ended) -> Attempt {
+    let execution = &ended.execution;
+    Attempt {
+        attempt: execution.attempt,
+        execution_id: Some(execution.id),
+        script_version: execution.script_version,
+        at: execution.started_at,
+        outcome: execution.outcome,
+        error: execution
+            .error
+            .as_ref()
+            .map_or_else(String::new, |error| error.message.clone()),
+        fuel: execution.fuel,
+        duration_us: execution.duration_us,
+    }
+}
+
+fn abandoned(delivery: &Delivery, reason: AbandonReason) -> AbandonedExecution {
+    metrics::counter!("picloud_abandoned_executions_total", "reason" => reason.as_str())
+        .increment(1);
+    AbandonedExecution {
+        id: Id::new(),
+        execution_id: delivery.id.of(),
+        app_id: delivery.app_id,
+        script_id: delivery.script_id,
+        reason,
+        created_at: crate::store::micros(Utc::now()),
     }
 }
 
@@ -464,6 +610,8 @@ pub fn never_ran(
         script_version: 0,
         delivery_id: Some(delivery.id.uuid()),
         attempt: delivery.attempt,
+        parent_id: delivery.parent_execution_id,
+        trigger_id: delivery.trigger_id,
         invocation_type: delivery.invocation_type.clone(),
         request_id: delivery.request_id,
         outcome,
@@ -485,13 +633,8 @@ fn unreadable(id: DeliveryId, app_id: AppId, script_id: ScriptId, attempt: u32) 
     Delivery {
         id,
         attempt,
-        ..Delivery::new(app_id, script_id, "unknown", nothing, 0)
+        ..Delivery::new(app_id, script_id, "unknown", nothing, RetryPolicy::ONCE)
     }
-}
-
-/// Deliveries have no order among each other, so any lane will do, always the same one.
-fn lane(id: DeliveryId) -> u64 {
-    id.uuid().as_u64_pair().1
 }
 
 impl Delivery {
@@ -501,20 +644,27 @@ impl Delivery {
         script_id: ScriptId,
         invocation_type: &str,
         payload: Payload,
-        attempts_max: u32,
+        retry: RetryPolicy,
     ) -> Self {
         let id = DeliveryId::new();
         Self {
             id,
             app_id,
             script_id,
+            script_version: None,
+            trigger_id: None,
             invocation_type: invocation_type.to_owned(),
             payload: Arc::new(payload),
             request_id: id.uuid(),
+            parent_execution_id: None,
+            principal_id: None,
             trigger_depth: 0,
             reply_to: None,
+            dead_letter_id: None,
+            retry,
+            order_key: None,
             attempt: 0,
-            attempts_max,
+            history: Vec::new(),
         }
     }
 }

@@ -1,67 +1,173 @@
-//! How many executions there may be at once on this node.
+//! How many executions there may be at once on this node, and which part of them one app may
+//! have.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use crate::apps::AppId;
 
-/// The share of the gate that deliveries without a waiting caller may take, so that a backlog
-/// never shuts callers out.
+/// One in so many places at the gate is for deliveries without a waiting caller, so that a
+/// backlog never shuts callers out.
 const ASYNC_SHARE: usize = 4;
+/// One in so many places for deliveries is beyond the reach of any single app, so that one's flood
+/// leaves a place for another's single delivery.
+const DELIVERIES_KEPT_FREE: usize = 4;
+/// The same for all places: fewer, because callers come and go.
+const PLACES_KEPT_FREE: usize = 8;
 
 /// Bounds executions below what the sandbox's pool can hold.
+#[derive(Clone)]
 pub struct Gate {
-    all: Arc<Semaphore>,
-    without_caller: Arc<Semaphore>,
+    limits: Limits,
+    // Locked for a few additions and never across an await.
+    taken: Arc<Mutex<Taken>>,
+}
+
+#[derive(Clone, Copy)]
+struct Limits {
+    all: usize,
+    all_of_one_app: usize,
+    deliveries: usize,
+    deliveries_of_one_app: usize,
+}
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    deliveries: usize,
+    /// All, and deliveries without a caller, of each app that has any.
+    of_app: HashMap<AppId, (usize, usize)>,
 }
 
 /// The right to run one execution; dropping it gives the place back.
-#[derive(Debug)]
 pub struct Permit {
-    _all: OwnedSemaphorePermit,
-    _without_caller: Option<OwnedSemaphorePermit>,
+    gate: Gate,
+    app_id: AppId,
+    is_delivery: bool,
+}
+
+impl std::fmt::Debug for Permit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Permit").field(&self.app_id).finish()
+    }
 }
 
 impl Gate {
     /// A gate for `executions_max` at once.
     pub fn new(executions_max: usize) -> Self {
+        let deliveries = (executions_max / ASYNC_SHARE).max(1);
+        let limits = Limits {
+            all: executions_max,
+            all_of_one_app: executions_max - executions_max / PLACES_KEPT_FREE,
+            deliveries,
+            deliveries_of_one_app: deliveries - deliveries / DELIVERIES_KEPT_FREE,
+        };
         Self {
-            all: Arc::new(Semaphore::new(executions_max)),
-            without_caller: Arc::new(Semaphore::new((executions_max / ASYNC_SHARE).max(1))),
+            limits,
+            taken: Arc::default(),
         }
     }
 
     /// A place for an execution whose caller waits, if there is one.
-    pub fn enter(&self) -> Option<Permit> {
-        let all = self.all.clone().try_acquire_owned().ok()?;
-        Some(Permit {
-            _all: all,
-            _without_caller: None,
-        })
+    pub fn enter(&self, app_id: AppId) -> Option<Permit> {
+        self.take(app_id, false)
     }
 
     /// A place for an execution for which nobody waits, if there is one.
-    pub fn enter_without_caller(&self) -> Option<Permit> {
-        let without_caller = self.without_caller.clone().try_acquire_owned().ok()?;
-        let all = self.all.clone().try_acquire_owned().ok()?;
+    pub fn enter_without_caller(&self, app_id: AppId) -> Option<Permit> {
+        self.take(app_id, true)
+    }
+
+    /// How many places there are for deliveries now.
+    pub fn free_for_deliveries(&self) -> usize {
+        let taken = self.lock();
+        (self.limits.deliveries - taken.deliveries).min(self.limits.all - taken.all)
+    }
+
+    fn take(&self, app_id: AppId, is_delivery: bool) -> Option<Permit> {
+        let limits = self.limits;
+        let mut taken = self.lock();
+        let (all, deliveries) = taken.of_app.get(&app_id).copied().unwrap_or_default();
+        let full = taken.all >= limits.all || all >= limits.all_of_one_app;
+        let full_for_deliveries =
+            taken.deliveries >= limits.deliveries || deliveries >= limits.deliveries_of_one_app;
+        if full || (is_delivery && full_for_deliveries) {
+            return None;
+        }
+        taken.all += 1;
+        taken.deliveries += usize::from(is_delivery);
+        taken
+            .of_app
+            .insert(app_id, (all + 1, deliveries + usize::from(is_delivery)));
         Some(Permit {
-            _all: all,
-            _without_caller: Some(without_caller),
+            gate: self.clone(),
+            app_id,
+            is_delivery,
         })
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
+        // A panic while it was held cannot have left an addition half-done.
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut taken = self.gate.lock();
+        taken.all -= 1;
+        taken.deliveries -= usize::from(self.is_delivery);
+        if let Some((all, deliveries)) = taken.of_app.get_mut(&self.app_id) {
+            *all -= 1;
+            *deliveries -= usize::from(self.is_delivery);
+            if *all == 0 {
+                taken.of_app.remove(&self.app_id);
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::Gate;
+    use super::*;
+
+    fn all_of(enter: impl Fn() -> Option<Permit>) -> Vec<Permit> {
+        std::iter::from_fn(enter).collect()
+    }
 
     #[test]
     fn a_backlog_leaves_room_for_callers() {
-        let gate = Gate::new(8);
-        let background: Vec<_> = std::iter::from_fn(|| gate.enter_without_caller()).collect();
-        assert_eq!(background.len(), 2);
-        let callers: Vec<_> = std::iter::from_fn(|| gate.enter()).collect();
-        assert_eq!(callers.len(), 6);
+        let gate = Gate::new(16);
+        let apps = [AppId::new(), AppId::new(), AppId::new()];
+        let background = apps.map(|app| all_of(|| gate.enter_without_caller(app)));
+        assert_eq!(background.each_ref().map(Vec::len), [3, 1, 0]);
+        let callers = apps.map(|app| all_of(|| gate.enter(app)));
+        assert_eq!(callers.iter().map(Vec::len).sum::<usize>(), 12);
         drop(background);
-        assert!(gate.enter().is_some());
+        assert!(gate.enter(apps[2]).is_some());
+    }
+
+    #[test]
+    fn one_app_cannot_take_every_place() {
+        let gate = Gate::new(400);
+        let (flooding, other) = (AppId::new(), AppId::new());
+        let flood = all_of(|| gate.enter_without_caller(flooding));
+        assert_eq!(flood.len(), 75);
+        assert!(gate.enter_without_caller(other).is_some());
+        let callers = all_of(|| gate.enter(flooding));
+        assert_eq!(callers.len() + flood.len(), 350);
+        assert!(gate.enter(other).is_some());
+        drop((flood, callers));
+        assert!(gate.lock().of_app.is_empty());
+    }
+
+    #[test]
+    fn the_smallest_gate_lets_one_in() {
+        let gate = Gate::new(1);
+        let app = AppId::new();
+        let one = gate.enter_without_caller(app);
+        assert!(one.is_some() && gate.enter(app).is_none());
+        drop(one);
+        assert!(gate.enter(app).is_some());
     }
 }

@@ -1,28 +1,41 @@
 //! The outbox and the dispatcher: every execution that HTTP or an event fires is a delivery,
 //! and every delivery ends in exactly one outcome.
 //!
-//! - [`sql`]: the outbox, whose rows are taken out together with their outcome.
+//! - [`outbox`]: where deliveries enter; [`sql`]: its rows.
 //! - [`dispatcher`]: takes deliveries on, under a lease, and sees them through.
+//! - [`retry`]: when one that failed is tried again.
 //! - [`inbox`]: where a sync caller waits.
 //! - [`gate`]: how many executions there may be at once.
 //!
 //! What a delivery runs is somebody else's affair: [`Executor`] is all that this room knows.
 
 pub mod dispatcher;
+mod fair;
 pub mod gate;
 pub mod inbox;
+pub mod outbox;
+pub mod retry;
 pub mod sql;
 
 use std::sync::Arc;
 
+use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::apps::AppId;
+use crate::dead_letters::{DeadLetter, DeadLetterId};
 use crate::executions::sql::Ended;
+use crate::executions::{ExecutionId, OutcomeKind};
+use crate::idempotency::Known;
+use crate::identity::UserId;
 use crate::sandbox::{Outcome, Request};
 use crate::scripts::ScriptId;
 use crate::store::Id;
+use crate::triggers::TriggerId;
+use retry::RetryPolicy;
 
 /// The id of a delivery; also the id of the execution that its first attempt makes.
 pub type DeliveryId = Id<Delivery>;
@@ -40,28 +53,73 @@ pub struct Delivery {
     pub app_id: AppId,
     /// The script.
     pub script_id: ScriptId,
-    /// What fired it: `http` or `http_async`.
+    /// The version of it; none: whichever is current at the attempt.
+    pub script_version: Option<u32>,
+    /// The trigger that made it, if one did.
+    pub trigger_id: Option<TriggerId>,
+    /// What fired it: `http`, `http_async`, `kv` or `dead_letter`.
     pub invocation_type: String,
     /// What happened.
     pub payload: Arc<Payload>,
     /// The request that it all began with.
     pub request_id: Uuid,
+    /// The execution that caused it, if one did.
+    pub parent_execution_id: Option<ExecutionId>,
+    /// As whom it runs; a public route's runs as nobody.
+    pub principal_id: Option<UserId>,
     /// How many events lie between that request and this delivery.
     pub trigger_depth: u32,
     /// In whose inbox a sync caller waits, if one does.
     pub reply_to: Option<WorkerId>,
+    /// The dead letter that it repeats; for a handler of dead letters, the one that it tells of.
+    pub dead_letter_id: Option<DeadLetterId>,
+    /// How often it may be attempted, and when.
+    pub retry: RetryPolicy,
+    /// Deliveries of one key run one after another, in the order in which they were written.
+    pub order_key: Option<String>,
     /// How often it was claimed; it fences together with the worker's id.
     pub attempt: u32,
-    /// How often it may be.
-    pub attempts_max: u32,
+    /// The attempts that failed.
+    pub history: Vec<Attempt>,
+}
+
+/// An attempt that failed.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Attempt {
+    /// Which, counted from 1.
+    pub attempt: u32,
+    /// Its execution; none when its worker was gone before it could tell.
+    pub execution_id: Option<ExecutionId>,
+    /// The version of the script that ran; 0 when none could.
+    pub script_version: u32,
+    /// When it began, or was found to have ended.
+    pub at: DateTime<Utc>,
+    /// What became of it.
+    pub outcome: OutcomeKind,
+    /// What went wrong.
+    pub error: String,
+    /// The fuel that it used.
+    pub fuel: u64,
+    /// How long it took.
+    pub duration_us: u64,
 }
 
 /// What happened.
-#[derive(Debug, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Payload {
     /// A request to a route.
     Request(Request),
+    /// An event, as its handler sees it in `ctx.event`.
+    Event(Box<RawValue>),
+}
+
+impl Payload {
+    /// Its JSON.
+    pub fn json(&self) -> String {
+        serde_json::to_string(self)
+            .expect("a payload is strings, numbers and JSON, which are always JSON")
+    }
 }
 
 /// What became of an attempt.
@@ -83,6 +141,8 @@ pub enum Answer {
     AppDeleted,
     /// The database could not be reached, so nothing was run.
     Unavailable,
+    /// Another call with the same idempotency key came first.
+    Known(Known),
     /// Our own fault.
     PlatformFault,
 }
@@ -91,4 +151,10 @@ pub enum Answer {
 pub trait Executor: Send + Sync + 'static {
     /// Make one attempt. It never fails: what goes wrong is the attempt's outcome.
     fn attempt(&self, delivery: Delivery) -> BoxFuture<'_, Attempted>;
+
+    /// Whether the delivery is to be kept for later, because its trigger is paused.
+    fn is_held(&self, delivery: &Delivery) -> bool;
+
+    /// The deliveries that tell of a dead letter.
+    fn handlers(&self, letter: &DeadLetter) -> Vec<Delivery>;
 }

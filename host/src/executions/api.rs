@@ -1,19 +1,20 @@
 //! The HTTP API of executions.
 
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use axum::extract::State;
 use axum::routing::get;
 use axum::{Json, Router};
-use chrono::{DateTime, Utc};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::sql::{self, Filter};
-use super::{ExecutionId, OutcomeKind};
+use super::{Execution, ExecutionId, OutcomeKind};
 use crate::http::extract::{
-    PageQuery, Path, Query, SignedIn, app_named, page, page_cursor, page_limit,
+    INSTANT, PageQuery, Path, Query, SignedIn, app_named, instant, page, page_cursor, page_limit,
+    parsed,
 };
 use crate::http::problem::Problem;
 use crate::node::Node;
@@ -24,6 +25,7 @@ pub fn router() -> Router<Arc<Node>> {
         .route("/apps/{app}/executions", get(list))
         .route("/apps/{app}/abandoned-executions", get(abandoned))
         .route("/executions/{id}", get(show))
+        .route("/executions/{id}/tree", get(tree))
 }
 
 #[derive(Deserialize)]
@@ -32,29 +34,12 @@ struct ListQuery {
     script_id: Option<String>,
     outcome: Option<String>,
     request_id: Option<String>,
+    delivery_id: Option<String>,
     invocation_type: Option<String>,
     since: Option<String>,
     until: Option<String>,
     limit: Option<String>,
     cursor: Option<String>,
-}
-
-/// A filter's value, or what it must look like.
-fn parsed<T>(
-    field: &str,
-    text: Option<&str>,
-    parse: impl FnOnce(&str) -> Option<T>,
-    looks: &str,
-) -> Result<Option<T>, Problem> {
-    let Some(text) = text else { return Ok(None) };
-    let problem = || Problem::invalid_field(field, format!("{field} is {looks}, not `{text}`"));
-    parse(text).map(Some).ok_or_else(problem)
-}
-
-fn instant(text: &str) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc3339(text)
-        .ok()
-        .map(|at| at.to_utc())
 }
 
 async fn list(
@@ -66,7 +51,6 @@ async fn list(
     let limit = page_limit(query.limit.as_deref())?;
     let before = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    const INSTANT: &str = "an instant like 2026-01-31T12:00:00Z";
     let uuid = |text: &str| text.parse::<Uuid>().ok();
     let outcomes = OutcomeKind::ALL
         .iter()
@@ -82,6 +66,7 @@ async fn list(
             &format!("one of {outcomes}"),
         )?,
         request_id: parsed("request_id", query.request_id.as_deref(), uuid, "a UUID")?,
+        delivery_id: parsed("delivery_id", query.delivery_id.as_deref(), uuid, "a UUID")?,
         invocation_type: query.invocation_type,
         since: parsed("since", query.since.as_deref(), instant, INSTANT)?,
         until: parsed("until", query.until.as_deref(), instant, INSTANT)?,
@@ -107,6 +92,55 @@ async fn show(
     shown["logs"] = serde_json::to_value(&ended.log.lines).map_err(Problem::internal)?;
     shown["logs_truncated"] = ended.log.truncated.into();
     Ok(Json(shown))
+}
+
+/// The most executions that a tree shows.
+const TREE_MAX: i64 = 1_000;
+
+/// Everything that the request of an execution led to, as a tree.
+async fn tree(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let missing = || Problem::not_found(format!("there is no execution `{id}`"));
+    let parsed: ExecutionId = id.parse().map_err(|_| missing())?;
+    let mut conn = node.db.read().await?;
+    let ended = sql::get(&mut conn, parsed).await?.ok_or_else(missing)?;
+    let Execution {
+        app_id, request_id, ..
+    } = ended.execution;
+    let mut all = sql::of_request(&mut conn, app_id, request_id, TREE_MAX + 1).await?;
+    let truncated = all.len() > TREE_MAX as usize;
+    all.truncate(TREE_MAX as usize);
+    let known: HashSet<ExecutionId> = all.iter().map(|execution| execution.id).collect();
+    let mut children = HashMap::<Option<ExecutionId>, Vec<Execution>>::new();
+    for execution in all {
+        // One whose parent is not kept any more stands at the top.
+        let parent = execution.parent_id.filter(|id| known.contains(id));
+        children.entry(parent).or_default().push(execution);
+    }
+    let roots = branches(&mut children, None).map_err(Problem::internal)?;
+    Ok(Json(json!({
+        "request_id": request_id,
+        "roots": roots,
+        "truncated": truncated,
+    })))
+}
+
+/// The executions beneath `parent`, each with those beneath it. They are as deep as events go,
+/// which is not deep.
+fn branches(
+    children: &mut HashMap<Option<ExecutionId>, Vec<Execution>>,
+    parent: Option<ExecutionId>,
+) -> Result<Vec<Value>, serde_json::Error> {
+    let executions = children.remove(&parent).unwrap_or_default();
+    let branch = |execution: Execution| {
+        let mut branch = serde_json::to_value(&execution)?;
+        branch["children"] = branches(children, Some(execution.id))?.into();
+        Ok(branch)
+    };
+    executions.into_iter().map(branch).collect()
 }
 
 async fn abandoned(

@@ -11,6 +11,7 @@ use crate::apps::AppId;
 use crate::sandbox::{LogLine, Outcome, Report};
 use crate::scripts::ScriptId;
 use crate::store::Id;
+use crate::triggers::TriggerId;
 
 /// The id of an execution.
 pub type ExecutionId = Id<Execution>;
@@ -30,7 +31,11 @@ pub struct Execution {
     pub delivery_id: Option<Uuid>,
     /// Which attempt, counted from 1.
     pub attempt: u32,
-    /// What fired it: `http`, `http_async` or `execute`.
+    /// The execution that caused it, if one did.
+    pub parent_id: Option<ExecutionId>,
+    /// The trigger that fired it, if one did.
+    pub trigger_id: Option<TriggerId>,
+    /// What fired it: `http`, `http_async`, `execute`, `kv` or `dead_letter`.
     pub invocation_type: String,
     /// The request that it all began with.
     pub request_id: Uuid,
@@ -132,11 +137,23 @@ outcomes! {
     ScriptDeleted = "script_deleted",
     /// Its app was deleted before it could run.
     AppDeleted = "app_deleted",
+    /// Its trigger was deleted before it could run.
+    TriggerDeleted = "trigger_deleted",
+    /// Who registered its trigger was removed or disabled.
+    PrincipalGone = "principal_gone",
     /// Our own fault.
     PlatformFault = "platform_fault",
 }
 
 impl OutcomeKind {
+    /// Whether another attempt cannot do better: what is missing does not come back by itself.
+    pub fn is_final(self) -> bool {
+        matches!(
+            self,
+            Self::ScriptDeleted | Self::AppDeleted | Self::TriggerDeleted | Self::PrincipalGone
+        )
+    }
+
     /// The outcome that a word names.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == word)

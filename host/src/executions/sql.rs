@@ -7,6 +7,7 @@ use super::{AbandonReason, AbandonedExecution, Execution, ExecutionId, Log, Outc
 use crate::apps::AppId;
 use crate::scripts::ScriptId;
 use crate::store::{Conn, Grouped, Id, StoreError, Tx, chunks, on};
+use crate::triggers::TriggerId;
 
 /// An execution that ended, with its log.
 #[derive(Debug, Clone)]
@@ -36,7 +37,7 @@ pub async fn insert<'e>(
         on!(&mut tx.conn, |c| {
             let mut query = sqlx::QueryBuilder::new(
                 "insert into executions (id, app_id, script_id, script_version, delivery_id, attempt,
-                    invocation_type, request_id, outcome, status, started_at, duration_us, fuel,
+                    parent_id, trigger_id, invocation_type, request_id, outcome, status, started_at, duration_us, fuel,
                     error, logs, logs_truncated) ",
             );
             query.push_values(chunk, |mut row, ended| {
@@ -47,6 +48,8 @@ pub async fn insert<'e>(
                     .push_bind(i64::from(execution.script_version))
                     .push_bind(execution.delivery_id)
                     .push_bind(i64::from(execution.attempt))
+                    .push_bind(execution.parent_id)
+                    .push_bind(execution.trigger_id)
                     .push_bind(execution.invocation_type.as_str())
                     .push_bind(execution.request_id)
                     .push_bind(execution.outcome.as_str())
@@ -80,6 +83,8 @@ struct ExecutionRow {
     script_version: i64,
     delivery_id: Option<Uuid>,
     attempt: i64,
+    parent_id: Option<ExecutionId>,
+    trigger_id: Option<TriggerId>,
     invocation_type: String,
     request_id: Uuid,
     outcome: String,
@@ -132,6 +137,8 @@ impl TryFrom<ExecutionRow> for Execution {
             app_id: row.app_id,
             script_id: row.script_id,
             delivery_id: row.delivery_id,
+            parent_id: row.parent_id,
+            trigger_id: row.trigger_id,
             invocation_type: row.invocation_type,
             request_id: row.request_id,
             started_at: row.started_at,
@@ -141,8 +148,8 @@ impl TryFrom<ExecutionRow> for Execution {
 
 macro_rules! execution_columns {
     () => {
-        "id, app_id, script_id, script_version, delivery_id, attempt, invocation_type, request_id,
-         outcome, status, started_at, duration_us, fuel, error"
+        "id, app_id, script_id, script_version, delivery_id, attempt, parent_id, trigger_id,
+         invocation_type, request_id, outcome, status, started_at, duration_us, fuel, error"
     };
 }
 
@@ -178,6 +185,8 @@ pub struct Filter {
     pub outcome: Option<OutcomeKind>,
     /// Of this request.
     pub request_id: Option<Uuid>,
+    /// Of this delivery.
+    pub delivery_id: Option<Uuid>,
     /// Fired so.
     pub invocation_type: Option<String>,
     /// Begun then or later.
@@ -213,6 +222,9 @@ pub async fn page(
         if let Some(request_id) = filter.request_id {
             query.push(" and request_id = ").push_bind(request_id);
         }
+        if let Some(delivery_id) = filter.delivery_id {
+            query.push(" and delivery_id = ").push_bind(delivery_id);
+        }
         if let Some(invocation_type) = &filter.invocation_type {
             query
                 .push(" and invocation_type = ")
@@ -230,28 +242,44 @@ pub async fn page(
     rows.into_iter().map(Execution::try_from).collect()
 }
 
-/// Add abandoned executions.
-pub async fn insert_abandoned<'a>(
-    tx: &mut Tx,
-    abandoned: impl Iterator<Item = &'a AbandonedExecution>,
-) -> Result<(), StoreError> {
+/// Every execution of an app that one request led to, oldest first, at most `limit`.
+pub async fn of_request(
+    conn: &mut Conn,
+    app_id: AppId,
+    request_id: Uuid,
+    limit: i64,
+) -> Result<Vec<Execution>, StoreError> {
+    const SQL: &str = concat!(
+        "select ",
+        execution_columns!(),
+        " from executions where request_id = $1 and app_id = $2 order by id limit $3"
+    );
+    let rows: Vec<ExecutionRow> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(request_id)
+        .bind(app_id)
+        .bind(limit)
+        .fetch_all(c)
+        .await)?;
+    rows.into_iter().map(Execution::try_from).collect()
+}
+
+/// Add an abandoned execution.
+pub async fn insert_abandoned(tx: &mut Tx, row: &AbandonedExecution) -> Result<(), StoreError> {
     const SQL: &str = "
         insert into abandoned_executions (id, execution_id, app_id, script_id, reason, created_at)
         values ($1, $2, $3, $4, $5, $6)";
-    for row in abandoned {
-        on!(&mut tx.conn, |c| {
-            sqlx::query(SQL)
-                .bind(row.id)
-                .bind(row.execution_id)
-                .bind(row.app_id)
-                .bind(row.script_id)
-                .bind(row.reason.as_str())
-                .bind(row.created_at)
-                .execute(c)
-                .await
-                .map(|_| ())
-        })?;
-    }
+    on!(&mut tx.conn, |c| {
+        sqlx::query(SQL)
+            .bind(row.id)
+            .bind(row.execution_id)
+            .bind(row.app_id)
+            .bind(row.script_id)
+            .bind(row.reason.as_str())
+            .bind(row.created_at)
+            .execute(c)
+            .await
+            .map(|_| ())
+    })?;
     Ok(())
 }
 

@@ -6,12 +6,14 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
-use serde::Deserialize;
+use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::problem::Problem;
 use crate::apps::App;
 use crate::directory::Picture;
+use crate::idempotency::TTL_S_MAX;
 use crate::identity::User;
 use crate::node::Node;
 
@@ -205,4 +207,51 @@ pub fn checked_name(field: &str, name: &str) -> Result<(), Problem> {
         return Err(Problem::invalid_field(field, detail));
     }
     Ok(())
+}
+
+/// For how long an idempotency key may hold.
+///
+/// # Errors
+/// 422 when it is nothing or too long.
+pub fn check_ttl(ttl_s: u64) -> Result<(), Problem> {
+    if !(1..=TTL_S_MAX).contains(&ttl_s) {
+        let detail = format!("idempotency.ttl_s is 1 to {TTL_S_MAX} seconds, not {ttl_s}");
+        return Err(Problem::invalid_field("idempotency.ttl_s", detail));
+    }
+    Ok(())
+}
+
+/// For a field of a change where `null` takes the value away and absent leaves it as it was.
+///
+/// # Errors
+/// When the value is none of a `T`.
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
+    from: D,
+) -> Result<Option<Option<T>>, D::Error> {
+    Option::<T>::deserialize(from).map(Some)
+}
+
+/// A filter's value.
+///
+/// # Errors
+/// 422 that says what it must look like.
+pub fn parsed<T>(
+    field: &str,
+    text: Option<&str>,
+    parse: impl FnOnce(&str) -> Option<T>,
+    looks: &str,
+) -> Result<Option<T>, Problem> {
+    let Some(text) = text else { return Ok(None) };
+    let problem = || Problem::invalid_field(field, format!("{field} is {looks}, not `{text}`"));
+    parse(text).map(Some).ok_or_else(problem)
+}
+
+/// What an instant looks like.
+pub const INSTANT: &str = "an instant like 2026-01-31T12:00:00Z";
+
+/// An instant as RFC 3339 writes it.
+pub fn instant(text: &str) -> Option<DateTime<Utc>> {
+    DateTime::parse_from_rfc3339(text)
+        .ok()
+        .map(|at| at.to_utc())
 }

@@ -16,7 +16,7 @@ use axum::routing::any;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
-use crate::{apps, executions, identity, kv, routes, scripts};
+use crate::{apps, dead_letters, executions, identity, kv, retention, routes, scripts, triggers};
 use problem::Problem;
 
 /// The largest body of the admin API: a component of 16 MiB as base64 fits.
@@ -31,6 +31,9 @@ pub fn router(node: Arc<Node>) -> Router {
         .merge(routes::api::router())
         .merge(executions::api::router())
         .merge(kv::api::router())
+        .merge(triggers::api::router())
+        .merge(dead_letters::api::router())
+        .merge(retention::api::router())
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX));
     Router::new()

@@ -6,6 +6,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Map, Value, json};
 
 use crate::apps::AppError;
+use crate::dead_letters::DeadLetterError;
 use crate::dispatch::dispatcher::GateFull;
 use crate::identity::IdentityError;
 use crate::kv::KvError;
@@ -13,6 +14,7 @@ use crate::routes::RouteError;
 use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
 use crate::store::StoreError;
+use crate::triggers::TriggerError;
 
 /// An error as its reader gets it.
 #[derive(Debug)]
@@ -252,6 +254,36 @@ impl From<RouteError> for Problem {
                 ),
             RouteError::HostNotClaimed(_) => Self::invalid_field("host", detail),
             RouteError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TriggerError> for Problem {
+    fn from(error: TriggerError) -> Self {
+        let detail = error.to_string();
+        match error {
+            TriggerError::NotFound(_) => Self::not_found(detail),
+            TriggerError::NameTaken(_) => {
+                Self::conflict("name_taken", detail).with("field", "name")
+            }
+            TriggerError::UnknownTrigger(_) => Self::invalid_field("filter.trigger_id", detail),
+            TriggerError::UnknownScript(_) => Self::invalid_field("filter.script_id", detail),
+            TriggerError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<DeadLetterError> for Problem {
+    fn from(error: DeadLetterError) -> Self {
+        let detail = error.to_string();
+        match error {
+            DeadLetterError::NotFound(_) => Self::not_found(detail),
+            DeadLetterError::AlreadySettled(state) => {
+                Self::conflict("already_settled", detail).with("state", state.as_str())
+            }
+            DeadLetterError::NothingToPin => Self::invalid_field("at_version", detail),
+            DeadLetterError::InvalidPayload { .. } => Self::invalid_field("payload", detail),
+            DeadLetterError::Store(error) => error.into(),
         }
     }
 }

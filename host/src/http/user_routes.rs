@@ -13,15 +13,17 @@ use serde_json::json;
 
 use super::problem::{Problem, diagnostics_json};
 use crate::dispatch::dispatcher::Order;
+use crate::dispatch::retry::RetryPolicy;
+use crate::dispatch::sql::Placed;
 use crate::dispatch::{Answer, Delivery, Payload};
+use crate::idempotency::{KEY_BYTES_MAX, Key, Known};
 use crate::node::Node;
 use crate::routes::DispatchMode;
 use crate::routes::table::NoMatch;
 use crate::sandbox::{self, Outcome};
 
-/// How often a delivery without a waiting caller may be claimed before it counts as one that
-/// kills its worker.
-const ASYNC_ATTEMPTS_MAX: u32 = 3;
+/// Says that an answer is an earlier call's, with the same `Idempotency-Key`.
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Answer a request that is none of the instance's own.
 pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> Response {
@@ -53,6 +55,7 @@ async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem
         .ok_or_else(|| Problem::not_found("the script of this route was deleted"))?;
     let timeout = Duration::from_millis(node.runner.limits(script).timeout_ms);
     let (app_id, script_id, mode) = (app.id, script.id, found.route.dispatch_mode);
+    let (route_id, idempotency) = (found.route.id, found.route.idempotency);
     drop(picture);
 
     let query = request.uri().query().unwrap_or_default();
@@ -71,24 +74,110 @@ async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem
         headers,
         body,
     };
+    let key = match idempotency {
+        Some(policy) => idempotency_key(&request)?.map(|key| {
+            (
+                Key::of_request(route_id.uuid(), key, &request, policy),
+                policy,
+            )
+        }),
+        None => None,
+    };
     let payload = Payload::Request(request);
     match mode {
         DispatchMode::Sync => {
-            let delivery = Delivery::new(app_id, script_id, "http", payload, 1);
+            let delivery = Delivery::new(app_id, script_id, "http", payload, RetryPolicy::ONCE);
             let execution_id = delivery.id.to_string();
-            let answer = node.dispatcher.call(Order { delivery, timeout }).await?;
+            let key = key.map(|(key, policy)| (key, policy.keep_answer));
+            let order = Order {
+                delivery,
+                timeout,
+                key,
+            };
+            let answer = node.dispatcher.call(order).await?;
             // The caller's own connection is the only one who could have left; we are it.
             let answer = answer.unwrap_or(Answer::Outcome(Outcome::TimedOut));
             respond(answer, &execution_id)
         }
         DispatchMode::Async => {
-            let delivery =
-                Delivery::new(app_id, script_id, "http_async", payload, ASYNC_ATTEMPTS_MAX);
-            let accepted = json!({ "accepted_at": Utc::now(), "execution_id": delivery.id });
-            node.dispatcher.enqueue(delivery).await?;
-            Ok((StatusCode::ACCEPTED, Json(accepted)).into_response())
+            let retry = node.config.retry;
+            let delivery = Delivery::new(app_id, script_id, "http_async", payload, retry);
+            let accepted = |execution_id| {
+                let accepted = json!({ "accepted_at": Utc::now(), "execution_id": execution_id });
+                (StatusCode::ACCEPTED, Json(accepted)).into_response()
+            };
+            let execution_id = delivery.id.of();
+            match node
+                .outbox
+                .enqueue(delivery, key.map(|(key, _)| key))
+                .await?
+            {
+                Placed::Known(known) if !known.same_request => Err(other_request(&known)),
+                Placed::Known(known) => Ok(replayed(accepted(known.execution_id))),
+                _ => Ok(accepted(execution_id)),
+            }
         }
     }
+}
+
+/// The request's `Idempotency-Key`, if it has one.
+fn idempotency_key(request: &sandbox::Request) -> Result<Option<String>, Problem> {
+    let mut keys = request
+        .headers
+        .iter()
+        .filter(|(name, _)| name == "idempotency-key")
+        .map(|(_, value)| value);
+    let Some(key) = keys.next() else {
+        return Ok(None);
+    };
+    let fits = (1..=KEY_BYTES_MAX).contains(&key.len());
+    if !fits || key.contains(char::is_control) || keys.next().is_some() {
+        let detail = format!(
+            "send one Idempotency-Key of 1 to {KEY_BYTES_MAX} bytes without control characters"
+        );
+        return Err(Problem::bad_request(detail).with("field", "Idempotency-Key"));
+    }
+    Ok(Some(key.clone()))
+}
+
+fn replayed(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+fn other_request(known: &Known) -> Problem {
+    Problem::new(
+        StatusCode::UNPROCESSABLE_ENTITY,
+        "idempotency_key_reused",
+        "The key was used for another request",
+        "This Idempotency-Key came with another request before; a new request needs a new key",
+    )
+    .with("field", "Idempotency-Key")
+    .with("execution_id", known.execution_id.to_string())
+}
+
+/// What a caller gets whose key was used before.
+fn known_answer(known: Known) -> Result<Response, Problem> {
+    if !known.same_request {
+        return Err(other_request(&known));
+    }
+    let execution_id = known.execution_id.to_string();
+    let problem = match (known.answer, known.done) {
+        (Some(answer), _) => {
+            return Ok(replayed(script_response(answer.into(), &execution_id)));
+        }
+        (None, false) => Problem::conflict(
+            "idempotency_in_progress",
+            "The first call with this Idempotency-Key has not ended yet; try again",
+        )
+        .with_header(header::RETRY_AFTER, "1"),
+        (None, true) => Problem::conflict(
+            "idempotency_answer_not_kept",
+            "The first call with this Idempotency-Key has ended, and its answer is not kept",
+        ),
+    };
+    Err(problem.with("execution_id", execution_id))
 }
 
 /// The host that a request is for: lower case, without a port.
@@ -206,6 +295,7 @@ fn respond(answer: Answer, execution_id: &str) -> Result<Response, Problem> {
             return Ok(script_response(response, execution_id));
         }
         Answer::Outcome(outcome) => failed(outcome),
+        Answer::Known(known) => return known_answer(known),
         Answer::ScriptDeleted => Problem::not_found("the script of this route was deleted"),
         Answer::AppDeleted => Problem::new(
             StatusCode::GONE,

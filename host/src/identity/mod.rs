@@ -103,7 +103,11 @@ impl Sessions {
         };
         self.db
             .write::<_, StoreError, _>(move |tx| {
-                Box::pin(async move { sql::insert_first(tx, &user, &hash).await })
+                Box::pin(async move {
+                    let is_first = sql::insert_first(tx, &user, &hash).await?;
+                    crate::directory::raise_version(tx).await?;
+                    Ok(is_first)
+                })
             })
             .await
             .map_err(IdentityError::from)

@@ -26,6 +26,13 @@ impl UserRow {
     }
 }
 
+/// Everybody who is not disabled.
+pub async fn enabled_users(conn: &mut Conn) -> Result<Vec<User>, StoreError> {
+    const SQL: &str = "select id, name, role, password_hash from users where disabled_at is null";
+    let rows: Vec<UserRow> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
+    Ok(rows.into_iter().map(|row| row.split().0).collect())
+}
+
 /// Whether anybody can sign in.
 pub async fn any_user(conn: &mut Conn) -> Result<bool, StoreError> {
     const SQL: &str = "select count(*) from users";
@@ -67,7 +74,8 @@ pub async fn user_by_name(
     conn: &mut Conn,
     name: &str,
 ) -> Result<Option<(User, String)>, StoreError> {
-    const SQL: &str = "select id, name, role, password_hash from users where name = $1";
+    const SQL: &str = "select id, name, role, password_hash from users
+                       where name = $1 and disabled_at is null";
     let row: Option<UserRow> = on!(conn, |c| sqlx::query_as(SQL)
         .bind(name)
         .fetch_optional(c)
@@ -84,7 +92,8 @@ pub async fn user_by_token(
     const SQL: &str = "
         select users.id, users.name, users.role, users.password_hash
         from sessions join users on users.id = sessions.user_id
-        where sessions.token_hash = $1 and sessions.expires_at > $2";
+        where sessions.token_hash = $1 and sessions.expires_at > $2
+              and users.disabled_at is null";
     let row: Option<UserRow> = on!(conn, |c| {
         sqlx::query_as(SQL)
             .bind(token_hash)

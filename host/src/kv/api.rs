@@ -14,6 +14,7 @@ use super::{Kv, sql};
 use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, app_named, page, page_limit};
 use crate::http::problem::Problem;
 use crate::node::Node;
+use crate::triggers::firing::Origin;
 
 /// The paths of this room.
 pub fn router() -> Router<Arc<Node>> {
@@ -28,11 +29,7 @@ pub fn router() -> Router<Arc<Node>> {
 
 fn kv(node: &Node, app: &str) -> Result<Kv, Problem> {
     let app_id = app_named(&node.directory.picture(), app)?.id;
-    Ok(Kv::new(
-        node.db.clone(),
-        app_id,
-        node.config.kv_value_bytes_max,
-    ))
+    Ok(node.kv.of(app_id, Origin::act()))
 }
 
 async fn collections(

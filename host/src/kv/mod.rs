@@ -14,6 +14,7 @@ use serde_json::value::RawValue;
 
 use crate::apps::AppId;
 use crate::store::{Db, StoreError};
+use crate::triggers::firing::{Events, Origin};
 
 /// The longest name of a collection, in bytes.
 pub const COLLECTION_BYTES_MAX: usize = 128;
@@ -219,31 +220,50 @@ impl fmt::Display for Cursor {
     }
 }
 
-/// One app's part of the store.
+/// The key-value store of the instance.
 #[derive(Clone)]
-pub struct Kv {
+pub struct KvStore {
     db: Db,
-    app_id: AppId,
+    events: Events,
     value_bytes_max: usize,
 }
 
-impl Kv {
-    /// The store of the app `app_id`, for values of at most `value_bytes_max` bytes.
-    pub fn new(db: Db, app_id: AppId, value_bytes_max: usize) -> Self {
+impl KvStore {
+    /// A store for values of at most `value_bytes_max` bytes, whose mutations fire `events`.
+    pub fn new(db: Db, events: Events, value_bytes_max: usize) -> Self {
         Self {
             db,
-            app_id,
+            events,
             value_bytes_max,
         }
     }
 
+    /// The part of the app `app_id`, for somebody whose mutations go back to `origin`.
+    pub fn of(&self, app_id: AppId, origin: Origin) -> Kv {
+        Kv {
+            store: self.clone(),
+            app_id,
+            origin,
+        }
+    }
+}
+
+/// One app's part of the store.
+#[derive(Clone)]
+pub struct Kv {
+    store: KvStore,
+    app_id: AppId,
+    origin: Origin,
+}
+
+impl Kv {
     /// The value of a key.
     ///
     /// # Errors
     /// [`KvError`]; nothing was changed.
     pub async fn get(&self, collection: String, key: String) -> Result<Option<String>, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
-        let mut conn = self.db.read().await?;
+        let mut conn = self.store.db.read().await?;
         Ok(sql::get(&mut conn, self.app_id, &collection, &key).await?)
     }
 
@@ -253,7 +273,7 @@ impl Kv {
     /// [`KvError`]; nothing was changed.
     pub async fn has(&self, collection: String, key: String) -> Result<bool, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
-        let mut conn = self.db.read().await?;
+        let mut conn = self.store.db.read().await?;
         Ok(sql::has(&mut conn, self.app_id, &collection, &key).await?)
     }
 
@@ -262,7 +282,7 @@ impl Kv {
     /// # Errors
     /// [`KvError`]; nothing was changed.
     pub async fn set(&self, collection: String, key: String, value: String) -> Result<(), KvError> {
-        let value = Value::parse(value, self.value_bytes_max)?;
+        let value = Value::parse(value, self.store.value_bytes_max)?;
         self.mutate(collection, key, Some(value)).await?;
         Ok(())
     }
@@ -286,13 +306,30 @@ impl Kv {
         // for each other's rows.
         let mut lane = DefaultHasher::new();
         (self.app_id, &collection, &key).hash(&mut lane);
+        let KvStore { db, events, .. } = self.store.clone();
+        let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
+        let is_heard = !listening.is_empty();
         let mutation = sql::Mutation {
             app_id: self.app_id,
             collection,
             key,
             value,
+            listening,
         };
-        Ok(self.db.write_grouped(lane.finish(), mutation).await?)
+        let lane = lane.finish();
+        let written = async move {
+            let mutated = db.write_grouped(lane, mutation).await?;
+            events.fired(mutated.fired, places);
+            Ok(mutated.changed)
+        };
+        match is_heard {
+            false => written.await,
+            // A task of its own: a caller who leaves must not keep what was written under our
+            // lease from being run.
+            true => tokio::spawn(written)
+                .await
+                .unwrap_or(Err(StoreError::Closed.into())),
+        }
     }
 
     /// A page of a collection.
@@ -314,7 +351,7 @@ impl Kv {
             .map(|text| Cursor::parse(&collection, text))
             .transpose()?;
         let after = cursor.map_or(String::new(), |cursor| cursor.after);
-        let mut conn = self.db.read().await?;
+        let mut conn = self.store.db.read().await?;
         let mut rows = sql::page(&mut conn, self.app_id, &collection, &after, limit + 1).await?;
         let mut bytes = 0;
         let fitting = rows

@@ -1,8 +1,13 @@
 //! The statements of the key-value store.
 
+use chrono::{DateTime, Utc};
+
 use super::{Collection, Key, Value};
 use crate::apps::AppId;
+use crate::dispatch::Delivery;
+use crate::dispatch::sql::{self as outbox, Placed};
 use crate::store::{Conn, Grouped, StoreError, Tx, on};
+use crate::triggers::firing::{Firing, KvEvent};
 
 /// The value of a key.
 pub async fn get(
@@ -93,33 +98,136 @@ pub struct Mutation {
     pub key: Key,
     /// Its new value, if it keeps one.
     pub value: Option<Value>,
+    /// The triggers that listen to the key.
+    pub listening: Vec<Firing>,
+}
+
+/// What a mutation did.
+#[derive(Debug, Default)]
+pub struct Mutated {
+    /// Whether a row was written or removed.
+    pub changed: bool,
+    /// The delivery of each listening trigger that fired, and what became of its row.
+    pub fired: Vec<Option<(Delivery, Placed)>>,
 }
 
 impl Grouped for Mutation {
-    /// Whether a row was written or removed.
-    type Output = bool;
+    type Output = Mutated;
 
-    async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<bool>, StoreError> {
+    async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Mutated>, StoreError> {
+        let mut done = Vec::with_capacity(items.len());
+        let mut rows = Vec::new();
+        let mut places = Vec::new();
+        for item in items {
+            if item.listening.is_empty() {
+                let (changed, fired) = (item.write(tx).await?, Vec::new());
+                done.push(Mutated { changed, fired });
+                continue;
+            }
+            let old_value = item.replace(tx).await?;
+            let changed = item.value.is_some() || old_value.is_some();
+            let mut fired = Vec::new();
+            fired.resize_with(item.listening.len(), || None);
+            if changed {
+                let event = item.event(tx.now, old_value.as_deref())?;
+                let payload = event.payload().map_err(|error| item.inconsistent(error))?;
+                for (n, firing) in item.listening.iter().enumerate() {
+                    if let Some(row) = firing.row(&event, &payload) {
+                        rows.push(row);
+                        places.push((done.len(), n));
+                    }
+                }
+            }
+            done.push(Mutated { changed, fired });
+        }
+        if rows.is_empty() {
+            return Ok(done);
+        }
+        let placed = outbox::insert(tx, &rows).await?;
+        for ((row, placed), (item, n)) in rows.into_iter().zip(placed).zip(places) {
+            done[item].fired[n] = Some((row.delivery, placed));
+        }
+        Ok(done)
+    }
+}
+
+impl Mutation {
+    /// Write the value, whatever was there. Says whether a row was written or removed.
+    async fn write(&self, tx: &mut Tx) -> Result<bool, StoreError> {
         const SET: &str = "
             insert into kv (app_id, collection, key, value, updated_at)
             values ($1, $2, $3, $4, $5)
             on conflict (app_id, collection, key)
             do update set value = excluded.value, updated_at = excluded.updated_at";
         const DELETE: &str = "delete from kv where app_id = $1 and collection = $2 and key = $3";
-        let now = tx.now;
-        let mut changed = Vec::with_capacity(items.len());
-        for item in items {
-            let rows = on!(&mut tx.conn, |c| {
-                let query = sqlx::query(if item.value.is_some() { SET } else { DELETE });
-                let query = query.bind(item.app_id);
-                let mut query = query.bind(item.collection.as_str()).bind(item.key.as_str());
-                if let Some(value) = &item.value {
-                    query = query.bind(value.as_str()).bind(now);
-                }
-                query.execute(c).await.map(|done| done.rows_affected())
-            })?;
-            changed.push(rows > 0);
+        let sql = if self.value.is_some() { SET } else { DELETE };
+        Ok(self.execute(tx, sql).await? > 0)
+    }
+
+    /// Write the value and answer the one that it replaces. Nobody else writes the key in
+    /// between: its row is locked, or its insertion makes another wait.
+    async fn replace(&self, tx: &mut Tx) -> Result<Option<String>, StoreError> {
+        const ADD: &str = "
+            insert into kv (app_id, collection, key, value, updated_at)
+            values ($1, $2, $3, $4, $5)
+            on conflict (app_id, collection, key) do nothing";
+        let mut old_value = self.locked(tx).await?;
+        if self.value.is_some() && old_value.is_none() {
+            if self.execute(tx, ADD).await? > 0 {
+                return Ok(None);
+            }
+            // Another transaction added it meanwhile.
+            old_value = self.locked(tx).await?;
         }
-        Ok(changed)
+        if self.value.is_some() || old_value.is_some() {
+            self.write(tx).await?;
+        }
+        Ok(old_value)
+    }
+
+    async fn locked(&self, tx: &mut Tx) -> Result<Option<String>, StoreError> {
+        const SQL: &str = "select value from kv where app_id = $1 and collection = $2 and key = $3";
+        const LOCKING: &str =
+            "select value from kv where app_id = $1 and collection = $2 and key = $3 for update";
+        let sql = tx.conn.text(SQL, LOCKING);
+        Ok(on!(&mut tx.conn, |c| {
+            let query = sqlx::query_scalar(sql).bind(self.app_id);
+            query
+                .bind(self.collection.as_str())
+                .bind(self.key.as_str())
+                .fetch_optional(c)
+                .await
+        })?)
+    }
+
+    async fn execute(&self, tx: &mut Tx, sql: &'static str) -> Result<u64, StoreError> {
+        let now = tx.now;
+        Ok(on!(&mut tx.conn, |c| {
+            let query = sqlx::query(sql).bind(self.app_id);
+            let mut query = query.bind(self.collection.as_str()).bind(self.key.as_str());
+            if let Some(value) = &self.value {
+                query = query.bind(value.as_str()).bind(now);
+            }
+            query.execute(c).await.map(|done| done.rows_affected())
+        })?)
+    }
+
+    fn event<'e>(
+        &'e self,
+        at: DateTime<Utc>,
+        old_value: Option<&'e str>,
+    ) -> Result<KvEvent<'e>, StoreError> {
+        let value = self.value.as_ref().map(Value::as_str);
+        KvEvent::new(&self.collection, &self.key, value, old_value, at)
+            .map_err(|error| self.inconsistent(error))
+    }
+
+    fn inconsistent(&self, error: serde_json::Error) -> StoreError {
+        StoreError::Inconsistent {
+            table: "kv",
+            column: "value",
+            id: format!("{}/{}", self.collection.as_str(), self.key.as_str()),
+            problem: error.to_string(),
+        }
     }
 }

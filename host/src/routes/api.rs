@@ -10,14 +10,17 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, sql};
-use crate::apps::{self, AppId, HostPattern};
+use crate::apps::{self, HostPattern};
 use crate::directory;
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, page, page_cursor, page_limit,
+    Body, PageQuery, Path, Query, SignedIn, app_named, check_ttl, given, page, page_cursor,
+    page_limit,
 };
 use crate::http::problem::Problem;
+use crate::idempotency::RoutePolicy;
 use crate::node::Node;
-use crate::scripts::{self, ScriptError, ScriptId};
+use crate::scripts::ScriptId;
+use crate::scripts::api::named_script;
 use crate::store::{StoreError, Tx};
 
 /// The paths of this room.
@@ -51,34 +54,7 @@ struct NewRoute {
     host: Option<HostPattern>,
     #[serde(default)]
     dispatch_mode: DispatchMode,
-}
-
-/// The script that a body names by id or by name; one of another app is none.
-async fn named_script(
-    node: &Node,
-    app_id: AppId,
-    id: Option<ScriptId>,
-    name: Option<&str>,
-) -> Result<Option<ScriptId>, Problem> {
-    let mut conn = node.db.read().await?;
-    let (found, named) = match (id, name) {
-        (Some(_), Some(_)) => {
-            return Err(Problem::invalid_field(
-                "script",
-                "give `script_id` or `script`, not both",
-            ));
-        }
-        (Some(id), None) => (scripts::sql::get(&mut conn, id).await?, id.to_string()),
-        (None, Some(name)) => {
-            let found = scripts::sql::page(&mut conn, app_id, Some(name), None, 1).await?;
-            (found.into_iter().next(), name.to_owned())
-        }
-        (None, None) => return Ok(None),
-    };
-    let found = found.filter(|script| script.app_id == app_id);
-    found
-        .map(|script| Some(script.id))
-        .ok_or_else(|| ScriptError::NotFound(named).into())
+    idempotency: Option<RoutePolicy>,
 }
 
 /// Write a route if nothing is in its way.
@@ -130,8 +106,12 @@ async fn create(
         method,
         host,
         dispatch_mode,
+        idempotency,
         ..
     } = new;
+    if let Some(policy) = &idempotency {
+        check_ttl(policy.ttl_s)?;
+    }
     let route = node
         .db
         .write(move |tx| {
@@ -145,6 +125,7 @@ async fn create(
                     host,
                     path,
                     dispatch_mode,
+                    idempotency,
                     created_at,
                     updated_at,
                 };
@@ -182,13 +163,8 @@ struct Change {
     #[serde(default, deserialize_with = "given")]
     host: Option<Option<HostPattern>>,
     dispatch_mode: Option<DispatchMode>,
-}
-
-/// `null` means any host; absent means as it was.
-fn given<'de, D: serde::Deserializer<'de>>(
-    from: D,
-) -> Result<Option<Option<HostPattern>>, D::Error> {
-    Option::<HostPattern>::deserialize(from).map(Some)
+    #[serde(default, deserialize_with = "given")]
+    idempotency: Option<Option<RoutePolicy>>,
 }
 
 async fn change(
@@ -203,6 +179,9 @@ async fn change(
         .ok_or_else(|| RouteError::NotFound(id.to_string()))?
         .app_id;
     let script_id = named_script(&node, app_id, change.script_id, change.script.as_deref()).await?;
+    if let Some(Some(policy)) = &change.idempotency {
+        check_ttl(policy.ttl_s)?;
+    }
     let route = node
         .db
         .write(move |tx| {
@@ -214,6 +193,7 @@ async fn change(
                 route.method = change.method.unwrap_or(route.method);
                 route.host = change.host.unwrap_or(route.host);
                 route.dispatch_mode = change.dispatch_mode.unwrap_or(route.dispatch_mode);
+                route.idempotency = change.idempotency.unwrap_or(route.idempotency);
                 route.updated_at = tx.now;
                 put(tx, &route).await?;
                 Ok(route)

@@ -12,6 +12,7 @@ use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
 use crate::apps::{AppId, HostPattern};
+use crate::idempotency::RoutePolicy;
 use crate::scripts::ScriptId;
 use crate::store::{Id, StoreError};
 pub use pattern::PathPattern;
@@ -36,6 +37,8 @@ pub struct Route {
     pub path: PathPattern,
     /// Whether the caller waits.
     pub dispatch_mode: DispatchMode,
+    /// What it does with an `Idempotency-Key`; none: it is a header like any other.
+    pub idempotency: Option<RoutePolicy>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was last changed.

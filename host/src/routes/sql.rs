@@ -16,6 +16,7 @@ struct RouteRow {
     host: Option<String>,
     path: String,
     dispatch_mode: String,
+    idempotency: Option<String>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -48,6 +49,11 @@ impl TryFrom<RouteRow> for Route {
                 "async" => DispatchMode::Async,
                 other => return Err(inconsistent("dispatch_mode")(format!("`{other}`"))),
             },
+            idempotency: row
+                .idempotency
+                .map(|text| serde_json::from_str(&text))
+                .transpose()
+                .map_err(|error| inconsistent("idempotency")(error.to_string()))?,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -57,7 +63,8 @@ impl TryFrom<RouteRow> for Route {
 macro_rules! select_routes {
     ($rest:literal) => {
         concat!(
-            "select id, app_id, script_id, method, host, path, dispatch_mode, created_at, updated_at
+            "select id, app_id, script_id, method, host, path, dispatch_mode, idempotency,
+                    created_at, updated_at
              from routes ",
             $rest
         )
@@ -121,12 +128,17 @@ pub async fn by_conflict_key(
 pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
     const SQL: &str = "
         insert into routes (id, app_id, script_id, method, host, path, dispatch_mode,
-                            conflict_key, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+                            conflict_key, idempotency, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
         on conflict (id) do update set
             script_id = excluded.script_id, method = excluded.method, host = excluded.host,
             path = excluded.path, dispatch_mode = excluded.dispatch_mode,
-            conflict_key = excluded.conflict_key, updated_at = excluded.updated_at";
+            conflict_key = excluded.conflict_key,
+            idempotency = excluded.idempotency, updated_at = excluded.updated_at";
+    let idempotency = route.idempotency.as_ref().map(serde_json::to_string);
+    let idempotency = idempotency
+        .transpose()
+        .expect("our own types are always JSON");
     on!(&mut tx.conn, |c| {
         sqlx::query(SQL)
             .bind(route.id)
@@ -137,6 +149,7 @@ pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
             .bind(route.path.to_string())
             .bind(route.dispatch_mode.as_str())
             .bind(route.conflict_key())
+            .bind(idempotency)
             .bind(route.created_at)
             .bind(route.updated_at)
             .execute(c)

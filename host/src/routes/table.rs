@@ -229,6 +229,7 @@ mod tests {
 
     fn route(method: &str, host: Option<&str>, path: &str) -> Route {
         Route {
+            idempotency: None,
             id: Default::default(),
             app_id: Default::default(),
             script_id: Default::default(),

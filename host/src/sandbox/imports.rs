@@ -67,6 +67,13 @@ pub trait DeadLetterImports: Send {
         id: String,
         resolution: dead_letters::Resolution,
     ) -> impl Future<Output = Result<(), dead_letters::Error>> + Send;
+
+    /// See the WIT.
+    fn list(
+        &mut self,
+        cursor: Option<String>,
+        limit: Option<u32>,
+    ) -> impl Future<Output = Result<dead_letters::Page, dead_letters::Error>> + Send;
 }
 
 /// Everything that the domains answer for one execution. It carries the app's id: no call of a
@@ -115,6 +122,14 @@ impl DeadLetterImports for NoImports {
         _: String,
         _: dead_letters::Resolution,
     ) -> Result<(), dead_letters::Error> {
+        Err(dead_letters::Error::Denied)
+    }
+
+    async fn list(
+        &mut self,
+        _: Option<String>,
+        _: Option<u32>,
+    ) -> Result<dead_letters::Page, dead_letters::Error> {
         Err(dead_letters::Error::Denied)
     }
 }
@@ -205,7 +220,7 @@ impl<I: Imports> kv::Host for State<I> {
     ) -> wasmtime::Result<Result<kv::Page, kv::Error>> {
         self.meter
             .call(collection.len() + cursor.as_ref().map_or(0, String::len))?;
-        let page = self.imports.list(collection, cursor, limit).await;
+        let page = KvImports::list(&mut self.imports, collection, cursor, limit).await;
         let entries = page.as_ref().map_or(&[][..], |page| &page.entries);
         self.meter.carry(
             entries
@@ -233,6 +248,18 @@ impl<I: Imports> dead_letters::Host for State<I> {
     ) -> wasmtime::Result<Result<(), dead_letters::Error>> {
         self.meter.call(id.len())?;
         Ok(self.imports.resolve(id, resolution).await)
+    }
+
+    async fn list(
+        &mut self,
+        cursor: Option<String>,
+        limit: Option<u32>,
+    ) -> wasmtime::Result<Result<dead_letters::Page, dead_letters::Error>> {
+        self.meter.call(cursor.as_ref().map_or(0, String::len))?;
+        let page = DeadLetterImports::list(&mut self.imports, cursor, limit).await;
+        let entries = page.as_ref().map_or(&[][..], |page| &page.entries);
+        self.meter.carry(entries.iter().map(String::len).sum())?;
+        Ok(page)
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Limits {
 }
 
 /// The version of the contract in `wit/` that guests are told.
-pub const SDK_VERSION: &str = "1.0.0";
+pub const SDK_VERSION: &str = "1.1.0";
 
 const MIB: u64 = 1024 * 1024;
 

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{Kind, Script, ScriptError, ScriptId, ScriptLimits, sql};
+use crate::apps::AppId;
 use crate::directory;
 use crate::dispatch::Answer;
 use crate::http::extract::{
@@ -54,6 +55,37 @@ fn script_id(text: &str) -> Result<ScriptId, Problem> {
 async fn known(node: &Node, id: &str) -> Result<Script, Problem> {
     let script = sql::get(&mut node.db.read().await?, script_id(id)?).await?;
     script.ok_or_else(|| ScriptError::NotFound(id.to_owned()).into())
+}
+
+/// The script that a body names by id or by name; one of another app is none.
+///
+/// # Errors
+/// 404 when there is none, 422 when both are given.
+pub async fn named_script(
+    node: &Node,
+    app_id: AppId,
+    id: Option<ScriptId>,
+    name: Option<&str>,
+) -> Result<Option<ScriptId>, Problem> {
+    let mut conn = node.db.read().await?;
+    let (found, named) = match (id, name) {
+        (Some(_), Some(_)) => {
+            return Err(Problem::invalid_field(
+                "script",
+                "give `script_id` or `script`, not both",
+            ));
+        }
+        (Some(id), None) => (sql::get(&mut conn, id).await?, id.to_string()),
+        (None, Some(name)) => {
+            let found = sql::page(&mut conn, app_id, Some(name), None, 1).await?;
+            (found.into_iter().next(), name.to_owned())
+        }
+        (None, None) => return Ok(None),
+    };
+    let found = found.filter(|script| script.app_id == app_id);
+    found
+        .map(|script| Some(script.id))
+        .ok_or_else(|| ScriptError::NotFound(named).into())
 }
 
 #[derive(Deserialize)]
@@ -392,8 +424,6 @@ async fn execute(
     Path(id): Path<String>,
     Body(call): Body<Execute>,
 ) -> Result<Json<Value>, Problem> {
-    let id = script_id(&id)?;
-    let permit = node.dispatcher.enter()?;
     let headers: Vec<(String, String)> = call
         .headers
         .into_iter()
@@ -422,7 +452,9 @@ async fn execute(
         name: who.user.name,
         kind: "user",
     };
-    let (ended, answer) = node.runner.execute(id, principal, request).await?;
+    let script = known(&node, &id).await?;
+    let permit = node.dispatcher.enter(script.app_id)?;
+    let (ended, answer) = node.runner.execute(script.id, principal, request).await?;
     drop(permit);
     let response = match answer {
         Answer::Outcome(Outcome::Answered(response)) => {

@@ -10,15 +10,18 @@ use uuid::Uuid;
 
 use super::{Kind, Script, ScriptError, ScriptId, sql};
 use crate::apps::App;
-use crate::directory::Directory;
+use crate::dead_letters::{DeadLetter, DeadLetters};
+use crate::directory::{Directory, Picture};
 use crate::dispatch::dispatcher::never_ran;
+use crate::dispatch::outbox::Outbox;
 use crate::dispatch::{Answer, Attempted, Delivery, Executor, Payload};
 use crate::executions::sql::Ended;
 use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind};
 use crate::imports::GuestImports;
-use crate::kv::Kv;
+use crate::kv::KvStore;
 use crate::sandbox::{Code, Context, Job, Limits, Outcome, Principal, Report, Request, Sandbox};
 use crate::store::{Db, micros};
+use crate::triggers::firing::{self, Origin};
 
 /// How much code is kept ready in memory, in bytes of source; a component counts for more than
 /// its bytes, because its machine code is kept too.
@@ -32,7 +35,8 @@ pub struct Runner {
     directory: Arc<Directory>,
     sandbox: Sandbox<GuestImports>,
     default_limits: Limits,
-    kv_value_bytes_max: usize,
+    kv: KvStore,
+    outbox: Arc<Outbox>,
     codes: moka::future::Cache<(ScriptId, u32), (Code, u32)>,
     host: Handle,
 }
@@ -41,14 +45,14 @@ pub struct Runner {
 struct Call<'c> {
     app: &'c App,
     script: &'c Script,
+    version: u32,
     execution_id: ExecutionId,
-    delivery_id: Option<Uuid>,
-    attempt: u32,
+    delivery: Option<&'c Delivery>,
     invocation_type: &'c str,
     request_id: Uuid,
-    trigger_depth: u32,
     principal: Option<Principal>,
     request: Option<Request>,
+    event: Option<String>,
 }
 
 impl Runner {
@@ -58,7 +62,8 @@ impl Runner {
         directory: Arc<Directory>,
         sandbox: Sandbox<GuestImports>,
         default_limits: Limits,
-        kv_value_bytes_max: usize,
+        kv: KvStore,
+        outbox: Arc<Outbox>,
     ) -> Self {
         let codes = moka::future::Cache::builder()
             .max_capacity(CODE_CACHE_BYTES)
@@ -70,7 +75,8 @@ impl Runner {
             directory,
             sandbox,
             default_limits,
-            kv_value_bytes_max,
+            kv,
+            outbox,
             codes,
             host,
         }
@@ -128,27 +134,35 @@ impl Runner {
             event: None,
         };
         self.sandbox
-            .validate(source.into(), Arc::new(context), self.imports(app, false))
+            .validate(
+                source.into(),
+                Arc::new(context),
+                self.imports(app, None, Origin::act()),
+            )
             .await
             .map_err(|error| ScriptError::Sandbox(error.to_string()))
     }
 
-    fn imports(&self, app: &App, has_principal: bool) -> GuestImports {
+    fn imports(&self, app: &App, principal: Option<&Principal>, origin: Origin) -> GuestImports {
+        let managed = |principal: &Principal| {
+            let (db, outbox) = (self.db.clone(), self.outbox.clone());
+            DeadLetters::new(db, outbox, app.id, principal.id.into())
+        };
         GuestImports {
-            kv: Kv::new(self.db.clone(), app.id, self.kv_value_bytes_max),
-            has_principal,
+            kv: self.kv.of(app.id, origin),
+            dead_letters: principal.map(managed),
             host: self.host.clone(),
         }
     }
 
-    /// The code of a script's current version; `None` when the version is gone.
-    async fn code(&self, script: &Script) -> Result<Option<Code>, ScriptError> {
-        let key = (script.id, script.version);
+    /// The code of a version of a script; `None` when it is gone.
+    async fn code(&self, script: &Script, version: u32) -> Result<Option<Code>, ScriptError> {
+        let key = (script.id, version);
         if let Some((code, _)) = self.codes.get(&key).await {
             return Ok(Some(code));
         }
         let mut conn = self.db.read().await?;
-        let Some(bytes) = sql::code(&mut conn, script.id, script.version).await? else {
+        let Some(bytes) = sql::code(&mut conn, script.id, version).await? else {
             return Ok(None);
         };
         drop(conn);
@@ -169,10 +183,10 @@ impl Runner {
 
     async fn run(&self, call: Call<'_>) -> (Ended, Answer) {
         let begun = micros(Utc::now());
-        let code = match self.code(call.script).await {
+        let code = match self.code(call.script, call.version).await {
             Ok(Some(code)) => code,
             Ok(None) => {
-                let error = ExecutionError::new("the script was deleted");
+                let error = ExecutionError::new("this version of the script was deleted");
                 let ended = call.ended_early(OutcomeKind::ScriptDeleted, error, begun);
                 return (ended, Answer::ScriptDeleted);
             }
@@ -189,21 +203,26 @@ impl Runner {
             app_slug: app.slug.to_string(),
             script_id: script.id.uuid(),
             script_name: script.name.clone(),
-            script_version: script.version,
+            script_version: call.version,
             execution_id: call.execution_id.uuid(),
             request_id: call.request_id,
             invocation_type: call.invocation_type.to_owned(),
             principal: call.principal.clone(),
-            trigger_depth: call.trigger_depth,
-            attempt: call.attempt,
-            event: None,
+            trigger_depth: call.trigger_depth(),
+            attempt: call.attempt(),
+            event: call.event.clone(),
+        };
+        let origin = Origin {
+            request_id: call.request_id,
+            execution_id: Some(call.execution_id),
+            trigger_depth: call.trigger_depth(),
         };
         let job = Job {
             code,
             request: call.request.clone(),
             context: Arc::new(context),
             limits: self.limits(script),
-            imports: self.imports(app, call.principal.is_some()),
+            imports: self.imports(app, call.principal.as_ref(), origin),
         };
         let mut report = self.sandbox.execute(job).await;
         if let Outcome::Platform(problem) = &report.outcome {
@@ -233,20 +252,91 @@ impl Runner {
             .run(Call {
                 app,
                 script,
+                version: script.version,
                 execution_id,
-                delivery_id: None,
-                attempt: 1,
+                delivery: None,
                 invocation_type: "execute",
                 request_id: execution_id.uuid(),
-                trigger_depth: 0,
                 principal: Some(principal),
                 request: Some(request),
+                event: None,
             })
             .await;
         self.db
             .write_grouped(execution_id.uuid().as_u64_pair().1, ended.clone())
             .await?;
         Ok((ended, answer))
+    }
+}
+
+impl Runner {
+    /// What an attempt needs to know, as it is in memory.
+    fn found<'p>(
+        picture: &'p Picture,
+        delivery: &Delivery,
+    ) -> Result<(&'p App, &'p Script, Option<Principal>), Missing> {
+        let app = picture.app(delivery.app_id).ok_or(Missing::App)?;
+        // A script of another app is none, whatever a row says.
+        let script = picture.script(delivery.script_id);
+        let script = script
+            .filter(|script| script.app_id == app.id)
+            .ok_or(Missing::Script)?;
+        // Whoever replays a delivery wants it to run, with or without its trigger.
+        let is_first_time = delivery.dead_letter_id.is_none();
+        if let Some(id) = delivery.trigger_id.filter(|_| is_first_time) {
+            picture.trigger(id).ok_or(Missing::Trigger)?;
+        }
+        let principal = delivery.principal_id.map(|id| {
+            let user = picture.user(id).ok_or(Missing::Principal)?;
+            Ok(Principal {
+                id: user.id.uuid(),
+                name: user.name.clone(),
+                kind: "user",
+            })
+        });
+        Ok((app, script, principal.transpose()?))
+    }
+}
+
+/// What an attempt cannot do without.
+#[derive(Debug, Clone, Copy)]
+enum Missing {
+    App,
+    Script,
+    Trigger,
+    Principal,
+}
+
+impl Missing {
+    fn attempted(self, delivery: &Delivery, execution_id: ExecutionId) -> Attempted {
+        let (outcome, what, answer) = match self {
+            Self::App => (
+                OutcomeKind::AppDeleted,
+                "the app was deleted",
+                Answer::AppDeleted,
+            ),
+            Self::Script => (
+                OutcomeKind::ScriptDeleted,
+                "the script was deleted",
+                Answer::ScriptDeleted,
+            ),
+            // Only deliveries of triggers miss these, and nobody waits for one.
+            Self::Trigger => (
+                OutcomeKind::TriggerDeleted,
+                "the trigger was deleted",
+                Answer::PlatformFault,
+            ),
+            Self::Principal => (
+                OutcomeKind::PrincipalGone,
+                "the user who registered the trigger was removed or disabled",
+                Answer::PlatformFault,
+            ),
+        };
+        let (error, now) = (ExecutionError::new(what), micros(Utc::now()));
+        Attempted {
+            ended: never_ran(delivery, execution_id, outcome, error, now),
+            answer,
+        }
     }
 }
 
@@ -258,55 +348,71 @@ impl Executor for Runner {
                 1 => delivery.id.of(),
                 _ => ExecutionId::new(),
             };
-            let picture = self.directory.picture();
-            let app = picture.app(delivery.app_id);
-            let script = picture.script(delivery.script_id);
-            let gone = |outcome, what: &str, answer| Attempted {
-                ended: never_ran(
-                    &delivery,
-                    execution_id,
-                    outcome,
-                    ExecutionError::new(format!("the {what} was deleted")),
-                    micros(Utc::now()),
-                ),
-                answer,
+            let mut picture = self.directory.picture();
+            if Self::found(&picture, &delivery).is_err() {
+                // Another node may have made it a moment ago. If the database does not answer,
+                // what we know stands.
+                let _ = self.directory.refresh().await;
+                picture = self.directory.picture();
+            }
+            let (app, script, principal) = match Self::found(&picture, &delivery) {
+                Ok(found) => found,
+                Err(missing) => return missing.attempted(&delivery, execution_id),
             };
-            let Some(app) = app else {
-                return gone(OutcomeKind::AppDeleted, "app", Answer::AppDeleted);
+            let (request, event) = match &*delivery.payload {
+                Payload::Request(request) => (Some(request.clone()), None),
+                Payload::Event(event) => (None, Some(event.get().to_owned())),
             };
-            // A script of another app is none, whatever a row says.
-            let Some(script) = script.filter(|script| script.app_id == app.id) else {
-                return gone(OutcomeKind::ScriptDeleted, "script", Answer::ScriptDeleted);
-            };
-            let Payload::Request(request) = &*delivery.payload;
             let call = Call {
                 app,
                 script,
+                version: delivery.script_version.unwrap_or(script.version),
                 execution_id,
-                delivery_id: Some(delivery.id.uuid()),
-                attempt: delivery.attempt,
+                delivery: Some(&delivery),
                 invocation_type: &delivery.invocation_type,
                 request_id: delivery.request_id,
-                trigger_depth: delivery.trigger_depth,
-                principal: None,
-                request: Some(request.clone()),
+                principal,
+                request,
+                event,
             };
             let (ended, answer) = self.run(call).await;
             Attempted { ended, answer }
         }
         .boxed()
     }
+
+    fn is_held(&self, delivery: &Delivery) -> bool {
+        let picture = self.directory.picture();
+        let trigger = delivery.trigger_id.and_then(|id| picture.trigger(id));
+        trigger.is_some_and(|trigger| trigger.paused)
+    }
+
+    fn handlers(&self, letter: &DeadLetter) -> Vec<Delivery> {
+        firing::handlers_of(&self.directory.picture(), letter)
+    }
 }
 
 impl Call<'_> {
+    fn attempt(&self) -> u32 {
+        self.delivery.map_or(1, |delivery| delivery.attempt)
+    }
+
+    fn trigger_depth(&self) -> u32 {
+        self.delivery.map_or(0, |delivery| delivery.trigger_depth)
+    }
+
     fn execution(&self, begun: DateTime<Utc>) -> Execution {
         Execution {
             id: self.execution_id,
             app_id: self.app.id,
             script_id: self.script.id,
-            script_version: self.script.version,
-            delivery_id: self.delivery_id,
-            attempt: self.attempt,
+            script_version: self.version,
+            delivery_id: self.delivery.map(|delivery| delivery.id.uuid()),
+            attempt: self.attempt(),
+            parent_id: self
+                .delivery
+                .and_then(|delivery| delivery.parent_execution_id),
+            trigger_id: self.delivery.and_then(|delivery| delivery.trigger_id),
             invocation_type: self.invocation_type.to_owned(),
             request_id: self.request_id,
             outcome: OutcomeKind::PlatformFault,

@@ -8,15 +8,23 @@ use sqlx::{Acquire, SqlSafeStr};
 use super::{StoreError, Tx, on};
 
 /// The number of the newest migration; `/version` shows it.
-pub const SCHEMA_VERSION: i64 = 1;
+pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Number, name, and the texts for SQLite and Postgres.
-const MIGRATIONS: [(i64, &str, &str, &str); 1] = [(
-    1,
-    "spine",
-    include_str!("../../../migrations/sqlite/0001_spine.sql"),
-    include_str!("../../../migrations/postgres/0001_spine.sql"),
-)];
+const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
+    (
+        1,
+        "spine",
+        include_str!("../../../migrations/sqlite/0001_spine.sql"),
+        include_str!("../../../migrations/postgres/0001_spine.sql"),
+    ),
+    (
+        2,
+        "triggers",
+        include_str!("../../../migrations/sqlite/0002_triggers.sql"),
+        include_str!("../../../migrations/postgres/0002_triggers.sql"),
+    ),
+];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together
 /// do it once; on SQLite the lock on the file has kept others out already.

@@ -1,8 +1,11 @@
 //! The key-value store.
 
 use picloud::apps::{AppId, Slug, sql as apps};
-use picloud::kv::{Kv, KvError};
+use picloud::directory::Directory;
+use picloud::dispatch::outbox::Outbox;
+use picloud::kv::{Kv, KvError, KvStore};
 use picloud::store::StoreError;
+use picloud::triggers::firing::{Events, Origin};
 
 use crate::database::Database;
 use crate::on_both_engines;
@@ -21,7 +24,10 @@ async fn app(test: &Database, name: &'static str) -> Kv {
         Box::pin(async move { apps::insert(tx, id, &slug, name).await })
     });
     insert.await.unwrap();
-    Kv::new(test.db.clone(), id, 1000)
+    let directory = Directory::open(test.db.clone()).await.unwrap();
+    let (outbox, _) = Outbox::new(test.db.clone(), 10, 60_000);
+    let events = Events::new(directory, outbox, 8);
+    KvStore::new(test.db.clone(), events, 1000).of(id, Origin::act())
 }
 
 async fn get(kv: &Kv, key: &str) -> Option<String> {

@@ -8,11 +8,15 @@ use chrono::TimeDelta;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use picloud::apps::AppId;
+use picloud::dead_letters::{DeadLetter, sql as dead_letters};
 use picloud::dispatch::dispatcher::{Dispatcher, Order, never_ran};
-use picloud::dispatch::sql::{self, Claimed, Completion, NewDelivery};
+use picloud::dispatch::outbox::Outbox;
+use picloud::dispatch::retry::RetryPolicy;
+use picloud::dispatch::sql::{self, Claimed, Completion, NewDelivery, Placed, Then};
 use picloud::dispatch::{Answer, Attempted, Delivery, Executor, Payload, WorkerId};
 use picloud::executions::sql as executions;
 use picloud::executions::{AbandonReason, ExecutionError, OutcomeKind};
+use picloud::idempotency::Key;
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
 use picloud::store::{Db, StoreError};
@@ -30,6 +34,12 @@ on_both_engines!(
     a_delivery_that_kills_its_workers_ends_all_the_same,
     an_attempt_that_panics_ends_all_the_same,
     a_caller_who_leaves_leaves_an_abandoned_execution,
+    i03_a_stale_worker_cannot_put_a_delivery_back,
+    a_failed_attempt_is_due_again_and_then_dead,
+    what_is_held_or_blocked_is_not_claimed,
+    deliveries_of_one_key_run_one_after_another,
+    one_apps_flood_leaves_another_its_turn,
+    a_key_makes_one_delivery,
 );
 
 const LEASE: TimeDelta = TimeDelta::seconds(60);
@@ -40,22 +50,34 @@ fn delivery() -> Delivery {
         method: "POST".into(),
         ..Request::default()
     });
-    Delivery::new(AppId::new(), ScriptId::new(), "http_async", payload, 3)
+    let retry = RetryPolicy {
+        base_ms: 0,
+        ..RetryPolicy::DEFAULT
+    };
+    Delivery::new(AppId::new(), ScriptId::new(), "http_async", payload, retry)
 }
 
-async fn insert(db: &Db, delivery: &Delivery, lease: Option<(WorkerId, TimeDelta)>) {
-    let payload = serde_json::to_string(&*delivery.payload).unwrap();
+async fn insert(db: &Db, delivery: &Delivery, lease: Option<(WorkerId, TimeDelta)>) -> Placed {
     let new = NewDelivery {
         delivery: delivery.clone(),
-        payload,
         born_claimed: lease,
+        held: false,
+        key: None,
     };
-    db.write_grouped(0, new).await.unwrap();
+    db.write_grouped(0, new).await.unwrap()
 }
 
-async fn claim(db: &Db, worker: WorkerId, lease: TimeDelta, limit: i64) -> Vec<Claimed> {
+/// Claim for every app that has something due.
+async fn claim(db: &Db, worker: WorkerId, lease: TimeDelta, limit: usize) -> Vec<Claimed> {
     let claim = db.write::<_, StoreError, _>(move |tx| {
-        Box::pin(async move { sql::claim(tx, worker, lease, limit).await })
+        Box::pin(async move {
+            let mut claimed = Vec::new();
+            for (app_id, _) in sql::apps_waiting(tx).await? {
+                let left = limit - claimed.len();
+                claimed.extend(sql::claim(tx, app_id, worker, lease, left).await?);
+            }
+            Ok(claimed)
+        })
     });
     claim.await.unwrap()
 }
@@ -75,7 +97,9 @@ fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Completion
         attempt,
         worker,
         ended: Some(ended),
-        abandoned: None,
+        then: Then::Gone,
+        order_key: delivery.order_key.clone(),
+        also: Vec::new(),
     }
 }
 
@@ -84,8 +108,7 @@ async fn complete(db: &Db, completion: Completion) -> bool {
 }
 
 async fn rows(db: &Db) -> i64 {
-    let depth = db.write::<_, StoreError, _>(|tx| Box::pin(async move { sql::depth(tx).await }));
-    depth.await.unwrap().0
+    sql::depth(&mut db.read().await.unwrap()).await.unwrap()
 }
 
 async fn executions_of(db: &Db, delivery: &Delivery) -> usize {
@@ -104,12 +127,18 @@ async fn a_claim_takes_what_is_due_and_counts_the_attempt(test: Database) {
     insert(&test.db, &leased, Some((other, LEASE))).await;
     insert(&test.db, &lapsed, Some((other, NO_LEASE))).await;
     let claimed = claim(&test.db, mine, LEASE, 10).await;
-    let ids: Vec<_> = claimed.iter().map(|claimed| claimed.id).collect();
+    let mut ids: Vec<_> = claimed.iter().map(|claimed| claimed.id).collect();
+    ids.sort();
     assert_eq!(ids, [free.id, lapsed.id]);
     assert!(claimed.iter().all(|claimed| claimed.attempt == 1));
     let read = claimed[0].delivery.as_ref().unwrap();
-    let Payload::Request(request) = &*read.payload;
-    assert_eq!((request.method.as_str(), read.attempts_max), ("POST", 3));
+    let Payload::Request(request) = &*read.payload else {
+        panic!("{:?}", read.payload);
+    };
+    assert_eq!(
+        (request.method.as_str(), read.retry.attempts_max),
+        ("POST", 3)
+    );
     assert!(
         claim(&test.db, mine, LEASE, 10).await.is_empty(),
         "what is leased stays leased"
@@ -236,10 +265,19 @@ impl Executor for Fake {
         }
         .boxed()
     }
+
+    fn is_held(&self, _: &Delivery) -> bool {
+        false
+    }
+
+    fn handlers(&self, _: &DeadLetter) -> Vec<Delivery> {
+        Vec::new()
+    }
 }
 
 fn dispatcher(db: &Db, fake: &Arc<Fake>) -> Arc<Dispatcher> {
-    let dispatcher = Dispatcher::new(db.clone(), fake.clone(), 10, 60_000);
+    let (outbox, handed) = Outbox::new(db.clone(), 10, 60_000);
+    let dispatcher = Dispatcher::new(outbox, handed, fake.clone());
     tokio::spawn(dispatcher.clone().run(Duration::from_secs(1)));
     dispatcher
 }
@@ -291,8 +329,13 @@ async fn a_dead_workers_deliveries_are_taken_on(test: Database) {
     let fake = Fake::new(Duration::ZERO, false);
     dispatcher(&test.db, &fake);
     until_empty(&test.db).await;
-    assert_eq!(fake.attempts.load(Ordering::SeqCst), 1);
-    assert_eq!(executions_of(&test.db, &left).await, 1);
+    assert_eq!(fake.attempts.load(Ordering::SeqCst), 2);
+    let history = &dead_letters_of(&test.db, &left).await[0].history;
+    let known: Vec<_> = history
+        .iter()
+        .map(|attempt| (attempt.attempt, attempt.execution_id.is_some()))
+        .collect();
+    assert_eq!(known, [(1, false), (2, true), (3, true)]);
 }
 
 async fn a_delivery_that_kills_its_workers_ends_all_the_same(test: Database) {
@@ -306,6 +349,7 @@ async fn a_delivery_that_kills_its_workers_ends_all_the_same(test: Database) {
     until_empty(&test.db).await;
     assert_eq!(fake.attempts.load(Ordering::SeqCst), 0);
     assert_eq!(executions_of(&test.db, &poison).await, 1);
+    assert_eq!(dead_letters_of(&test.db, &poison).await[0].attempts, 3);
 }
 
 async fn an_attempt_that_panics_ends_all_the_same(test: Database) {
@@ -314,6 +358,7 @@ async fn an_attempt_that_panics_ends_all_the_same(test: Database) {
     let order = Order {
         delivery: delivery(),
         timeout: Duration::from_secs(5),
+        key: None,
     };
     let answer = dispatcher.call(order).await.unwrap();
     assert!(matches!(answer, Some(Answer::PlatformFault)), "{answer:?}");
@@ -327,6 +372,7 @@ async fn a_caller_who_leaves_leaves_an_abandoned_execution(test: Database) {
     let order = Order {
         delivery: delivery.clone(),
         timeout: Duration::from_secs(5),
+        key: None,
     };
     let call = dispatcher.call(order);
     assert!(
@@ -341,4 +387,196 @@ async fn a_caller_who_leaves_leaves_an_abandoned_execution(test: Database) {
         [AbandonReason::CallerGone]
     );
     assert_eq!(executions_of(&test.db, &delivery).await, 1);
+}
+
+async fn i03_a_stale_worker_cannot_put_a_delivery_back(test: Database) {
+    let (slow, fast) = (WorkerId::new(), WorkerId::new());
+    let delivery = delivery();
+    insert(&test.db, &delivery, None).await;
+    claim(&test.db, slow, NO_LEASE, 1).await;
+    claim(&test.db, fast, LEASE, 1).await;
+    for then in [
+        Then::DueAfter(TimeDelta::zero(), Vec::new()),
+        Then::Held,
+        Then::Gone,
+    ] {
+        let stale = Completion {
+            then,
+            ..completion(&delivery, 1, slow)
+        };
+        assert!(!complete(&test.db, stale).await);
+    }
+    assert!(claim(&test.db, slow, LEASE, 1).await.is_empty());
+    assert!(complete(&test.db, completion(&delivery, 2, fast)).await);
+}
+
+async fn dead_letters_of(db: &Db, delivery: &Delivery) -> Vec<DeadLetter> {
+    let mut conn = db.read().await.unwrap();
+    let filter = dead_letters::Filter::default();
+    dead_letters::page(&mut conn, delivery.app_id, &filter, None, 10)
+        .await
+        .unwrap()
+}
+
+async fn a_failed_attempt_is_due_again_and_then_dead(test: Database) {
+    let fake = Fake::new(Duration::ZERO, false);
+    let dispatcher = dispatcher(&test.db, &fake);
+    let failing = delivery();
+    insert(&test.db, &failing, None).await;
+    until_empty(&test.db).await;
+    assert_eq!(fake.attempts.load(Ordering::SeqCst), 3);
+    assert_eq!(executions_of(&test.db, &failing).await, 3);
+    let dead = dead_letters_of(&test.db, &failing).await;
+    assert_eq!((dead.len(), dead[0].attempts), (1, 3));
+    let attempts: Vec<_> = dead[0].history.iter().map(|a| a.attempt).collect();
+    assert_eq!(attempts, [1, 2, 3]);
+    assert_eq!(dead[0].last_error, "x");
+    dispatcher.stop();
+}
+
+async fn what_is_held_or_blocked_is_not_claimed(test: Database) {
+    let worker = WorkerId::new();
+    let trigger_id = Default::default();
+    let held = NewDelivery {
+        delivery: Delivery {
+            trigger_id: Some(trigger_id),
+            ..delivery()
+        },
+        born_claimed: Some((worker, LEASE)),
+        held: true,
+        key: None,
+    };
+    let placed = test.db.write_grouped(0, held.clone()).await.unwrap();
+    assert!(matches!(placed, Placed::Waiting));
+    assert!(claim(&test.db, worker, LEASE, 9).await.is_empty());
+    // No such trigger is paused, so it goes on.
+    let mended = test
+        .db
+        .write::<_, StoreError, _>(|tx| Box::pin(async move { sql::mend(tx).await }));
+    assert_eq!(mended.await.unwrap(), 1);
+    let claimed = claim(&test.db, worker, LEASE, 9).await;
+    assert_eq!((claimed.len(), claimed[0].attempt), (1, 1));
+    let put_back = Completion {
+        ended: None,
+        then: Then::Held,
+        ..completion(&held.delivery, 1, worker)
+    };
+    assert!(complete(&test.db, put_back).await);
+    assert!(claim(&test.db, worker, LEASE, 9).await.is_empty());
+    let release = test.db.write::<_, StoreError, _>(move |tx| {
+        Box::pin(async move { sql::hold(tx, trigger_id, false).await })
+    });
+    assert_eq!(release.await.unwrap(), 1);
+    let claimed = claim(&test.db, worker, LEASE, 9).await;
+    assert_eq!(claimed[0].attempt, 1, "being held is no attempt");
+}
+
+async fn deliveries_of_one_key_run_one_after_another(test: Database) {
+    let worker = WorkerId::new();
+    let app = delivery();
+    let in_order: Vec<Delivery> = (0..4)
+        .map(|_| Delivery {
+            app_id: app.app_id,
+            order_key: Some("k".into()),
+            ..delivery()
+        })
+        .collect();
+    let first = insert(&test.db, &in_order[0], Some((worker, LEASE))).await;
+    assert!(matches!(first, Placed::Claimed));
+    for next in &in_order[1..] {
+        let placed = insert(&test.db, next, Some((worker, LEASE))).await;
+        assert!(matches!(placed, Placed::Waiting));
+    }
+    assert!(claim(&test.db, worker, LEASE, 9).await.is_empty());
+    // A retry keeps the key; only its end lets the next one go.
+    let again = Completion {
+        ended: None,
+        then: Then::DueAfter(TimeDelta::zero(), Vec::new()),
+        ..completion(&in_order[0], 0, worker)
+    };
+    assert!(complete(&test.db, again).await);
+    for (n, expected) in in_order.iter().enumerate() {
+        let claimed = claim(&test.db, worker, LEASE, 9).await;
+        let ids: Vec<_> = claimed.iter().map(|claimed| claimed.id).collect();
+        assert_eq!(ids, [expected.id], "number {n}");
+        let attempt = claimed[0].attempt;
+        assert!(complete(&test.db, completion(expected, attempt, worker)).await);
+    }
+    assert_eq!(rows(&test.db).await, 0);
+}
+
+async fn one_apps_flood_leaves_another_its_turn(test: Database) {
+    let flood = delivery();
+    for _ in 0..200 {
+        let one = Delivery {
+            app_id: flood.app_id,
+            ..delivery()
+        };
+        insert(&test.db, &one, None).await;
+    }
+    let single = delivery();
+    insert(&test.db, &single, None).await;
+    let waiting = test
+        .db
+        .write::<_, StoreError, _>(|tx| Box::pin(async move { sql::apps_waiting(tx).await }));
+    let apps: Vec<_> = waiting
+        .await
+        .unwrap()
+        .into_iter()
+        .map(|(app, _)| app)
+        .collect();
+    assert_eq!(apps.len(), 2);
+    assert!(apps.contains(&single.app_id));
+    // The gate of this dispatcher has two places for deliveries; one of them is nobody's flood's.
+    let fake = Fake::new(Duration::from_millis(30), false);
+    let dispatcher = dispatcher(&test.db, &fake);
+    for _ in 0..500 {
+        if executions_of(&test.db, &single).await > 0 {
+            assert!(rows(&test.db).await > 150, "it did not have to wait");
+            return dispatcher.stop();
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("the single delivery starves");
+}
+
+async fn a_key_makes_one_delivery(test: Database) {
+    let key = |body: &[u8]| {
+        Key::new(
+            uuid::Uuid::nil(),
+            "k".into(),
+            &[body],
+            Duration::from_secs(60),
+        )
+    };
+    let app_id = AppId::new();
+    let keyed = |body: &[u8]| NewDelivery {
+        delivery: Delivery {
+            app_id,
+            ..delivery()
+        },
+        born_claimed: None,
+        held: false,
+        key: Some(key(body)),
+    };
+    let first = keyed(b"same");
+    let calls = (0..20).map(|n| {
+        let (db, call) = (
+            test.db.clone(),
+            if n == 0 {
+                first.clone()
+            } else {
+                keyed(b"same")
+            },
+        );
+        async move { db.write_grouped(n, call).await.unwrap() }
+    });
+    let placed = futures_util::future::join_all(calls).await;
+    let made = placed
+        .iter()
+        .filter(|placed| matches!(placed, Placed::Due))
+        .count();
+    assert_eq!((made, rows(&test.db).await), (1, 1), "of twenty at once");
+    let other = test.db.write_grouped(0, keyed(b"other")).await.unwrap();
+    assert!(matches!(other, Placed::Known(known) if !known.same_request && !known.done));
 }

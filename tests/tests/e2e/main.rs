@@ -3,7 +3,10 @@
 mod api;
 mod bad_input;
 mod cli;
+mod dead_letters;
 mod faults;
+mod idempotency;
 mod routes;
 mod sandbox;
 mod spine;
+mod triggers;

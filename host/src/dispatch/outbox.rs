@@ -1,0 +1,119 @@
+//! Where deliveries enter: written with this worker's lease on them where there is room for them
+//! here, and handed over in memory; else left for whoever has room.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use chrono::TimeDelta;
+use tokio::sync::{Notify, mpsc};
+
+use super::gate::{Gate, Permit};
+use super::sql::{NewDelivery, Placed};
+use super::{Delivery, DeliveryId, WorkerId};
+use crate::apps::AppId;
+use crate::idempotency::Key;
+use crate::store::{Db, StoreError};
+
+/// The outbox as the domains see it.
+pub struct Outbox {
+    /// This node's worker, whose lease is put on what it takes on at once.
+    pub(super) worker: WorkerId,
+    pub(super) db: Db,
+    pub(super) gate: Gate,
+    pub(super) lease: TimeDelta,
+    /// Something may be claimable now.
+    pub(super) wake: Notify,
+    /// Whether rows may be due that nobody has claimed. While it is false, an execution that
+    /// ends wakes nobody: a claim for each would cost more than the executions.
+    pub(super) backlog: AtomicBool,
+    handed: mpsc::UnboundedSender<HandedOver>,
+}
+
+/// A delivery with this worker's lease on it, and its place at the gate.
+pub(super) type HandedOver = (Delivery, Permit);
+
+/// What the dispatcher takes deliveries from; there is one for each [`Outbox`].
+pub struct HandOver(pub(super) mpsc::UnboundedReceiver<HandedOver>);
+
+impl Outbox {
+    /// An outbox for a node that runs at most `executions_max` at once.
+    pub fn new(db: Db, executions_max: usize, lease_ms: u64) -> (Arc<Self>, HandOver) {
+        let (handed, hand_over) = mpsc::unbounded_channel();
+        let outbox = Self {
+            worker: WorkerId::new(),
+            db,
+            gate: Gate::new(executions_max),
+            lease: TimeDelta::milliseconds(i64::try_from(lease_ms).unwrap_or(i64::MAX / 2)),
+            wake: Notify::new(),
+            backlog: AtomicBool::new(false),
+            handed,
+        };
+        (Arc::new(outbox), HandOver(hand_over))
+    }
+
+    /// A place for a delivery of this app for which nobody waits, if there is one now.
+    pub fn admit(&self, app_id: AppId) -> Option<Permit> {
+        self.gate.enter_without_caller(app_id)
+    }
+
+    /// The row of `delivery`. With a place at the gate it is born claimed: whoever writes it must
+    /// [`hand it over`](Self::placed) once it is committed.
+    pub fn row(&self, mut delivery: Delivery, permit: Option<&Permit>, held: bool) -> NewDelivery {
+        let claimed = permit.is_some() && !held;
+        delivery.attempt = u32::from(claimed);
+        NewDelivery {
+            delivery,
+            born_claimed: claimed.then_some((self.worker, self.lease)),
+            held,
+            key: None,
+        }
+    }
+
+    /// What [`Self::row`] made is committed.
+    pub fn placed(&self, delivery: Delivery, permit: Option<Permit>, placed: &Placed) {
+        match (placed, permit) {
+            (Placed::Claimed, Some(permit)) => {
+                // The receiver goes only with the process.
+                let _ = self.handed.send((delivery, permit));
+            }
+            (Placed::Due, _) => self.is_behind(),
+            _ => {}
+        }
+    }
+
+    /// There are due rows that nobody has claimed; whoever ends next makes room for one.
+    pub fn is_behind(&self) {
+        self.backlog.store(true, Ordering::Relaxed);
+        self.wake.notify_one();
+    }
+
+    /// Put a delivery into the outbox for which nobody waits, unless its key was used before. It
+    /// is safe once this returns, and goes on when the caller leaves.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be written.
+    pub async fn enqueue(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        key: Option<Key>,
+    ) -> Result<Placed, StoreError> {
+        let outbox = self.clone();
+        let written = tokio::spawn(async move {
+            let permit = outbox.admit(delivery.app_id);
+            let row = NewDelivery {
+                key,
+                ..outbox.row(delivery, permit.as_ref(), false)
+            };
+            let delivery = row.delivery.clone();
+            let placed = outbox.db.write_grouped(lane(delivery.id), row).await?;
+            outbox.placed(delivery, permit, &placed);
+            Ok(placed)
+        });
+        written.await.unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+/// Deliveries have no order among each other, so any lane will do, always the same one.
+pub(super) fn lane(id: DeliveryId) -> u64 {
+    id.uuid().as_u64_pair().1
+}

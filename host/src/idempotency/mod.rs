@@ -1,0 +1,199 @@
+//! Idempotency: what makes two calls with one key one execution, and what the second is told.
+//!
+//! After the IETF's draft `Idempotency-Key` header field
+//! (draft-ietf-httpapi-idempotency-key-header).
+
+pub mod sql;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::executions::ExecutionId;
+use crate::sandbox::{Body, Request, Response};
+
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+/// For how long a key may hold at most: 30 days.
+pub const TTL_S_MAX: u64 = 30 * 86_400;
+/// For how long a key holds when nothing else is said: a day.
+const TTL_S: u64 = 86_400;
+/// Larger answers are not kept.
+const ANSWER_BYTES_MAX: usize = 256 * 1024;
+
+/// What a route does with an `Idempotency-Key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RoutePolicy {
+    /// For how long a key holds, in seconds.
+    #[serde(default = "ttl_s")]
+    pub ttl_s: u64,
+    /// Whether a sync route keeps its answer, for whoever asks again.
+    #[serde(default = "yes")]
+    pub keep_answer: bool,
+}
+
+/// Where the events of a trigger have their key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EventPolicy {
+    /// A JSON pointer (RFC 6901) into the event, `/kv/value/order_id` say. An event that has
+    /// nothing there, or no text or number, makes its delivery without a key.
+    pub key: String,
+    /// For how long a key holds, in seconds.
+    #[serde(default = "ttl_s")]
+    pub ttl_s: u64,
+}
+
+fn ttl_s() -> u64 {
+    TTL_S
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl EventPolicy {
+    /// The key of an event, if it has one.
+    pub fn key_of(&self, trigger_id: Uuid, event: &str) -> Option<Key> {
+        let event: serde_json::Value = serde_json::from_str(event).ok()?;
+        let text = match event.pointer(&self.key)? {
+            serde_json::Value::String(text) => text.clone(),
+            serde_json::Value::Number(number) => number.to_string(),
+            _ => return None,
+        };
+        // Not the whole event is compared: its id differs each time.
+        let key = Key::new(trigger_id, text, &[], Duration::from_secs(self.ttl_s));
+        Some(key).filter(|key| (1..=KEY_BYTES_MAX).contains(&key.key.len()))
+    }
+}
+
+/// A key, and what was sent under it.
+#[derive(Debug, Clone)]
+pub struct Key {
+    /// The route or the trigger: keys of different ones have nothing to do with each other.
+    pub scope: Uuid,
+    /// The key.
+    pub key: String,
+    /// The hash of what was sent.
+    pub request_hash: [u8; 32],
+    /// For how long it holds.
+    pub ttl: Duration,
+}
+
+impl Key {
+    /// A key of `scope` for what `parts` say.
+    pub fn new(scope: Uuid, key: String, parts: &[&[u8]], ttl: Duration) -> Self {
+        let mut hash = Sha256::new();
+        for part in parts {
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
+        }
+        Self {
+            scope,
+            key,
+            request_hash: hash.finalize().into(),
+            ttl,
+        }
+    }
+
+    /// The key of a request to a route.
+    pub fn of_request(scope: Uuid, key: String, request: &Request, policy: RoutePolicy) -> Self {
+        let query: String = form_urlencoded::Serializer::new(String::new())
+            .extend_pairs(&request.query)
+            .finish();
+        let body = request.body.as_ref();
+        let body: &[u8] = body.map_or(&[], |Body { bytes, .. }| bytes);
+        let parts = [
+            request.method.as_bytes(),
+            request.path.as_bytes(),
+            query.as_bytes(),
+            body,
+        ];
+        Self::new(scope, key, &parts, Duration::from_secs(policy.ttl_s))
+    }
+}
+
+/// What came of an earlier call with the same key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its execution.
+    pub execution_id: ExecutionId,
+    /// Whether the same was sent.
+    pub same_request: bool,
+    /// Whether it has ended.
+    pub done: bool,
+    /// Its answer, if it was kept.
+    pub answer: Option<KeptAnswer>,
+}
+
+/// An answer that is kept for whoever asks again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptAnswer {
+    status: u16,
+    headers: Vec<(String, String)>,
+    body: Body,
+}
+
+impl KeptAnswer {
+    /// Keep `response`, unless it is too large.
+    pub fn of(response: &Response) -> Option<Self> {
+        (response.body.len() <= ANSWER_BYTES_MAX).then(|| Self {
+            status: response.status,
+            headers: response.headers.clone(),
+            body: Body {
+                content_type: None,
+                bytes: response.body.clone(),
+            },
+        })
+    }
+}
+
+impl From<KeptAnswer> for Response {
+    fn from(kept: KeptAnswer) -> Self {
+        Self {
+            status: kept.status,
+            headers: kept.headers,
+            body: kept.body.bytes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn an_events_key_is_where_its_policy_points() {
+        let policy = |key: &str| EventPolicy {
+            key: key.into(),
+            ttl_s: 60,
+        };
+        let event = r#"{"kv": {"key": "k", "value": {"order": 7, "tags": []}}}"#;
+        let key = |pointer| {
+            policy(pointer)
+                .key_of(Uuid::nil(), event)
+                .map(|key| key.key)
+        };
+        assert_eq!(key("/kv/key").as_deref(), Some("k"));
+        assert_eq!(key("/kv/value/order").as_deref(), Some("7"));
+        assert_eq!(key("/kv/value/tags"), None);
+        assert_eq!(key("/kv/nothing"), None);
+    }
+
+    #[test]
+    fn a_kept_answer_reads_back() {
+        let response = Response {
+            status: 201,
+            headers: vec![("x-a".into(), "b".into())],
+            body: Bytes::from_static(b"\xff\x00"),
+        };
+        let kept = serde_json::to_string(&KeptAnswer::of(&response).unwrap()).unwrap();
+        let kept: KeptAnswer = serde_json::from_str(&kept).unwrap();
+        assert_eq!(Response::from(kept), response);
+    }
+}

@@ -1,0 +1,433 @@
+//! The HTTP API of triggers.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{
+    DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, Trigger, TriggerError,
+    TriggerId, sql,
+};
+use crate::apps::AppId;
+use crate::directory;
+use crate::dispatch::retry::{ATTEMPTS_MAX, Backoff, PAUSE_MS_MAX, RetryPolicy};
+use crate::dispatch::sql as outbox;
+use crate::http::extract::{
+    Body, PageQuery, Path, Query, SignedIn, app_named, check_ttl, checked_name, given, page,
+    page_cursor, page_limit,
+};
+use crate::http::problem::Problem;
+use crate::idempotency::EventPolicy;
+use crate::identity::UserId;
+use crate::node::Node;
+use crate::scripts::ScriptId;
+use crate::scripts::api::named_script;
+use crate::store::{StoreError, Tx};
+
+/// The paths of this room.
+pub fn router() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/apps/{app}/triggers", get(list))
+        .route("/apps/{app}/triggers/kv", post(create_kv))
+        .route("/apps/{app}/triggers/dead_letter", post(create_dead_letter))
+        .route("/triggers/{id}", get(show).patch(change).delete(remove))
+        .route("/triggers/{id}/pause", post(pause))
+        .route("/triggers/{id}/resume", post(resume))
+}
+
+/// A trigger and how many of its deliveries are in the outbox.
+#[derive(Serialize)]
+struct TriggerView {
+    #[serde(flatten)]
+    trigger: Trigger,
+    waiting: i64,
+}
+
+async fn view(node: &Node, trigger: Trigger) -> Result<Json<TriggerView>, Problem> {
+    let waiting = outbox::waiting_of(&mut node.db.read().await?, trigger.id).await?;
+    Ok(Json(TriggerView { trigger, waiting }))
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(app): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page_limit(query.limit.as_deref())?;
+    let after = page_cursor(query.cursor.as_deref())?;
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let mut conn = node.db.read().await?;
+    let mut views = Vec::new();
+    for trigger in sql::page(&mut conn, app_id, after, limit + 1).await? {
+        let waiting = outbox::waiting_of(&mut conn, trigger.id).await?;
+        views.push(TriggerView { trigger, waiting });
+    }
+    Ok(page(views, limit, |view| view.trigger.id.to_string()))
+}
+
+/// What a body says of a trigger, new or changed. Retry fields that a new one leaves out take the
+/// instance's defaults.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fields {
+    name: Option<String>,
+    script_id: Option<ScriptId>,
+    script: Option<String>,
+    enabled: Option<bool>,
+    /// There is one only; it may be said.
+    #[serde(rename = "dispatch_mode")]
+    _dispatch_mode: Option<DispatchMode>,
+    retry: Option<RetryFields>,
+    #[serde(default, deserialize_with = "given")]
+    idempotency: Option<Option<EventPolicy>>,
+    collection: Option<Glob>,
+    ops: Option<Vec<Op>>,
+    #[serde(default, deserialize_with = "given")]
+    key: Option<Option<Glob>>,
+    #[serde(default, deserialize_with = "given")]
+    ordered_by: Option<Option<OrderedBy>>,
+    filter: Option<DeadLetterFilter>,
+}
+
+impl Fields {
+    /// See that the fields are of this kind and have values that they can have.
+    fn check(&self, kind: &Kind) -> Result<(), Problem> {
+        let kv = [
+            ("collection", self.collection.is_some()),
+            ("ops", self.ops.is_some()),
+            ("key", self.key.is_some()),
+            ("ordered_by", self.ordered_by.is_some()),
+        ];
+        let dead_letter = [("filter", self.filter.is_some())];
+        let misplaced: &[_] = match kind {
+            Kind::Kv(_) => &dead_letter,
+            Kind::DeadLetter(_) => &kv,
+        };
+        if let Some((field, _)) = misplaced.iter().find(|(_, given)| *given) {
+            let detail = format!("a trigger of the kind `{}` has no `{field}`", kind.as_str());
+            return Err(Problem::invalid_field(*field, detail));
+        }
+        if let Some(name) = &self.name {
+            checked_name("name", name)?;
+        }
+        if self.ops.as_ref().is_some_and(Vec::is_empty) {
+            let detail = "give at least one of insert, update, delete; or leave `ops` out for all";
+            return Err(Problem::invalid_field("ops", detail));
+        }
+        if let Some(Some(policy)) = &self.idempotency {
+            check_idempotency(policy)?;
+        }
+        Ok(())
+    }
+
+    /// Write what was given over `trigger`. The retry fields and the script, which need looking
+    /// up, are not among it.
+    fn over(self, trigger: &mut Trigger) {
+        if let Some(name) = self.name {
+            trigger.name = name;
+        }
+        trigger.enabled = self.enabled.unwrap_or(trigger.enabled);
+        if let Some(idempotency) = self.idempotency {
+            trigger.idempotency = idempotency;
+        }
+        trigger.ordered_by = self.ordered_by.unwrap_or(trigger.ordered_by);
+        match &mut trigger.kind {
+            Kind::Kv(filter) => {
+                if let Some(collection) = self.collection {
+                    filter.collection = collection;
+                }
+                if let Some(ops) = self.ops {
+                    // Each once, in one order.
+                    filter.ops = Op::ALL.into_iter().filter(|op| ops.contains(op)).collect();
+                }
+                if let Some(key) = self.key {
+                    filter.key = key;
+                }
+            }
+            Kind::DeadLetter(filter) => {
+                if let Some(given) = self.filter {
+                    *filter = given;
+                }
+            }
+        }
+    }
+}
+
+/// Retry fields as a body has them.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RetryFields {
+    attempts_max: Option<i64>,
+    backoff: Option<Backoff>,
+    base_ms: Option<i64>,
+    jitter_pct: Option<i64>,
+}
+
+impl RetryFields {
+    /// `policy` with what was given.
+    fn over(&self, policy: RetryPolicy) -> Result<RetryPolicy, Problem> {
+        let number = |field: &str, given: Option<i64>, kept: u64, least: u64, most: u64| {
+            let Some(given) = given else { return Ok(kept) };
+            let fitting = u64::try_from(given).ok();
+            let fitting = fitting.filter(|given| (least..=most).contains(given));
+            fitting.ok_or_else(|| {
+                let field = format!("retry.{field}");
+                let detail = format!("{field} is {least} to {most}, not {given}");
+                Problem::invalid_field(field, detail)
+            })
+        };
+        let narrow = |number: u64| u32::try_from(number).unwrap_or(u32::MAX);
+        let attempts_max = number(
+            "attempts_max",
+            self.attempts_max,
+            policy.attempts_max.into(),
+            1,
+            ATTEMPTS_MAX.into(),
+        )?;
+        let jitter_pct = number(
+            "jitter_pct",
+            self.jitter_pct,
+            policy.jitter_pct.into(),
+            0,
+            100,
+        )?;
+        Ok(RetryPolicy {
+            attempts_max: narrow(attempts_max),
+            backoff: self.backoff.unwrap_or(policy.backoff),
+            base_ms: number("base_ms", self.base_ms, policy.base_ms, 0, PAUSE_MS_MAX)?,
+            jitter_pct: narrow(jitter_pct),
+        })
+    }
+}
+
+fn check_idempotency(policy: &EventPolicy) -> Result<(), Problem> {
+    if !policy.key.starts_with('/') {
+        return Err(Problem::invalid_field(
+            "idempotency.key",
+            "a key is a JSON pointer into the event, like `/kv/key` or `/kv/value/order_id`",
+        ));
+    }
+    check_ttl(policy.ttl_s)
+}
+
+async fn create_kv(
+    State(node): State<Arc<Node>>,
+    signed_in: SignedIn,
+    Path(app): Path<String>,
+    Body(fields): Body<Fields>,
+) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+    if fields.collection.is_none() {
+        let detail = "missing field `collection`; `*` means every collection";
+        return Err(Problem::invalid_field("collection", detail));
+    }
+    let everything = Kind::Kv(KvFilter {
+        collection: Glob::any(),
+        ops: Op::ALL.to_vec(),
+        key: None,
+    });
+    create(&node, signed_in.user.id, &app, fields, everything).await
+}
+
+async fn create_dead_letter(
+    State(node): State<Arc<Node>>,
+    signed_in: SignedIn,
+    Path(app): Path<String>,
+    Body(fields): Body<Fields>,
+) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+    let everything = Kind::DeadLetter(DeadLetterFilter::default());
+    create(&node, signed_in.user.id, &app, fields, everything).await
+}
+
+async fn create(
+    node: &Node,
+    by: UserId,
+    app: &str,
+    fields: Fields,
+    kind: Kind,
+) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+    let app_id = app_named(&node.directory.picture(), app)?.id;
+    fields.check(&kind)?;
+    let script = fields.script.as_deref();
+    let script_id = named_script(node, app_id, fields.script_id, script).await?;
+    let script_id = script_id.ok_or_else(|| {
+        Problem::invalid_field(
+            "script_id",
+            "missing field `script_id` (or `script`, a name)",
+        )
+    })?;
+    let retry = fields.retry.as_ref();
+    let retry = retry.map_or(Ok(node.config.retry), |retry| retry.over(node.config.retry))?;
+    let trigger = node.db.write(move |tx| {
+        Box::pin(async move {
+            let id = TriggerId::new();
+            let mut trigger = Trigger {
+                id,
+                app_id,
+                script_id,
+                name: format!("{}-{id}", kind.as_str()),
+                kind,
+                enabled: true,
+                paused: false,
+                dispatch_mode: DispatchMode::Async,
+                retry,
+                ordered_by: None,
+                idempotency: None,
+                registered_by_principal: by,
+                created_at: tx.now,
+                updated_at: tx.now,
+            };
+            fields.over(&mut trigger);
+            put(tx, &trigger).await?;
+            Ok::<_, TriggerError>(trigger)
+        })
+    });
+    let trigger = trigger.await?;
+    node.refresh_directory().await;
+    Ok((StatusCode::CREATED, view(node, trigger).await?))
+}
+
+/// What a filter on dead letters names must be of the same app.
+async fn check_filter(tx: &mut Tx, app_id: AppId, kind: &Kind) -> Result<(), TriggerError> {
+    let Kind::DeadLetter(filter) = kind else {
+        return Ok(());
+    };
+    if let Some(id) = filter.trigger_id {
+        let known = sql::get(&mut tx.conn, id).await?;
+        if known.is_none_or(|trigger| trigger.app_id != app_id) {
+            return Err(TriggerError::UnknownTrigger(id));
+        }
+    }
+    if let Some(id) = filter.script_id {
+        let known = crate::scripts::sql::get(&mut tx.conn, id).await?;
+        if known.is_none_or(|script| script.app_id != app_id) {
+            return Err(TriggerError::UnknownScript(id));
+        }
+    }
+    Ok(())
+}
+
+async fn put(tx: &mut Tx, trigger: &Trigger) -> Result<(), TriggerError> {
+    check_filter(tx, trigger.app_id, &trigger.kind).await?;
+    sql::upsert(tx, trigger)
+        .await
+        .map_err(|error| match error {
+            StoreError::Duplicate => TriggerError::NameTaken(trigger.name.clone()),
+            error => error.into(),
+        })?;
+    Ok(directory::raise_version(tx).await?)
+}
+
+fn trigger_id(text: &str) -> Result<TriggerId, Problem> {
+    text.parse()
+        .map_err(|_| TriggerError::NotFound(text.to_owned()).into())
+}
+
+async fn show(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Json<TriggerView>, Problem> {
+    let trigger = sql::get(&mut node.db.read().await?, trigger_id(&id)?).await?;
+    view(&node, trigger.ok_or(TriggerError::NotFound(id))?).await
+}
+
+async fn change(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+    Body(fields): Body<Fields>,
+) -> Result<Json<TriggerView>, Problem> {
+    let id = trigger_id(&id)?;
+    let known = sql::get(&mut node.db.read().await?, id).await?;
+    let known = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
+    fields.check(&known.kind)?;
+    let retry = fields.retry.as_ref();
+    let retry = retry.map(|retry| retry.over(known.retry)).transpose()?;
+    let script = fields.script.as_deref();
+    let script_id = named_script(&node, known.app_id, fields.script_id, script).await?;
+    let changed = node.db.write(move |tx| {
+        Box::pin(async move {
+            let known = sql::get(&mut tx.conn, id).await?;
+            let mut trigger = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
+            trigger.script_id = script_id.unwrap_or(trigger.script_id);
+            trigger.retry = retry.unwrap_or(trigger.retry);
+            fields.over(&mut trigger);
+            trigger.updated_at = tx.now;
+            put(tx, &trigger).await?;
+            Ok::<_, TriggerError>(trigger)
+        })
+    });
+    let trigger = changed.await?;
+    node.refresh_directory().await;
+    view(&node, trigger).await
+}
+
+async fn remove(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = trigger_id(&id)?;
+    node.db
+        .write(move |tx| {
+            Box::pin(async move {
+                if !sql::delete(tx, id).await? {
+                    return Err(TriggerError::NotFound(id.to_string()));
+                }
+                // What waits for it goes on, and dead-letters: nothing is lost.
+                outbox::hold(tx, id, false).await?;
+                Ok(directory::raise_version(tx).await?)
+            })
+        })
+        .await?;
+    node.refresh_directory().await;
+    node.outbox.is_behind();
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn pause(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Json<TriggerView>, Problem> {
+    set_paused(&node, &id, true).await
+}
+
+async fn resume(
+    State(node): State<Arc<Node>>,
+    _: SignedIn,
+    Path(id): Path<String>,
+) -> Result<Json<TriggerView>, Problem> {
+    set_paused(&node, &id, false).await
+}
+
+async fn set_paused(
+    node: &Arc<Node>,
+    id: &str,
+    paused: bool,
+) -> Result<Json<TriggerView>, Problem> {
+    let id = trigger_id(id)?;
+    let changed = node.db.write(move |tx| {
+        Box::pin(async move {
+            let known = sql::get(&mut tx.conn, id).await?;
+            let mut trigger = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
+            if trigger.paused != paused {
+                trigger.paused = paused;
+                trigger.updated_at = tx.now;
+                put(tx, &trigger).await?;
+                outbox::hold(tx, id, paused).await?;
+            }
+            Ok::<_, TriggerError>(trigger)
+        })
+    });
+    let trigger = changed.await?;
+    node.refresh_directory().await;
+    node.outbox.is_behind();
+    view(node, trigger).await
+}

@@ -1,0 +1,246 @@
+//! From what happened to deliveries.
+
+use std::sync::Arc;
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use uuid::Uuid;
+
+use super::{Kind, KvFilter, Op, OrderedBy, Trigger};
+use crate::apps::AppId;
+use crate::dead_letters::DeadLetter;
+use crate::directory::{Directory, Picture};
+use crate::dispatch::gate::Permit;
+use crate::dispatch::outbox::Outbox;
+use crate::dispatch::retry::RetryPolicy;
+use crate::dispatch::sql::{NewDelivery, Placed};
+use crate::dispatch::{Delivery, Payload};
+use crate::executions::ExecutionId;
+use crate::kv::{Collection, Key};
+
+/// What makes deliveries of events.
+#[derive(Clone)]
+pub struct Events {
+    directory: Arc<Directory>,
+    outbox: Arc<Outbox>,
+    depth_max: u32,
+}
+
+/// What an event goes back to.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    /// The request that it all began with.
+    pub request_id: Uuid,
+    /// The execution that caused it, if one did.
+    pub execution_id: Option<ExecutionId>,
+    /// How many events lie between the two.
+    pub trigger_depth: u32,
+}
+
+impl Origin {
+    /// Somebody's own act, through the API.
+    pub fn act() -> Self {
+        Self {
+            request_id: Uuid::now_v7(),
+            execution_id: None,
+            trigger_depth: 0,
+        }
+    }
+}
+
+/// A trigger that listens to a key. Whether it fires, and what its handler sees, the mutation
+/// itself decides: only in its transaction is known what was there before.
+#[derive(Debug)]
+pub struct Firing {
+    trigger: Arc<Trigger>,
+    row: NewDelivery,
+}
+
+/// The places at the gate that are kept for the deliveries of some [`Firing`]s, in their order.
+#[derive(Debug, Default)]
+pub struct Places(Vec<Option<Permit>>);
+
+impl Events {
+    /// Events that go at most `depth_max` deep.
+    pub fn new(directory: Arc<Directory>, outbox: Arc<Outbox>, depth_max: u32) -> Self {
+        Self {
+            directory,
+            outbox,
+            depth_max,
+        }
+    }
+
+    /// The triggers that listen to a key.
+    pub fn listening(
+        &self,
+        app_id: AppId,
+        collection: &Collection,
+        key: &Key,
+        origin: Origin,
+    ) -> (Vec<Firing>, Places) {
+        let picture = self.directory.picture();
+        let triggers = picture.kv_triggers(app_id).iter();
+        let listening: Vec<&Arc<Trigger>> = triggers
+            .filter(|trigger| match &trigger.kind {
+                Kind::Kv(filter) => filter.may_match(collection, key),
+                Kind::DeadLetter(_) => false,
+            })
+            .collect();
+        if origin.trigger_depth >= self.depth_max && !listening.is_empty() {
+            metrics::counter!("picloud_deliveries_dropped_total", "why" => "depth")
+                .increment(listening.len() as u64);
+            tracing::warn!(
+                %app_id,
+                request_id = %origin.request_id,
+                depth_max = self.depth_max,
+                "an event lies deeper than the limit; its deliveries are dropped"
+            );
+            return Default::default();
+        }
+        let firing = |trigger: &Arc<Trigger>| {
+            let delivery = Delivery {
+                trigger_depth: origin.trigger_depth + 1,
+                request_id: origin.request_id,
+                parent_execution_id: origin.execution_id,
+                order_key: trigger.ordered_by.map(|OrderedBy::Key| {
+                    let collection = collection.as_str();
+                    // The length keeps `a` + `b:c` and `a:b` + `c` apart.
+                    let (length, key) = (collection.len(), key.as_str());
+                    format!("{}:{length}:{collection}:{key}", trigger.id)
+                }),
+                ..of_trigger(trigger, trigger.retry)
+            };
+            let permit = match trigger.paused {
+                true => None,
+                false => self.outbox.admit(app_id),
+            };
+            let row = self.outbox.row(delivery, permit.as_ref(), trigger.paused);
+            let trigger = trigger.clone();
+            (Firing { trigger, row }, permit)
+        };
+        let (firings, permits) = listening.into_iter().map(firing).unzip();
+        (firings, Places(permits))
+    }
+
+    /// The mutation is committed: hand over what this node has taken on.
+    pub fn fired(&self, fired: Vec<Option<(Delivery, Placed)>>, places: Places) {
+        for (fired, permit) in fired.into_iter().zip(places.0) {
+            if let Some((delivery, placed)) = fired {
+                self.outbox.placed(delivery, permit, &placed);
+            }
+        }
+    }
+}
+
+/// A delivery of a trigger, without what happened.
+fn of_trigger(trigger: &Trigger, retry: RetryPolicy) -> Delivery {
+    let nothing = Payload::Event(RawValue::NULL.to_owned());
+    Delivery {
+        trigger_id: Some(trigger.id),
+        principal_id: Some(trigger.registered_by_principal),
+        ..Delivery::new(
+            trigger.app_id,
+            trigger.script_id,
+            trigger.kind.as_str(),
+            nothing,
+            retry,
+        )
+    }
+}
+
+/// The deliveries that tell of a dead letter. A handler runs once: there is no dead letter of a
+/// dead letter.
+pub fn handlers_of(picture: &Picture, letter: &DeadLetter) -> Vec<Delivery> {
+    let triggers = picture.dead_letter_triggers(letter.app_id).iter();
+    let told = triggers.filter(|trigger| match &trigger.kind {
+        Kind::DeadLetter(filter) => filter.matches(letter),
+        Kind::Kv(_) => false,
+    });
+    told.map(|trigger| Delivery {
+        payload: Arc::new(letter.event()),
+        request_id: letter.request_id,
+        parent_execution_id: letter.history.last().and_then(|last| last.execution_id),
+        trigger_depth: letter.trigger_depth + 1,
+        dead_letter_id: Some(letter.id),
+        ..of_trigger(trigger, RetryPolicy::ONCE)
+    })
+    .collect()
+}
+
+/// A mutation as its handlers see it.
+#[derive(Serialize)]
+pub struct KvEvent<'e> {
+    id: Uuid,
+    source: &'static str,
+    op: Op,
+    at: DateTime<Utc>,
+    kv: KvChange<'e>,
+}
+
+#[derive(Serialize)]
+struct KvChange<'e> {
+    collection: &'e str,
+    key: &'e str,
+    value: Option<&'e RawValue>,
+    old_value: Option<&'e RawValue>,
+}
+
+impl<'e> KvEvent<'e> {
+    /// What happened to a key: which value it has now and which it had, as JSON.
+    ///
+    /// # Errors
+    /// When a value is not JSON.
+    pub fn new(
+        collection: &'e Collection,
+        key: &'e Key,
+        value: Option<&'e str>,
+        old_value: Option<&'e str>,
+        at: DateTime<Utc>,
+    ) -> Result<Self, serde_json::Error> {
+        let op = match (old_value, value) {
+            (None, _) => Op::Insert,
+            (Some(_), Some(_)) => Op::Update,
+            (Some(_), None) => Op::Delete,
+        };
+        Ok(Self {
+            id: Uuid::now_v7(),
+            source: "kv",
+            op,
+            at,
+            kv: KvChange {
+                collection: collection.as_str(),
+                key: key.as_str(),
+                value: value.map(serde_json::from_str).transpose()?,
+                old_value: old_value.map(serde_json::from_str).transpose()?,
+            },
+        })
+    }
+
+    /// Its JSON: the same event for each of its deliveries.
+    ///
+    /// # Errors
+    /// Never, for what [`Self::new`] let through.
+    pub fn payload(&self) -> Result<Arc<Payload>, serde_json::Error> {
+        let text = serde_json::value::to_raw_value(self)?;
+        Ok(Arc::new(Payload::Event(text)))
+    }
+}
+
+impl Firing {
+    /// The row of the outbox, if the trigger listens to what this event did.
+    pub fn row(&self, event: &KvEvent<'_>, payload: &Arc<Payload>) -> Option<NewDelivery> {
+        let Kind::Kv(KvFilter { ops, .. }) = &self.trigger.kind else {
+            return None;
+        };
+        if !ops.contains(&event.op) {
+            return None;
+        }
+        let mut row = self.row.clone();
+        row.delivery.payload = payload.clone();
+        if let (Some(policy), Payload::Event(text)) = (&self.trigger.idempotency, &**payload) {
+            row.key = policy.key_of(self.trigger.id.uuid(), text.get());
+        }
+        Some(row)
+    }
+}

@@ -1,0 +1,206 @@
+//! Triggers: an event filter → a script, with a retry policy and the principal who registered it.
+
+pub mod api;
+pub mod firing;
+mod glob;
+pub mod sql;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+
+use crate::apps::AppId;
+use crate::dead_letters::DeadLetter;
+use crate::dispatch::retry::RetryPolicy;
+use crate::idempotency::EventPolicy;
+use crate::identity::UserId;
+use crate::kv::{Collection, Key};
+use crate::scripts::ScriptId;
+use crate::store::{Id, StoreError};
+pub use glob::Glob;
+
+/// The id of a trigger.
+pub type TriggerId = Id<Trigger>;
+
+/// Which events go to which script.
+#[derive(Debug, Clone, Serialize)]
+pub struct Trigger {
+    /// Its id.
+    pub id: TriggerId,
+    /// The app that it belongs to.
+    pub app_id: AppId,
+    /// The script that runs.
+    pub script_id: ScriptId,
+    /// Its name, unique in the app.
+    pub name: String,
+    /// What it listens to.
+    #[serde(flatten)]
+    pub kind: Kind,
+    /// Whether events make deliveries.
+    pub enabled: bool,
+    /// Whether its deliveries are kept for later.
+    pub paused: bool,
+    /// How its deliveries are dispatched.
+    pub dispatch_mode: DispatchMode,
+    /// How often a delivery is attempted, and when.
+    pub retry: RetryPolicy,
+    /// Whether deliveries wait for each other.
+    pub ordered_by: Option<OrderedBy>,
+    /// What makes a delivery happen once.
+    pub idempotency: Option<EventPolicy>,
+    /// Who registered it: its executions run as them.
+    pub registered_by_principal: UserId,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was last changed.
+    pub updated_at: DateTime<Utc>,
+}
+
+/// What a trigger listens to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "kind", content = "filter", rename_all = "snake_case")]
+pub enum Kind {
+    /// Mutations of the key-value store.
+    Kv(KvFilter),
+    /// Deliveries that used up their attempts.
+    DeadLetter(DeadLetterFilter),
+}
+
+impl Kind {
+    /// The word in the database and the API; a delivery's `invocation_type` too.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Kv(_) => "kv",
+            Self::DeadLetter(_) => "dead_letter",
+        }
+    }
+}
+
+/// Which mutations.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct KvFilter {
+    /// Of these collections.
+    pub collection: Glob,
+    /// Of these kinds; at least one.
+    pub ops: Vec<Op>,
+    /// Of these keys.
+    pub key: Option<Glob>,
+}
+
+impl KvFilter {
+    /// Whether a mutation of this key may be meant; whether it is, its kind decides.
+    pub fn may_match(&self, collection: &Collection, key: &Key) -> bool {
+        self.collection.matches(collection.as_str())
+            && self
+                .key
+                .as_ref()
+                .is_none_or(|glob| glob.matches(key.as_str()))
+    }
+}
+
+/// What a mutation did to a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    /// It had no value before.
+    Insert,
+    /// It has another value than before, or the same again.
+    Update,
+    /// It has none any more.
+    Delete,
+}
+
+impl Op {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Insert, Self::Update, Self::Delete];
+}
+
+/// Which dead letters; what is left out is not looked at.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DeadLetterFilter {
+    /// Fired so: `http` or `kv`.
+    #[serde(default)]
+    pub source: Option<Source>,
+    /// Of this trigger.
+    #[serde(default)]
+    pub trigger_id: Option<TriggerId>,
+    /// Of this script.
+    #[serde(default)]
+    pub script_id: Option<ScriptId>,
+}
+
+impl DeadLetterFilter {
+    /// Whether this dead letter is meant.
+    pub fn matches(&self, letter: &DeadLetter) -> bool {
+        self.source
+            .is_none_or(|source| source.as_str() == letter.source)
+            && self
+                .trigger_id
+                .is_none_or(|id| letter.trigger_id == Some(id))
+            && self.script_id.is_none_or(|id| letter.script_id == id)
+    }
+}
+
+/// What fires deliveries that can become dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Source {
+    /// An async route.
+    Http,
+    /// A trigger on the key-value store.
+    Kv,
+}
+
+impl Source {
+    /// The word in the database and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Kv => "kv",
+        }
+    }
+
+    /// The source that a word names.
+    pub fn parse(word: &str) -> Option<Self> {
+        [Self::Http, Self::Kv]
+            .into_iter()
+            .find(|source| source.as_str() == word)
+    }
+}
+
+/// How the deliveries of a trigger are dispatched: nobody ever waits for one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DispatchMode {
+    /// Through the outbox.
+    #[default]
+    Async,
+}
+
+/// What deliveries have in common that wait for each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OrderedBy {
+    /// The same collection and key.
+    Key,
+}
+
+/// What can go wrong with triggers.
+#[derive(Debug, thiserror::Error)]
+pub enum TriggerError {
+    /// No such trigger.
+    #[error("there is no trigger `{0}`")]
+    NotFound(String),
+    /// Another trigger of the app has the name.
+    #[error("the app has a trigger `{0}` already")]
+    NameTaken(String),
+    /// A filter names a trigger that is not there.
+    #[error("the app has no trigger `{0}`")]
+    UnknownTrigger(TriggerId),
+    /// A filter names a script that is not there.
+    #[error("the app has no script `{0}`")]
+    UnknownScript(ScriptId),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
