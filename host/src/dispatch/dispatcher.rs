@@ -498,6 +498,11 @@ impl Dispatcher {
             self.complete(completion).await;
             return;
         }
+        let told = delivery.history.last().map_or(0, |last| last.attempt);
+        if attempt > told + 1 {
+            // Somebody claimed it before us and never told what came of it.
+            metrics::counter!("picloud_leases_reclaimed_total").increment(1);
+        }
         if attempt > delivery.retry.attempts_max {
             drop(permit);
             let error = ExecutionError::new("every attempt at the delivery ended with its worker");
@@ -524,6 +529,11 @@ impl Dispatcher {
                     self.outbox.is_behind();
                 }
                 Err(error) => tracing::warn!(%error, "waiting deliveries could not be looked at"),
+            }
+            if let Ok(mut conn) = self.outbox.db.read().await
+                && let Ok(depth) = sql::depth(&mut conn).await
+            {
+                metrics::gauge!("picloud_outbox_deliveries").set(depth as f64);
             }
         }
     }

@@ -6,6 +6,7 @@ mod cli;
 mod dead_letters;
 mod faults;
 mod idempotency;
+mod kills;
 mod routes;
 mod sandbox;
 mod spine;
