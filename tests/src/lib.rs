@@ -1,8 +1,10 @@
 //! The harness of the end-to-end tests: a real server, on either database, reached as users
 //! reach it.
 
+mod proxy;
 mod server;
 
+pub use proxy::Proxy;
 pub use server::{Answer, App, Engine, Options, Server};
 
 use std::time::{Duration, Instant};

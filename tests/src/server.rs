@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::mpsc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -29,6 +29,8 @@ pub struct Options {
     pub environment: Vec<(&'static str, String)>,
     /// Where its data is; a temporary folder when left out.
     pub data_dir: Option<PathBuf>,
+    /// What is added to its clock, `+1h` say.
+    pub clock: Option<&'static str>,
     /// A port on this machine that leads to the Postgres, in place of its own.
     pub postgres_through: Option<u16>,
 }
@@ -42,7 +44,7 @@ pub struct Server {
     pub token: String,
     folder: tempfile::TempDir,
     options: Options,
-    database: Option<Database>,
+    database: Option<Arc<Database>>,
 }
 
 /// A database of the test's own on the Postgres that all tests share.
@@ -140,9 +142,19 @@ impl Server {
 
     /// Start one.
     pub fn start_with(engine: Engine, options: Options) -> Self {
+        let database = (engine == Engine::Postgres)
+            .then(|| Arc::new(Database::create(options.postgres_through)));
+        Self::start_on(database, options)
+    }
+
+    /// Start another node on the same Postgres.
+    pub fn another_node(&self, options: Options) -> Self {
+        assert!(self.database.is_some(), "SQLite has one node");
+        Self::start_on(self.database.clone(), options)
+    }
+
+    fn start_on(database: Option<Arc<Database>>, options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
-        let database =
-            (engine == Engine::Postgres).then(|| Database::create(options.postgres_through));
         let (url, token) = (String::new(), String::new());
         let mut server = Self {
             child: None,
@@ -171,7 +183,11 @@ impl Server {
         // A file that grows past a limit makes a signal that ends a process; ignored, it is an
         // error, as a full disk is. One test sets such a limit.
         let mut serve = Command::new("env");
-        serve.arg("--ignore-signal=XFSZ").arg(program());
+        serve.arg("--ignore-signal=XFSZ");
+        if let Some(offset) = self.options.clock {
+            serve.args(["faketime", "-f", offset]);
+        }
+        serve.arg(program());
         serve
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
@@ -244,6 +260,46 @@ impl Server {
     /// The process's id.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().map_or(0, Child::id)
+    }
+
+    /// End every connection to the server's database, as a restart of Postgres does. Says how
+    /// many there were.
+    pub fn end_database_connections(&self) -> u64 {
+        let database = self.database.as_ref().expect("a Postgres");
+        let mut admin = postgres::Client::connect(&database.admin_url, postgres::NoTls)
+            .expect("the test Postgres");
+        let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+        let ended = admin.query(sql, &[&database.name]).expect("they end");
+        ended.len() as u64
+    }
+
+    /// Send the process a signal, `STOP` say.
+    pub fn signal(&self, name: &str) {
+        let pid = self.pid().to_string();
+        let sent = Command::new("kill").args(["-s", name, &pid]).status();
+        assert!(sent.expect("kill").success());
+    }
+
+    /// The value of a metric, all its labels together.
+    pub fn metric(&self, name: &str) -> f64 {
+        let text = self.get("/metrics").text();
+        let of_name = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix(name)?;
+            let value = rest
+                .rsplit_once(' ')
+                .filter(|_| rest.starts_with(['{', ' ']))?
+                .1;
+            value.parse::<f64>().ok()
+        });
+        of_name.sum()
+    }
+
+    /// The app of this name, which is there already.
+    pub fn known_app(&self, slug: &str) -> App<'_> {
+        App {
+            server: self,
+            slug: slug.to_owned(),
+        }
     }
 
     /// SIGKILL.

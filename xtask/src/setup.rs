@@ -85,6 +85,12 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             why: "it makes the load of the benchmark",
         });
     }
+    if purpose == For::Testing && !has_program("faketime") {
+        missing.push(Missing {
+            package: "faketime",
+            why: "some tests give a node a clock that is wrong",
+        });
+    }
     if purpose == For::Testing {
         let own_postgres = std::env::var_os("PICLOUD_TEST_POSTGRES_URL").is_some();
         if !own_postgres && postgres_bin().is_none() {

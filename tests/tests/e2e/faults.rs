@@ -1,8 +1,9 @@
 //! What happens when things break.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use picloud_tests::{Engine, Options, Server, on_both_engines, wait_for};
+use picloud_tests::{Engine, Options, Proxy, Server, on_both_engines, wait_for};
 use serde_json::json;
 
 on_both_engines!(
@@ -184,61 +185,86 @@ fn a_lost_postgres_is_said_and_recovered_from() {
     });
 }
 
-/// A TCP proxy in front of the Postgres that `PICLOUD_TEST_POSTGRES_URL` names.
-struct Proxy {
-    port: u16,
-    state: std::sync::Arc<std::sync::Mutex<State>>,
-}
-
-#[derive(Default)]
-struct State {
-    is_cut: bool,
-    open: Vec<std::net::TcpStream>,
-}
-
-impl Proxy {
-    fn start() -> Self {
-        let url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it");
-        let target = url
-            .split('@')
-            .nth(1)
-            .unwrap()
-            .split('/')
-            .next()
-            .unwrap()
-            .to_owned();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let state = std::sync::Arc::new(std::sync::Mutex::new(State::default()));
-        let shared = state.clone();
-        std::thread::spawn(move || {
-            for inside in listener.incoming().map_while(Result::ok) {
-                let mut state = shared.lock().unwrap();
-                if state.is_cut {
-                    continue;
-                }
-                let Ok(outside) = std::net::TcpStream::connect(&target) else {
-                    continue;
-                };
-                for (from, to) in [(&inside, &outside), (&outside, &inside)] {
-                    let (mut from, mut to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                    std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-                }
-                state.open.extend([inside, outside]);
-            }
-        });
-        Self { port, state }
-    }
-
-    fn cut(&self) {
-        let mut state = self.state.lock().unwrap();
-        state.is_cut = true;
-        for stream in state.open.drain(..) {
-            let _ = stream.shutdown(std::net::Shutdown::Both);
+/// Accepted and then run, whatever the way to the database goes through meanwhile.
+#[test]
+fn what_was_accepted_survives_a_database_that_is_cut_slow_or_ends_connections() {
+    let proxy = Proxy::start();
+    let options = Options {
+        postgres_through: Some(proxy.port),
+        environment: vec![
+            ("PICLOUD_LEASE_MS", "2000".to_owned()),
+            ("PICLOUD_TRIGGER_RETRY_MAX_ATTEMPTS", "50".to_owned()),
+            ("PICLOUD_TRIGGER_RETRY_BASE_MS", "50".to_owned()),
+            ("PICLOUD_TRIGGER_RETRY_BACKOFF", "constant".to_owned()),
+        ],
+        ..Options::default()
+    };
+    let server = Server::start_with(Engine::Postgres, options);
+    let app = server.app("a");
+    app.script(
+        "job",
+        r#"kv::collection("ran").set(ctx.request.query.n, true);"#,
+    );
+    app.route_with("job", "POST /job", json!({ "dispatch_mode": "async" }));
+    let over = AtomicBool::new(false);
+    let (accepted, refused) = std::thread::scope(|scope| {
+        let calls: Vec<_> = (0..4)
+            .map(|thread| {
+                let (server, over) = (&server, &over);
+                scope.spawn(move || {
+                    let (mut accepted, mut refused) = (Vec::new(), 0);
+                    for n in 0.. {
+                        let key = format!("{thread}-{n}");
+                        let path = format!("/job?n={key}");
+                        match server.call("POST", &path, &[], None).status {
+                            202 => accepted.push(key),
+                            // It says so; then nothing was accepted.
+                            500 | 503 => refused += 1,
+                            other => panic!("{other}"),
+                        }
+                        if over.load(Ordering::Relaxed) {
+                            break;
+                        }
+                        std::thread::sleep(Duration::from_millis(5));
+                    }
+                    (accepted, refused)
+                })
+            })
+            .collect();
+        let pause = || std::thread::sleep(Duration::from_millis(1_000));
+        pause();
+        proxy.cut();
+        pause();
+        proxy.mend();
+        pause();
+        proxy.slow_down(Duration::from_millis(150));
+        pause();
+        pause();
+        proxy.slow_down(Duration::ZERO);
+        pause();
+        assert!(server.end_database_connections() > 0);
+        pause();
+        over.store(true, Ordering::Relaxed);
+        let (mut accepted, mut refused) = (Vec::new(), 0);
+        for call in calls {
+            let (more, no) = call.join().unwrap();
+            accepted.extend(more);
+            refused += no;
         }
+        (accepted, refused)
+    });
+    eprintln!(
+        "1 cut, 1 slow time, 1 end of all connections: {} accepted, {refused} refused",
+        accepted.len()
+    );
+    assert!(!accepted.is_empty() && refused > 0);
+    wait_for("every accepted one", || {
+        let list = server.api("GET", "/apps/a/kv", None).json();
+        let ran = list["items"][0]["keys"].as_u64().unwrap_or(0);
+        (ran >= accepted.len() as u64).then_some(())
+    });
+    for key in &accepted {
+        assert_eq!(app.kv("ran", key), true, "{key} was accepted and never ran");
     }
-
-    fn mend(&self) {
-        self.state.lock().unwrap().is_cut = false;
-    }
+    assert!(app.dead_letters("").is_empty());
 }

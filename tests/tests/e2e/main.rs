@@ -7,6 +7,7 @@ mod dead_letters;
 mod faults;
 mod idempotency;
 mod kills;
+mod nodes;
 mod routes;
 mod sandbox;
 mod spine;

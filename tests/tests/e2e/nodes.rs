@@ -1,0 +1,173 @@
+//! Several nodes on one Postgres.
+
+use std::time::{Duration, Instant};
+
+use picloud_tests::{Engine, Options, Server, wait_for};
+use serde_json::json;
+
+fn options() -> Options {
+    Options {
+        environment: vec![
+            ("PICLOUD_LEASE_MS", "1000".to_owned()),
+            // Tokens are one node's affair here; time is not.
+            ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
+        ],
+        ..Options::default()
+    }
+}
+
+/// Counts its runs in `begun`, takes a while, and counts them again in `ended`.
+const SLOW: &str = r#"
+    let count = |name| { let c = kv::collection(name); let n = c.get("n"); c.set("n", if n == () { 1 } else { n + 1 }); };
+    count.call("begun"); sleep(SECONDS); count.call("ended");"#;
+
+#[test]
+fn a_frozen_nodes_late_completion_is_refused() {
+    let frozen = Server::start_with(Engine::Postgres, options());
+    let app = frozen.app("a");
+    app.script("slow", &SLOW.replace("SECONDS", "1.5"));
+    app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    let accepted = frozen.post("/slow", &json!({}));
+    assert_eq!(accepted.status, 202);
+    wait_for("the first attempt", || {
+        (app.kv("begun", "n") == 1).then_some(())
+    });
+    let other = frozen.another_node(options());
+    frozen.signal("STOP");
+    let seen = other.known_app("a");
+    wait_for("another node to take it on", || {
+        (seen.kv("ended", "n") == 1).then_some(())
+    });
+    frozen.signal("CONT");
+    wait_for("the late completion to be refused", || {
+        (frozen.metric("picloud_completions_refused_total") >= 1.0).then_some(())
+    });
+    let delivery = accepted.json()["execution_id"].as_str().unwrap().to_owned();
+    let executions = wait_for("the execution", || {
+        let all = seen.executions(&format!("delivery_id={delivery}"));
+        Some(all).filter(|all| !all.is_empty())
+    });
+    assert_eq!(executions.len(), 1, "{executions:?}");
+    assert_eq!(executions[0]["attempt"], 2);
+    assert!(other.metric("picloud_leases_reclaimed_total") >= 1.0);
+    assert!(seen.dead_letters("").is_empty());
+}
+
+#[test]
+fn a_long_script_keeps_its_lease() {
+    let one = Server::start_with(Engine::Postgres, options());
+    let other = one.another_node(options());
+    let app = one.app("a");
+    app.script("slow", &SLOW.replace("SECONDS", "3"));
+    app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    assert_eq!(one.post("/slow", &json!({})).status, 202);
+    wait_for("its end", || (app.kv("ended", "n") == 1).then_some(()));
+    assert_eq!(
+        app.kv("begun", "n"),
+        1,
+        "three times its lease, and nobody took it"
+    );
+    drop(other);
+}
+
+fn a_clock_that_is_off(clock: &'static str) {
+    let right = Server::start_with(Engine::Postgres, options());
+    let wrong = right.another_node(Options {
+        clock: Some(clock),
+        ..options()
+    });
+    let app = right.app("a");
+    app.script(
+        "flaky",
+        r#"let c = kv::collection("tries"); let id = ctx.request.query.n; let n = c.get(id);
+           c.set(id, if n == () { 1 } else { n + 1 }); if n == () { throw "first" } "#,
+    );
+    app.route_with("flaky", "POST /flaky", json!({ "dispatch_mode": "async" }));
+    app.script("slow", &SLOW.replace("SECONDS", "3"));
+    app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    // The other node has seen the routes.
+    wait_for("the routes", || {
+        (wrong.post("/slow", &json!({})).status == 202).then_some(())
+    });
+    let at = |node: &Server| {
+        let accepted = node.post("/flaky?n=clock", &json!({})).json();
+        let text = accepted["accepted_at"].as_str().unwrap().to_owned();
+        chrono::DateTime::parse_from_rfc3339(&text).unwrap()
+    };
+    let apart = (at(&wrong) - at(&right)).num_minutes().abs();
+    assert!(
+        (58..=62).contains(&apart),
+        "the clocks are {apart} minutes apart"
+    );
+    let started = Instant::now();
+    for n in 0..10 {
+        let node = if n % 2 == 0 { &right } else { &wrong };
+        assert_eq!(node.post(&format!("/flaky?n={n}"), &json!({})).status, 202);
+    }
+    let tried = || {
+        let mut tried = app.entries("tries");
+        tried.retain(|(n, _)| n != "clock");
+        tried
+    };
+    wait_for("every retry", || {
+        let twice = tried().iter().filter(|(_, count)| *count == 2).count();
+        if twice > 0 {
+            let took = started.elapsed();
+            assert!(took > Duration::from_millis(750), "early: {took:?}");
+        }
+        (twice == 10).then_some(())
+    });
+    assert!(started.elapsed() < Duration::from_secs(10), "late");
+    wait_for("the long script", || {
+        (app.kv("ended", "n") == 1).then_some(())
+    });
+    assert_eq!(app.kv("begun", "n"), 1, "nobody took it over");
+    let tried = tried();
+    assert!(
+        tried.iter().all(|(_, count)| *count == 2),
+        "doubled: {tried:?}"
+    );
+    assert!(app.dead_letters("").is_empty());
+}
+
+#[test]
+fn a_clock_an_hour_ahead_changes_nothing() {
+    a_clock_that_is_off("+1h");
+}
+
+#[test]
+fn a_clock_an_hour_behind_changes_nothing() {
+    a_clock_that_is_off("-1h");
+}
+
+#[test]
+fn what_one_node_has_no_room_for_another_takes_on() {
+    let narrow = |executions: &str| Options {
+        environment: vec![("PICLOUD_EXECUTIONS_MAX", executions.to_owned())],
+        ..Options::default()
+    };
+    let full = Server::start_with(Engine::Postgres, narrow("4"));
+    let roomy = full.another_node(narrow("400"));
+    let app = full.app("a");
+    app.script(
+        "slow",
+        r#"sleep(0.5); kv::collection("ended").set(ctx.request.query.n, 1);"#,
+    );
+    app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    wait_for("the route", || {
+        (roomy.post("/slow?n=first", &json!({})).status == 202).then_some(())
+    });
+    let started = Instant::now();
+    for n in 0..40 {
+        assert_eq!(full.post(&format!("/slow?n={n}"), &json!({})).status, 202);
+    }
+    wait_for("all of them", || {
+        (app.entries("ended").len() == 41).then_some(())
+    });
+    // One at a time, it would have been twenty seconds.
+    assert!(
+        started.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        started.elapsed()
+    );
+}
