@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::Utc;
 use futures_util::FutureExt;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,24 +14,27 @@ use super::fair::{Claims, Turns, claim};
 use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
 use super::outbox::{HandOver, Outbox, lane};
+use super::record::{abandoned, attempt_of, never_ran, unreadable, with_lost_attempts};
 use super::retry::RetryPolicy;
 use super::sql::{self, Also, Claimed, Completion, NewDelivery, Placed, Then};
-use super::{Answer, Attempt, Attempted, Delivery, DeliveryId, Executor, Payload};
+use super::{Answer, Attempt, Attempted, Delivery, Executor};
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{
-    AbandonReason, AbandonedExecution, Execution, ExecutionError, ExecutionId, Log, OutcomeKind,
-    sql::Ended,
+    AbandonReason, AbandonedExecution, ExecutionError, ExecutionId, OutcomeKind, sql::Ended,
 };
 use crate::idempotency::{KeptAnswer, Key};
-use crate::sandbox::{Outcome, Request};
-use crate::scripts::ScriptId;
-use crate::store::{Engine, Id, StoreError};
+use crate::sandbox::Outcome;
+use crate::store::{Engine, StoreError};
 
 /// The safety net under the wake-up: how long a due row waits when its notification was lost.
 const POLL: Duration = Duration::from_secs(1);
 /// How long after its script's time limit a caller waits for the outcome to be written.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// Where nodes tell each other that there is something to claim.
+const CHANNEL: &str = "picloud_outbox";
+/// How long one notification stands for all that follow.
+const CALL_PAUSE: Duration = Duration::from_millis(20);
 /// How often rows are looked for that wait for nothing any more.
 const MEND_EVERY: Duration = Duration::from_secs(5);
 /// How long the next try is away when there was no room at the gate.
@@ -340,6 +343,8 @@ impl Dispatcher {
         let heartbeat = tokio::spawn(self.clone().keep_leases());
         let mending = tokio::spawn(self.clone().keep_mending());
         let receiving = tokio::spawn(self.clone().take_what_is_handed());
+        let calling = tokio::spawn(self.clone().call_other_nodes());
+        let listening = tokio::spawn(self.clone().listen_to_other_nodes());
         while !self.stopping.is_cancelled() {
             let pause = self.claim_due().await;
             tokio::select! {
@@ -348,8 +353,9 @@ impl Dispatcher {
                 () = self.stopping.cancelled() => {}
             }
         }
-        mending.abort();
-        receiving.abort();
+        for task in [mending, receiving, calling, listening] {
+            task.abort();
+        }
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait())
             .await
@@ -421,6 +427,28 @@ impl Dispatcher {
             self.tasks
                 .spawn(async move { dispatcher.work(delivery, permit, None).await });
         }
+    }
+
+    /// Tell other nodes that there is something to claim: once for however many rows.
+    async fn call_other_nodes(self: Arc<Self>) {
+        let own = self.outbox.worker.to_string();
+        loop {
+            self.outbox.call_others.notified().await;
+            if let Err(error) = self.outbox.db.notify(CHANNEL, &own).await {
+                tracing::warn!(%error, "other nodes could not be told; they look by themselves");
+            }
+            tokio::time::sleep(CALL_PAUSE).await;
+        }
+    }
+
+    async fn listen_to_other_nodes(self: Arc<Self>) {
+        let own = self.outbox.worker.to_string();
+        let hear = |who: &str| {
+            if who != own {
+                self.outbox.wake.notify_one();
+            }
+        };
+        self.outbox.db.listen(CHANNEL, hear).await;
     }
 
     /// Claim what is due while there is room for it. Answers how long nothing more can be due.
@@ -552,129 +580,6 @@ impl Dispatcher {
                 let error: StoreError = error;
                 tracing::warn!(%error, "leases could not be extended");
             }
-        }
-    }
-}
-
-/// The attempts so far, with those that ended with their worker before it could tell.
-fn with_lost_attempts(delivery: &mut Delivery, ended: &Ended) -> Vec<Attempt> {
-    let mut history = std::mem::take(&mut delivery.history);
-    let known = history.last().map_or(0, |last| last.attempt);
-    for attempt in known + 1..delivery.attempt {
-        history.push(Attempt {
-            attempt,
-            execution_id: None,
-            script_version: 0,
-            at: ended.execution.started_at,
-            outcome: OutcomeKind::PlatformFault,
-            error: "its worker ended before it could tell".to_owned(),
-            fuel: 0,
-            duration_us: 0,
-        });
-    }
-    history
-}
-
-fn attempt_of(ended: &Ended) -> Attempt {
-    let execution = &ended.execution;
-    Attempt {
-        attempt: execution.attempt,
-        execution_id: Some(execution.id),
-        script_version: execution.script_version,
-        at: execution.started_at,
-        outcome: execution.outcome,
-        error: execution
-            .error
-            .as_ref()
-            .map_or_else(String::new, |error| error.message.clone()),
-        fuel: execution.fuel,
-        duration_us: execution.duration_us,
-    }
-}
-
-fn abandoned(delivery: &Delivery, reason: AbandonReason) -> AbandonedExecution {
-    metrics::counter!("picloud_abandoned_executions_total", "reason" => reason.as_str())
-        .increment(1);
-    AbandonedExecution {
-        id: Id::new(),
-        execution_id: delivery.id.of(),
-        app_id: delivery.app_id,
-        script_id: delivery.script_id,
-        reason,
-        created_at: crate::store::micros(Utc::now()),
-    }
-}
-
-/// The execution of a delivery of which no guest ever ran.
-pub fn never_ran(
-    delivery: &Delivery,
-    id: ExecutionId,
-    outcome: OutcomeKind,
-    error: ExecutionError,
-    now: DateTime<Utc>,
-) -> Ended {
-    let execution = Execution {
-        id,
-        app_id: delivery.app_id,
-        script_id: delivery.script_id,
-        script_version: 0,
-        delivery_id: Some(delivery.id.uuid()),
-        attempt: delivery.attempt,
-        parent_id: delivery.parent_execution_id,
-        trigger_id: delivery.trigger_id,
-        invocation_type: delivery.invocation_type.clone(),
-        request_id: delivery.request_id,
-        outcome,
-        status: None,
-        started_at: now,
-        duration_us: 0,
-        fuel: 0,
-        error: Some(error),
-    };
-    Ended {
-        execution,
-        log: Log::default(),
-    }
-}
-
-/// What stands for a delivery whose row cannot be read.
-fn unreadable(id: DeliveryId, app_id: AppId, script_id: ScriptId, attempt: u32) -> Delivery {
-    let nothing = Payload::Request(Request::default());
-    Delivery {
-        id,
-        attempt,
-        ..Delivery::new(app_id, script_id, "unknown", nothing, RetryPolicy::ONCE)
-    }
-}
-
-impl Delivery {
-    /// A delivery of `payload` that nobody has claimed.
-    pub fn new(
-        app_id: AppId,
-        script_id: ScriptId,
-        invocation_type: &str,
-        payload: Payload,
-        retry: RetryPolicy,
-    ) -> Self {
-        let id = DeliveryId::new();
-        Self {
-            id,
-            app_id,
-            script_id,
-            script_version: None,
-            trigger_id: None,
-            invocation_type: invocation_type.to_owned(),
-            payload: Arc::new(payload),
-            request_id: id.uuid(),
-            parent_execution_id: None,
-            principal_id: None,
-            trigger_depth: 0,
-            reply_to: None,
-            dead_letter_id: None,
-            retry,
-            order_key: None,
-            attempt: 0,
-            history: Vec::new(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod fair;
 pub mod gate;
 pub mod inbox;
 pub mod outbox;
+pub mod record;
 pub mod retry;
 pub mod sql;
 
@@ -157,4 +158,36 @@ pub trait Executor: Send + Sync + 'static {
 
     /// The deliveries that tell of a dead letter.
     fn handlers(&self, letter: &DeadLetter) -> Vec<Delivery>;
+}
+
+impl Delivery {
+    /// A delivery of `payload` that nobody has claimed.
+    pub fn new(
+        app_id: AppId,
+        script_id: ScriptId,
+        invocation_type: &str,
+        payload: Payload,
+        retry: RetryPolicy,
+    ) -> Self {
+        let id = DeliveryId::new();
+        Self {
+            id,
+            app_id,
+            script_id,
+            script_version: None,
+            trigger_id: None,
+            invocation_type: invocation_type.to_owned(),
+            payload: Arc::new(payload),
+            request_id: id.uuid(),
+            parent_execution_id: None,
+            principal_id: None,
+            trigger_depth: 0,
+            reply_to: None,
+            dead_letter_id: None,
+            retry,
+            order_key: None,
+            attempt: 0,
+            history: Vec::new(),
+        }
+    }
 }

@@ -23,6 +23,8 @@ pub struct Outbox {
     pub(super) lease: TimeDelta,
     /// Something may be claimable now.
     pub(super) wake: Notify,
+    /// Other nodes could help.
+    pub(super) call_others: Notify,
     /// Whether rows may be due that nobody has claimed. While it is false, an execution that
     /// ends wakes nobody: a claim for each would cost more than the executions.
     pub(super) backlog: AtomicBool,
@@ -45,6 +47,7 @@ impl Outbox {
             gate: Gate::new(executions_max),
             lease: TimeDelta::milliseconds(i64::try_from(lease_ms).unwrap_or(i64::MAX / 2)),
             wake: Notify::new(),
+            call_others: Notify::new(),
             backlog: AtomicBool::new(false),
             handed,
         };
@@ -81,10 +84,12 @@ impl Outbox {
         }
     }
 
-    /// There are due rows that nobody has claimed; whoever ends next makes room for one.
+    /// There are due rows that nobody has claimed; whoever ends next makes room for one, here or
+    /// on another node.
     pub fn is_behind(&self) {
         self.backlog.store(true, Ordering::Relaxed);
         self.wake.notify_one();
+        self.call_others.notify_one();
     }
 
     /// Put a delivery into the outbox for which nobody waits, unless its key was used before. It

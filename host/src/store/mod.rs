@@ -7,6 +7,7 @@ mod conn;
 mod error;
 mod id;
 mod migrate;
+mod notify;
 mod open;
 mod writer;
 

@@ -1,0 +1,112 @@
+//! What is kept of attempts.
+
+use chrono::{DateTime, Utc};
+
+use super::retry::RetryPolicy;
+use super::{Attempt, Delivery, DeliveryId, Payload};
+use crate::apps::AppId;
+use crate::executions::{
+    AbandonReason, AbandonedExecution, Execution, ExecutionError, ExecutionId, Log, OutcomeKind,
+    sql::Ended,
+};
+use crate::sandbox::Request;
+use crate::scripts::ScriptId;
+use crate::store::{Id, micros};
+
+/// The attempts so far, with those that ended with their worker before it could tell.
+pub(super) fn with_lost_attempts(delivery: &mut Delivery, ended: &Ended) -> Vec<Attempt> {
+    let mut history = std::mem::take(&mut delivery.history);
+    let known = history.last().map_or(0, |last| last.attempt);
+    for attempt in known + 1..delivery.attempt {
+        history.push(Attempt {
+            attempt,
+            execution_id: None,
+            script_version: 0,
+            at: ended.execution.started_at,
+            outcome: OutcomeKind::PlatformFault,
+            error: "its worker ended before it could tell".to_owned(),
+            fuel: 0,
+            duration_us: 0,
+        });
+    }
+    history
+}
+
+/// What the history of a delivery keeps of an attempt.
+pub(super) fn attempt_of(ended: &Ended) -> Attempt {
+    let execution = &ended.execution;
+    Attempt {
+        attempt: execution.attempt,
+        execution_id: Some(execution.id),
+        script_version: execution.script_version,
+        at: execution.started_at,
+        outcome: execution.outcome,
+        error: execution
+            .error
+            .as_ref()
+            .map_or_else(String::new, |error| error.message.clone()),
+        fuel: execution.fuel,
+        duration_us: execution.duration_us,
+    }
+}
+
+/// That nobody received the outcome of a delivery; counted here.
+pub(super) fn abandoned(delivery: &Delivery, reason: AbandonReason) -> AbandonedExecution {
+    metrics::counter!("picloud_abandoned_executions_total", "reason" => reason.as_str())
+        .increment(1);
+    AbandonedExecution {
+        id: Id::new(),
+        execution_id: delivery.id.of(),
+        app_id: delivery.app_id,
+        script_id: delivery.script_id,
+        reason,
+        created_at: micros(Utc::now()),
+    }
+}
+
+/// The execution of a delivery of which no guest ever ran.
+pub fn never_ran(
+    delivery: &Delivery,
+    id: ExecutionId,
+    outcome: OutcomeKind,
+    error: ExecutionError,
+    now: DateTime<Utc>,
+) -> Ended {
+    let execution = Execution {
+        id,
+        app_id: delivery.app_id,
+        script_id: delivery.script_id,
+        script_version: 0,
+        delivery_id: Some(delivery.id.uuid()),
+        attempt: delivery.attempt,
+        parent_id: delivery.parent_execution_id,
+        trigger_id: delivery.trigger_id,
+        invocation_type: delivery.invocation_type.clone(),
+        request_id: delivery.request_id,
+        outcome,
+        status: None,
+        started_at: now,
+        duration_us: 0,
+        fuel: 0,
+        error: Some(error),
+    };
+    Ended {
+        execution,
+        log: Log::default(),
+    }
+}
+
+/// What stands for a delivery whose row cannot be read.
+pub(super) fn unreadable(
+    id: DeliveryId,
+    app_id: AppId,
+    script_id: ScriptId,
+    attempt: u32,
+) -> Delivery {
+    let nothing = Payload::Request(Request::default());
+    Delivery {
+        id,
+        attempt,
+        ..Delivery::new(app_id, script_id, "unknown", nothing, RetryPolicy::ONCE)
+    }
+}
