@@ -1,14 +1,16 @@
 //! What the server does on this machine: a table for people, JSON for comparing.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod deliveries;
+mod server;
+
+use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
-const PASSWORD: &str = "only for this benchmark";
+use server::Server;
+
 const SCRIPT: &str = r#"
 let name = ctx.request.query.get_or("name", "world");
 #{ hello: name, method: ctx.request.method }
@@ -21,7 +23,7 @@ struct Measure {
     name: &'static str,
     value: f64,
     unit: &'static str,
-    /// What it must be: at least if positive, at most if negative.
+    /// What it must be: at least if positive, at most if negative, whatever it is if zero.
     goal: f64,
 }
 
@@ -62,7 +64,7 @@ pub fn run(root: &Path, quick: bool) -> Result<()> {
         2.0,
     ));
 
-    let mut server = Server::start(root, &folder)?;
+    let mut server = Server::start(root, &folder, None)?;
     measures.push(measure(
         "first start to first answer",
         server.took.as_secs_f64(),
@@ -70,14 +72,17 @@ pub fn run(root: &Path, quick: bool) -> Result<()> {
         -5.0,
     ));
     server.stop()?;
-    let server = Server::start(root, &folder)?;
+    let server = Server::start(root, &folder, None)?;
     measures.push(measure(
         "second start to first answer",
         server.took.as_secs_f64(),
         "s",
         -0.5,
     ));
-    server.deploy(&folder)?;
+    server.log_in(&folder)?;
+    server.deploy(&folder, "hello", SCRIPT, &[])?;
+    server.deploy(&folder, "sleep", "sleep(1); 1", &[])?;
+    server.get("/hello?name=Ada")?;
     std::thread::sleep(Duration::from_secs(1));
     measures.push(measure(
         "idle memory",
@@ -117,6 +122,7 @@ pub fn run(root: &Path, quick: bool) -> Result<()> {
         -1_536.0,
     ));
     drop(server);
+    measures.extend(deliveries::measure(root, &folder, seconds)?);
 
     report(&folder.join("bench.json"), &measures)
 }
@@ -133,7 +139,7 @@ fn measure(name: &'static str, value: f64, unit: &'static str, goal: f64) -> Mea
 fn report(path: &Path, measures: &[Measure]) -> Result<()> {
     let mut json = Vec::new();
     println!(
-        "\n{:<44} {:>12}  {:<11} {:>12}",
+        "\n{:<52} {:>12}  {:<11} {:>12}",
         "what", "measured", "", "goal"
     );
     for Measure {
@@ -143,17 +149,18 @@ fn report(path: &Path, measures: &[Measure]) -> Result<()> {
         goal,
     } in measures
     {
-        let met = if *goal > 0.0 {
-            value >= goal
-        } else {
-            *value <= -goal
+        let met = match *goal {
+            goal if goal > 0.0 => *value >= goal,
+            goal if goal < 0.0 => *value <= -goal,
+            _ => true,
         };
-        let bound = if *goal > 0.0 { "≥" } else { "≤" };
         let mark = if met { "" } else { "  MISSED" };
-        println!(
-            "{name:<44} {value:>12.2}  {unit:<11} {bound} {:>10}{mark}",
-            goal.abs()
-        );
+        let bound = match *goal {
+            goal if goal > 0.0 => format!("≥ {goal:>10}"),
+            goal if goal < 0.0 => format!("≤ {:>10}", -goal),
+            _ => String::new(),
+        };
+        println!("{name:<52} {value:>12.2}  {unit:<11} {bound}{mark}");
         json.push(format!(
             "  {{\"name\": \"{}\", \"value\": {value}, \"unit\": \"{unit}\", \"met\": {met}}}",
             name.trim()
@@ -174,139 +181,19 @@ fn number_after(text: &str, start: &str) -> Result<f64> {
     Ok(rest[..end].parse()?)
 }
 
-struct Server {
-    child: Child,
-    program: PathBuf,
-    port: u16,
-    /// From the start of the process to its first answer.
-    took: Duration,
-}
-
-impl Server {
-    fn start(root: &Path, folder: &Path) -> Result<Self> {
-        let program = root.join("target/release/picloud");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
-        let started = Instant::now();
-        let child = Command::new(&program)
-            .args([
-                "serve",
-                "--log",
-                "warn",
-                "--listen",
-                &format!("127.0.0.1:{port}"),
-                "--data-dir",
-            ])
-            .arg(folder.join("data"))
-            .env("PICLOUD_OWNER_PASSWORD", PASSWORD)
-            .stdout(Stdio::null())
-            .spawn()?;
-        let mut server = Self {
-            child,
-            program,
-            port,
-            took: Duration::ZERO,
-        };
-        while server.get("/readyz").is_err() {
-            if started.elapsed() > Duration::from_secs(60) || server.child.try_wait()?.is_some() {
-                bail!("the server did not start");
-            }
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        server.took = started.elapsed();
-        Ok(server)
-    }
-
-    fn stop(&mut self) -> Result<()> {
-        crate::run(Command::new("kill").arg(self.child.id().to_string()))?;
-        self.child.wait()?;
-        Ok(())
-    }
-
-    fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
-    }
-
-    fn get(&self, path: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if answer.starts_with("HTTP/1.1 200") {
-            Ok(answer)
-        } else {
-            bail!("{answer}")
-        }
-    }
-
-    fn cli(&self, folder: &Path) -> Command {
-        let mut cli = Command::new(&self.program);
-        cli.env("XDG_CONFIG_HOME", folder)
-            .args(["--url", &self.url()])
-            .stdout(Stdio::null());
-        cli
-    }
-
-    fn deploy(&self, folder: &Path) -> Result<()> {
-        let mut login = self.cli(folder);
-        let mut login = login
-            .args(["login", "--password-stdin"])
-            .stdin(Stdio::piped())
-            .spawn()?;
-        login
-            .stdin
-            .take()
-            .context("it was piped")?
-            .write_all(PASSWORD.as_bytes())?;
-        login.wait()?;
-        for (name, source) in [("hello", SCRIPT), ("sleep", "sleep(1); 1")] {
-            let path = folder.join(format!("{name}.rhai"));
-            std::fs::write(&path, source)?;
-            let mut deploy = self.cli(folder);
-            deploy
-                .arg("deploy")
-                .arg(path)
-                .args(["--app", "bench", "--create-app", "--route"]);
-            crate::run(deploy.arg(format!("GET /{name}")))?;
-        }
-        self.get("/hello?name=Ada").map(|_| ())
-    }
-
-    fn memory_mib(&self, field: &str) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status
-            .lines()
-            .find(|line| line.starts_with(field))
-            .context("no such field")?;
-        let kib: f64 = line
-            .split_whitespace()
-            .nth(1)
-            .context("no number")?
-            .parse()?;
-        Ok(kib / 1024.0)
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 struct Load {
+    requests: f64,
     rate: f64,
     p50_ms: f64,
     p99_ms: f64,
 }
 
-/// Let wrk call the route; one thread of it, for it shares the cores with the server.
+/// Let wrk call `/hello`; one thread of it, for it shares the cores with the server.
 fn wrk(server: &Server, connections: u32, seconds: u32) -> Result<Load> {
+    wrk_at(server, "/hello?name=Ada", connections, seconds)
+}
+
+fn wrk_at(server: &Server, path: &str, connections: u32, seconds: u32) -> Result<Load> {
     let call = |seconds: u32| -> Result<String> {
         let output = Command::new("wrk")
             .args([
@@ -315,7 +202,7 @@ fn wrk(server: &Server, connections: u32, seconds: u32) -> Result<Load> {
                 &format!("-c{connections}"),
                 &format!("-d{seconds}s"),
             ])
-            .arg(format!("{}/hello?name=Ada", server.url()))
+            .arg(format!("{}{path}", server.url()))
             .output()
             .context("wrk is not installed; run `cargo xtask setup --bench`")?;
         Ok(String::from_utf8(output.stdout)?)
@@ -333,7 +220,13 @@ fn wrk(server: &Server, connections: u32, seconds: u32) -> Result<Load> {
             .map(str::trim)
             .with_context(|| format!("no `{start}` in:\n{said}"))
     };
+    let requests = said
+        .lines()
+        .find_map(|line| line.trim().split_once(" requests in "))
+        .and_then(|(count, _)| count.parse().ok())
+        .with_context(|| format!("no number of requests in:\n{said}"))?;
     Ok(Load {
+        requests,
         rate: after("Requests/sec:")?.parse()?,
         p50_ms: milliseconds(after("50%")?)?,
         p99_ms: milliseconds(after("99%")?)?,

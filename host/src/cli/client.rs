@@ -122,6 +122,11 @@ impl Client {
 
     /// Every item of a list, page after page.
     pub(super) fn all(&self, path: &str) -> Result<Vec<Value>, Failure> {
+        self.first(path, usize::MAX)
+    }
+
+    /// The first `most` items of a list.
+    pub(super) fn first(&self, path: &str, most: usize) -> Result<Vec<Value>, Failure> {
         let mut items = Vec::new();
         let mut cursor: Option<String> = None;
         loop {
@@ -137,8 +142,11 @@ impl Client {
                 items.extend(more);
             }
             match page["next_cursor"].as_str() {
-                Some(next) => cursor = Some(next.to_owned()),
-                None => return Ok(items),
+                Some(next) if items.len() < most => cursor = Some(next.to_owned()),
+                _ => {
+                    items.truncate(most);
+                    return Ok(items);
+                }
             }
         }
     }

@@ -467,6 +467,17 @@ fn print_letter(letter: &Value) {
 /// Executions.
 #[derive(Subcommand)]
 pub(super) enum Executions {
+    /// List them, newest first
+    List {
+        #[command(flatten)]
+        app: AppArg,
+        /// Only those with this outcome
+        #[arg(long)]
+        outcome: Option<String>,
+        /// How many at most
+        #[arg(long, default_value_t = 50)]
+        limit: usize,
+    },
     /// Show one with its log
     Show {
         /// The execution's id
@@ -482,6 +493,26 @@ pub(super) enum Executions {
 impl Executions {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         match self {
+            Self::List {
+                app,
+                outcome,
+                limit,
+            } => {
+                let mut path = format!("/apps/{}/executions?", encoded(&app.app));
+                if let Some(outcome) = outcome {
+                    path.push_str(&format!("outcome={}", encoded(&outcome)));
+                }
+                let members = [
+                    "id",
+                    "started_at",
+                    "invocation_type",
+                    "outcome",
+                    "attempt",
+                    "duration_us",
+                ];
+                let empty = "No executions yet; `picloud invoke` makes one.";
+                print_list(out, client.first(&path, limit)?, &members, empty);
+            }
             Self::Show { id } => {
                 print_one(out, &client.get(&format!("/executions/{}", encoded(&id)))?);
             }
