@@ -71,6 +71,15 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
+    /// Kill a server under load for hours, and compare with a ledger outside of it
+    Soak {
+        /// How often, on each database
+        #[arg(long, default_value_t = 1_000)]
+        kills: u32,
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+    },
     /// Check everything: format, lints, licences, unit, contract and end-to-end tests
     Test {
         /// Only tests whose name contains this
@@ -123,9 +132,14 @@ fn perform(task: Task) -> Result<()> {
             setup::set_up(setup::For::Measuring, yes)?;
             bench::run(&root, quick)
         }
+        Task::Soak { kills, yes } => {
+            setup::set_up(setup::For::Testing, yes)?;
+            let kills = ("PICLOUD_TEST_KILLS", kills.to_string());
+            test::run(&root, &["e2e".to_owned()], Some("kills::"), &[kills])
+        }
         Task::Test { filter, only, yes } => {
             setup::set_up(setup::For::Testing, yes)?;
-            test::run(&root, &only, filter.as_deref())
+            test::run(&root, &only, filter.as_deref(), &[])
         }
     }
 }

@@ -19,8 +19,13 @@ struct Counts {
     failed: u64,
 }
 
-/// Run the steps whose names are in `only`, or all.
-pub fn run(root: &Path, only: &[String], filter: Option<&str>) -> Result<()> {
+/// Run the steps whose names are in `only`, or all; the end-to-end tests with more environment.
+pub fn run(
+    root: &Path,
+    only: &[String],
+    filter: Option<&str>,
+    environment: &[(&str, String)],
+) -> Result<()> {
     if let Some(odd) = only.iter().find(|name| !STEPS.contains(&name.as_str())) {
         bail!(
             "there is no step `{odd}`; the steps are {}",
@@ -37,7 +42,7 @@ pub fn run(root: &Path, only: &[String], filter: Option<&str>) -> Result<()> {
         }
         eprintln!("── {name} …");
         let started = Instant::now();
-        let done = step(root, name, filter, &mut counts, &mut postgres);
+        let done = step(root, name, filter, environment, &mut counts, &mut postgres);
         summary.push((name, started.elapsed().as_secs_f64(), done.is_ok()));
         if let Err(error) = done {
             print_summary(&summary);
@@ -66,6 +71,7 @@ fn step(
     root: &Path,
     name: &str,
     filter: Option<&str>,
+    environment: &[(&str, String)],
     counts: &mut Counts,
     postgres: &mut Option<Postgres>,
 ) -> Result<()> {
@@ -128,6 +134,7 @@ fn step(
             let mut tests = cargo_in("", &words);
             tests.env("PICLOUD_TEST_POSTGRES_URL", url);
             tests.env("PICLOUD_BIN", root.join("target/debug/picloud"));
+            tests.envs(environment.iter().map(|(name, value)| (name, value)));
             tested(&mut tests, filter, counts)
         }
         other => bail!("there is no step `{other}`"),

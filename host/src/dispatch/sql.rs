@@ -193,6 +193,8 @@ pub struct Completion {
     pub worker: WorkerId,
     /// The execution, if there was one.
     pub ended: Option<Ended>,
+    /// Whether somebody waits for it to be written: a caller, or the next delivery of its key.
+    pub is_awaited: bool,
     /// What becomes of the row.
     pub then: Then,
     /// The order key, whose next delivery may run once this row is gone.
@@ -245,6 +247,10 @@ impl Completion {
 impl Grouped for Arc<Completion> {
     /// Whether the lease still held; if not, nothing was written.
     type Output = bool;
+
+    fn is_patient(&self) -> bool {
+        !self.is_awaited
+    }
 
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<bool>, StoreError> {
         let mut held = HashSet::with_capacity(items.len());

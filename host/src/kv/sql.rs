@@ -165,39 +165,63 @@ impl Mutation {
     }
 
     /// Write the value and answer the one that it replaces. Nobody else writes the key in
-    /// between: its row is locked, or its insertion makes another wait.
+    /// between: SQLite has one writer, and on Postgres the row is locked.
     async fn replace(&self, tx: &mut Tx) -> Result<Option<String>, StoreError> {
-        const ADD: &str = "
-            insert into kv (app_id, collection, key, value, updated_at)
-            values ($1, $2, $3, $4, $5)
-            on conflict (app_id, collection, key) do nothing";
-        let mut old_value = self.locked(tx).await?;
-        if self.value.is_some() && old_value.is_none() {
-            if self.execute(tx, ADD).await? > 0 {
-                return Ok(None);
-            }
-            // Another transaction added it meanwhile.
-            old_value = self.locked(tx).await?;
+        const DELETE: &str = "
+            delete from kv where app_id = $1 and collection = $2 and key = $3 returning value";
+        const GET: &str = "select value from kv where app_id = $1 and collection = $2 and key = $3";
+        let sql = if self.value.is_some() { GET } else { DELETE };
+        if let (Some(value), Conn::Postgres(held)) = (&self.value, &mut tx.conn) {
+            return self.replace_at_once(value, tx.now, held).await;
         }
-        if self.value.is_some() || old_value.is_some() {
-            self.write(tx).await?;
-        }
-        Ok(old_value)
-    }
-
-    async fn locked(&self, tx: &mut Tx) -> Result<Option<String>, StoreError> {
-        const SQL: &str = "select value from kv where app_id = $1 and collection = $2 and key = $3";
-        const LOCKING: &str =
-            "select value from kv where app_id = $1 and collection = $2 and key = $3 for update";
-        let sql = tx.conn.text(SQL, LOCKING);
-        Ok(on!(&mut tx.conn, |c| {
+        let old_value = on!(&mut tx.conn, |c| {
             let query = sqlx::query_scalar(sql).bind(self.app_id);
             query
                 .bind(self.collection.as_str())
                 .bind(self.key.as_str())
                 .fetch_optional(c)
                 .await
-        })?)
+        })?;
+        if self.value.is_some() {
+            self.write(tx).await?;
+        }
+        Ok(old_value)
+    }
+
+    /// The same in one round trip.
+    async fn replace_at_once(
+        &self,
+        value: &Value,
+        now: DateTime<Utc>,
+        conn: &mut sqlx::PgConnection,
+    ) -> Result<Option<String>, StoreError> {
+        // The insertion reads from the locked row, so that it comes after the lock. xmax is 0 on
+        // a row that was inserted and not updated.
+        const SQL: &str = "
+            with old as materialized (
+                select value from kv where app_id = $1 and collection = $2 and key = $3 for update
+            ), new as (
+                insert into kv (app_id, collection, key, value, updated_at)
+                select $1, $2, $3, $4, $5 from (select count(*) from old) locked
+                on conflict (app_id, collection, key)
+                do update set value = excluded.value, updated_at = excluded.updated_at
+                returning (xmax = 0) as inserted
+            )
+            select (select value from old), (select inserted from new)";
+        let (old_value, inserted): (Option<String>, bool) = sqlx::query_as(SQL)
+            .bind(self.app_id)
+            .bind(self.collection.as_str())
+            .bind(self.key.as_str())
+            .bind(value.as_str())
+            .bind(now)
+            .fetch_one(conn)
+            .await?;
+        if old_value.is_none() && !inserted {
+            // Another transaction added the key after we had looked: what it was is not known.
+            // The writer tries again.
+            return Err(StoreError::Raced);
+        }
+        Ok(old_value)
     }
 
     async fn execute(&self, tx: &mut Tx, sql: &'static str) -> Result<u64, StoreError> {

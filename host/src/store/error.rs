@@ -13,6 +13,9 @@ pub enum StoreError {
     /// A row of the same key exists.
     #[error("a row with the same key exists")]
     Duplicate,
+    /// Another transaction was in the way; the same once more will do.
+    #[error("another transaction was in the way")]
+    Raced,
     /// A row that no version of ours can have written.
     #[error("{table}.{column} of row {id} is not what it must be: {problem}")]
     Inconsistent {
@@ -48,6 +51,10 @@ impl From<sqlx::Error> for StoreError {
         if let sqlx::Error::Database(database) = &error {
             if database.is_unique_violation() {
                 return Self::Duplicate;
+            }
+            // Postgres ended a deadlock, or could not order two transactions.
+            if matches!(database.code().as_deref(), Some("40P01" | "40001")) {
+                return Self::Raced;
             }
             if database.code().is_some_and(|code| says_unavailable(&code)) {
                 return Self::Unavailable(Arc::new(error));

@@ -2,7 +2,8 @@
 //!
 //! Each lane is one task with one connection. It takes what waits in its queue, writes it in one
 //! transaction and tells everybody who waited: while a commit is on its way to the disk, the
-//! next group gathers. The batch window is zero: nobody waits for company.
+//! next group gathers. The batch window is zero: nobody waits for company, but those who say
+//! that they do not mind ([`Grouped::is_patient`]).
 //!
 //! A transaction runs inside the lane's task, so a caller who leaves cannot drop it half-way:
 //! in sqlx 0.9.0 a future that is dropped while it begins leaves its connection inside the
@@ -18,6 +19,7 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use sqlx::Row as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::Connector;
@@ -28,6 +30,10 @@ const QUEUE: usize = 4096;
 /// How many jobs go into one transaction. Enough to make the commit's cost small for each;
 /// few enough that the first does not wait long for the last.
 const GROUP_MAX: usize = 256;
+/// How often a write is tried that others are in the way of.
+const TRIES: u32 = 5;
+/// How long a patient write waits for company.
+const PATIENCE: Duration = Duration::from_millis(2);
 /// How long one transaction may take before its connection counts as lost.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -35,6 +41,12 @@ const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 pub trait Grouped: Send + Sync + Sized + 'static {
     /// What the writer of one item learns.
     type Output: Send + 'static;
+
+    /// Whether nobody notices when this is written a moment later: then it waits for company,
+    /// and others need not wait for a commit of its own.
+    fn is_patient(&self) -> bool {
+        false
+    }
 
     /// Write `items`, in their order, and answer one output for each. An error concerns them
     /// all: the writer then tries each alone, so that only the culprit fails.
@@ -156,29 +168,38 @@ impl Lane {
             let job = match next.take() {
                 Some(job) => job,
                 None => match queue.recv().await {
+                    Some(Job::Grouped(group)) if group.is_patient() => {
+                        let (groups, alone) = with_company(group, &mut queue).await;
+                        next = alone;
+                        self.write(async |lane| lane.together(groups).await).await;
+                        continue;
+                    }
                     Some(job) => job,
                     None => return,
                 },
             };
-            let working = async {
-                match job {
-                    Job::Alone(work) => self.alone(work).await,
-                    Job::Grouped(first) => {
-                        let groups = company(first, &mut queue, &mut next);
-                        self.together(groups).await;
-                    }
+            match job {
+                Job::Alone(work) => self.write(async |lane| lane.alone(work).await).await,
+                Job::Grouped(first) => {
+                    let mut groups = vec![first];
+                    next = gather_waiting(&mut groups, &mut queue);
+                    self.write(async |lane| lane.together(groups).await).await;
                 }
-            };
-            // A mistake of ours in one statement must not end every later write. Whoever waited
-            // learns that nothing came of it; the connection went with the work.
-            if AssertUnwindSafe(working).catch_unwind().await.is_err() {
-                metrics::counter!("picloud_store_panics_total").increment(1);
-                tracing::error!("a write panicked; this is a mistake of ours");
             }
         }
     }
 
+    /// A mistake of ours in one statement must not end every later write. Whoever waited learns
+    /// that nothing came of it; the connection goes with the work.
+    async fn write(&mut self, work: impl AsyncFnOnce(&mut Self)) {
+        if AssertUnwindSafe(work(self)).catch_unwind().await.is_err() {
+            metrics::counter!("picloud_store_panics_total").increment(1);
+            tracing::error!("a write panicked; this is a mistake of ours");
+        }
+    }
+
     async fn together(&mut self, mut groups: Vec<Box<dyn Group>>) {
+        metrics::histogram!("picloud_store_group_size").record(total(&groups) as f64);
         let written = self.transaction(async |tx| {
             for group in &mut groups {
                 group.apply(tx).await?;
@@ -191,7 +212,8 @@ impl Lane {
         match written {
             Ok(()) => groups.into_iter().for_each(Group::done),
             Err(error)
-                if error.is_unavailable() || groups.iter().map(|g| g.len()).sum::<usize>() == 1 =>
+                if error.is_unavailable()
+                    || (total(&groups) == 1 && !matches!(error, StoreError::Raced)) =>
             {
                 groups.into_iter().for_each(|group| group.failed(&error));
             }
@@ -199,7 +221,14 @@ impl Lane {
             Err(_) => {
                 for group in groups {
                     for mut single in group.split() {
-                        match self.transaction(async |tx| single.apply(tx).await).await {
+                        let mut written = Err(StoreError::Raced);
+                        for _ in 0..TRIES {
+                            written = self.transaction(async |tx| single.apply(tx).await).await;
+                            if !matches!(written, Err(StoreError::Raced)) {
+                                break;
+                            }
+                        }
+                        match written {
                             Ok(()) => single.done(),
                             Err(error) => single.failed(&error),
                         }
@@ -305,37 +334,63 @@ async fn start(conn: &mut Conn) -> Result<DateTime<Utc>, StoreError> {
             Ok(micros(Utc::now()))
         }
         Conn::Postgres(c) => {
-            sqlx::raw_sql("begin").execute(&mut **c).await?;
-            Ok(sqlx::query_scalar("select now()")
+            // One round trip for both.
+            let row = sqlx::raw_sql("begin; select now()")
                 .fetch_one(&mut **c)
-                .await?)
+                .await?;
+            Ok(row.try_get(0)?)
         }
     }
 }
 
-/// `first` and what else waits in the queue; work that wants to be alone comes `next`.
-fn company(
+/// A patient group and what comes until it has company that is not, or has waited long enough.
+async fn with_company(
     first: Box<dyn Group>,
     queue: &mut mpsc::Receiver<Job>,
-    next: &mut Option<Job>,
-) -> Vec<Box<dyn Group>> {
+) -> (Vec<Box<dyn Group>>, Option<Job>) {
     let mut groups = vec![first];
-    let mut count = 1;
+    let enough = tokio::time::sleep(PATIENCE);
+    tokio::pin!(enough);
+    loop {
+        let job = tokio::select! {
+            job = queue.recv() => job,
+            () = &mut enough => return (groups, None),
+        };
+        match job {
+            Some(Job::Grouped(group)) => {
+                let hurries = !group.is_patient();
+                gather(&mut groups, group);
+                if hurries || total(&groups) >= GROUP_MAX {
+                    let alone = gather_waiting(&mut groups, queue);
+                    return (groups, alone);
+                }
+            }
+            alone => return (groups, alone),
+        }
+    }
+}
+
+/// Add what waits in the queue; work that wants to be alone comes next.
+fn gather_waiting(
+    groups: &mut Vec<Box<dyn Group>>,
+    queue: &mut mpsc::Receiver<Job>,
+) -> Option<Job> {
+    let mut count = total(groups);
     while count < GROUP_MAX {
         match queue.try_recv() {
             Ok(Job::Grouped(group)) => {
                 count += 1;
-                gather(&mut groups, group);
+                gather(groups, group);
             }
-            Ok(alone) => {
-                *next = Some(alone);
-                break;
-            }
-            Err(_) => break,
+            Ok(alone) => return Some(alone),
+            Err(_) => return None,
         }
     }
-    metrics::histogram!("picloud_store_group_size").record(count as f64);
-    groups
+    None
+}
+
+fn total(groups: &[Box<dyn Group>]) -> usize {
+    groups.iter().map(|group| group.len()).sum()
 }
 
 fn gather(groups: &mut Vec<Box<dyn Group>>, group: Box<dyn Group>) {
@@ -349,6 +404,7 @@ fn gather(groups: &mut Vec<Box<dyn Group>>, group: Box<dyn Group>) {
 trait Group: Send {
     fn kind(&self) -> TypeId;
     fn len(&self) -> usize;
+    fn is_patient(&self) -> bool;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
     fn absorb(&mut self, other: Box<dyn Group>);
     fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>>;
@@ -370,6 +426,10 @@ impl<G: Grouped> Group for Members<G> {
 
     fn len(&self) -> usize {
         self.items.len()
+    }
+
+    fn is_patient(&self) -> bool {
+        self.items.iter().all(Grouped::is_patient)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

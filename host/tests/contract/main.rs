@@ -8,4 +8,5 @@
 mod database;
 mod kv;
 mod outbox;
+mod retention;
 mod store;

@@ -98,6 +98,7 @@ fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Completion
         attempt,
         worker,
         ended: Some(ended),
+        is_awaited: false,
         then: Then::Gone,
         order_key: delivery.order_key.clone(),
         also: Vec::new(),
