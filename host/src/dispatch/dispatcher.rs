@@ -482,13 +482,16 @@ impl Dispatcher {
                 self.tasks
                     .spawn(async move { dispatcher.take_on(claimed, permit).await });
             }
-            if more && is_stuck {
+            match (more, is_stuck) {
                 // Whoever ends wakes us; one may have ended before `backlog` said so.
-                return NO_ROOM_PAUSE;
-            }
-            if !more {
-                let pause = next_due_in.map_or(POLL, |pause| pause.to_std().unwrap_or_default());
-                return pause.clamp(Duration::from_millis(1), POLL);
+                (true, true) => return NO_ROOM_PAUSE,
+                // Nothing is due any more, and that is when the next row is.
+                (false, true) => {
+                    let pause = next_due_in.map_or(POLL, |in_| in_.to_std().unwrap_or_default());
+                    return pause.clamp(Duration::from_millis(1), POLL);
+                }
+                // An app whose first row was due may have another that is due soon.
+                (_, false) => {}
             }
         }
     }

@@ -37,6 +37,7 @@ on_both_engines!(
     a_caller_who_leaves_leaves_an_abandoned_execution,
     i03_a_stale_worker_cannot_put_a_delivery_back,
     a_failed_attempt_is_due_again_and_then_dead,
+    a_retry_is_claimed_when_it_is_due_and_not_at_the_next_poll,
     what_is_held_or_blocked_is_not_claimed,
     deliveries_of_one_key_run_one_after_another,
     one_apps_flood_leaves_another_its_turn,
@@ -433,6 +434,34 @@ async fn a_failed_attempt_is_due_again_and_then_dead(test: Database) {
     let attempts: Vec<_> = dead[0].history.iter().map(|a| a.attempt).collect();
     assert_eq!(attempts, [1, 2, 3]);
     assert_eq!(dead[0].last_error, "x");
+    dispatcher.stop();
+}
+
+async fn a_retry_is_claimed_when_it_is_due_and_not_at_the_next_poll(test: Database) {
+    let fake = Fake::new(Duration::ZERO, false);
+    let app_id = AppId::new();
+    for base_ms in [100, 200, 300] {
+        let retry = RetryPolicy {
+            attempts_max: 2,
+            base_ms,
+            jitter_pct: 0,
+            ..RetryPolicy::DEFAULT
+        };
+        let failing = Delivery {
+            app_id,
+            retry,
+            ..delivery()
+        };
+        insert(&test.db, &failing, None).await;
+    }
+    let started = std::time::Instant::now();
+    let dispatcher = dispatcher(&test.db, &fake);
+    until_empty(&test.db).await;
+    let took = started.elapsed();
+    assert!(
+        (Duration::from_millis(300)..Duration::from_millis(1_000)).contains(&took),
+        "{took:?}"
+    );
     dispatcher.stop();
 }
 
