@@ -275,6 +275,14 @@ impl Server {
         self.child.as_ref().map_or(0, Child::id)
     }
 
+    /// Change the server's Postgres behind its back: for what nothing else can do yet.
+    pub fn sql(&self, statements: &str) {
+        let database = self.database.as_ref().expect("a Postgres");
+        let mut client =
+            postgres::Client::connect(&database.url, postgres::NoTls).expect("the database");
+        client.batch_execute(statements).expect("statements");
+    }
+
     /// End every connection to the server's database, as a restart of Postgres does. Says how
     /// many there were.
     pub fn end_database_connections(&self) -> u64 {

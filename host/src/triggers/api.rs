@@ -32,7 +32,7 @@ use crate::store::{StoreError, Tx};
 /// The paths of this room.
 pub fn router() -> Router<Arc<Node>> {
     Router::new()
-        .route("/apps/{app}/triggers", get(list))
+        .route("/apps/{app}/triggers", get(list).post(create_any))
         .route("/apps/{app}/triggers/kv", post(create_kv))
         .route("/apps/{app}/triggers/dead_letter", post(create_dead_letter))
         .route("/triggers/{id}", get(show).patch(change).delete(remove))
@@ -71,11 +71,35 @@ async fn list(
     Ok(page(views, limit, |view| view.trigger.id.to_string()))
 }
 
+/// A kind by its name.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum KindName {
+    Kv,
+    DeadLetter,
+}
+
+impl KindName {
+    /// The kind with a filter that lets everything through.
+    fn everything(self) -> Kind {
+        match self {
+            Self::Kv => Kind::Kv(KvFilter {
+                collection: Glob::any(),
+                ops: Op::ALL.to_vec(),
+                key: None,
+            }),
+            Self::DeadLetter => Kind::DeadLetter(DeadLetterFilter::default()),
+        }
+    }
+}
+
 /// What a body says of a trigger, new or changed. Retry fields that a new one leaves out take the
 /// instance's defaults.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Fields {
+    /// Where the path does not say it; elsewhere it may be said.
+    kind: Option<KindName>,
     name: Option<String>,
     script_id: Option<ScriptId>,
     script: Option<String>,
@@ -109,6 +133,12 @@ impl Fields {
             Kind::Kv(_) => &dead_letter,
             Kind::DeadLetter(_) => &kv,
         };
+        if let Some(named) = self.kind
+            && named.everything().as_str() != kind.as_str()
+        {
+            let detail = format!("this is a trigger of the kind `{}`", kind.as_str());
+            return Err(Problem::invalid_field("kind", detail));
+        }
         if let Some((field, _)) = misplaced.iter().find(|(_, given)| *given) {
             let detail = format!("a trigger of the kind `{}` has no `{field}`", kind.as_str());
             return Err(Problem::invalid_field(*field, detail));
@@ -216,22 +246,25 @@ fn check_idempotency(policy: &EventPolicy) -> Result<(), Problem> {
     check_ttl(policy.ttl_s)
 }
 
+async fn create_any(
+    State(node): State<Arc<Node>>,
+    signed_in: SignedIn,
+    Path(app): Path<String>,
+    Body(fields): Body<Fields>,
+) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+    let kind = fields.kind.ok_or_else(|| {
+        Problem::invalid_field("kind", "missing field `kind`: `kv` or `dead_letter`")
+    })?;
+    create(&node, signed_in.user.id, &app, fields, kind).await
+}
+
 async fn create_kv(
     State(node): State<Arc<Node>>,
     signed_in: SignedIn,
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
 ) -> Result<(StatusCode, Json<TriggerView>), Problem> {
-    if fields.collection.is_none() {
-        let detail = "missing field `collection`; `*` means every collection";
-        return Err(Problem::invalid_field("collection", detail));
-    }
-    let everything = Kind::Kv(KvFilter {
-        collection: Glob::any(),
-        ops: Op::ALL.to_vec(),
-        key: None,
-    });
-    create(&node, signed_in.user.id, &app, fields, everything).await
+    create(&node, signed_in.user.id, &app, fields, KindName::Kv).await
 }
 
 async fn create_dead_letter(
@@ -240,8 +273,7 @@ async fn create_dead_letter(
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
 ) -> Result<(StatusCode, Json<TriggerView>), Problem> {
-    let everything = Kind::DeadLetter(DeadLetterFilter::default());
-    create(&node, signed_in.user.id, &app, fields, everything).await
+    create(&node, signed_in.user.id, &app, fields, KindName::DeadLetter).await
 }
 
 async fn create(
@@ -249,10 +281,15 @@ async fn create(
     by: UserId,
     app: &str,
     fields: Fields,
-    kind: Kind,
+    kind: KindName,
 ) -> Result<(StatusCode, Json<TriggerView>), Problem> {
     let app_id = app_named(&node.directory.picture(), app)?.id;
+    let kind = kind.everything();
     fields.check(&kind)?;
+    if matches!(kind, Kind::Kv(_)) && fields.collection.is_none() {
+        let detail = "missing field `collection`; `*` means every collection";
+        return Err(Problem::invalid_field("collection", detail));
+    }
     let script = fields.script.as_deref();
     let script_id = named_script(node, app_id, fields.script_id, script).await?;
     let script_id = script_id.ok_or_else(|| {

@@ -195,6 +195,41 @@ fn i13_a_handler_runs_as_who_registered_it(engine: Engine) {
     assert_eq!(who["name"], "owner");
 }
 
+/// Nothing disables a user yet but the database itself, so on Postgres only.
+#[test]
+fn i13_who_is_disabled_has_no_triggers_run() {
+    let server = Server::start(Engine::Postgres);
+    let app = server.app("a");
+    app.script("listen", r#"kv::collection("heard").set("k", 1);"#);
+    app.serve("write", r#"kv::collection("things").set("k", 1);"#);
+    app.trigger("kv", json!({ "script": "listen", "collection": "things" }));
+    let disable = |at: &str| {
+        server.sql(&format!(
+            "update users set disabled_at = {at}; update directory_version set version = version + 1"
+        ));
+    };
+    disable("now()");
+    wait_for("the owner to be shut out", || {
+        (server.api("GET", "/apps", None).status == 401).then_some(())
+    });
+    // Other nodes, and this one, hear of it within a second.
+    wait_for("a delivery that dies", || {
+        assert_eq!(server.get("/write").status, 200);
+        (server.metric("picloud_deliveries_total") >= 1.0
+            && server.get("/metrics").text().contains(r#"outcome="dead""#))
+        .then_some(())
+    });
+    disable("null");
+    let dead = wait_for("the dead letter", || app.dead_letters("").pop());
+    assert_eq!(
+        (&dead["last_error"], &dead["attempts"]),
+        (
+            &json!("the user who registered the trigger was removed or disabled"),
+            &json!(1)
+        )
+    );
+}
+
 fn a_failed_delivery_is_tried_again_after_its_backoff(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
@@ -483,6 +518,15 @@ fn bad_triggers_are_refused_and_named(engine: Engine) {
         assert_eq!(refused.status, 422, "{body}: {}", refused.text());
         assert_eq!(refused.json()["field"], field, "{body}: {}", refused.text());
     }
+    let refused = |body: Value| {
+        let answer = server.api("POST", "/apps/a/triggers", Some(body));
+        assert_eq!(
+            (answer.status, &answer.json()["field"]),
+            (422, &json!("kind"))
+        );
+    };
+    refused(json!({ "script": "s", "collection": "*" }));
+    refused(json!({ "kind": "mail", "script": "s" }));
     let foreign = json!({ "script_id": foreign, "collection": "*" });
     assert_eq!(
         server
@@ -507,10 +551,10 @@ fn bad_triggers_are_refused_and_named(engine: Engine) {
     let list = server.api("GET", "/apps/a/triggers", None).json();
     assert_eq!(list["items"], json!([]), "nothing was made");
     // A name is taken once; what is changed keeps the rest.
-    let made = app.trigger(
-        "kv",
-        json!({ "script": "s", "collection": "*", "name": "all" }),
-    );
+    let body = json!({ "kind": "kv", "script": "s", "collection": "*", "name": "all" });
+    let made = server.api("POST", "/apps/a/triggers", Some(body));
+    assert_eq!(made.status, 201, "{}", made.text());
+    let made = made.json();
     assert_eq!(
         made["retry"]["attempts_max"], 3,
         "the instance's default, in the row"
