@@ -548,8 +548,10 @@ impl Dispatcher {
 
     /// Let rows go on that wait for nothing any more, for ever.
     async fn keep_mending(self: Arc<Self>) {
+        let mut pause = MEND_EVERY;
         loop {
-            tokio::time::sleep(MEND_EVERY).await;
+            tokio::time::sleep(pause).await;
+            pause = MEND_EVERY;
             let mended = self
                 .outbox
                 .db
@@ -557,6 +559,8 @@ impl Dispatcher {
             match mended.await {
                 Ok(0) => {}
                 Ok(mended) => {
+                    // There may be more.
+                    pause = Duration::ZERO;
                     tracing::info!(mended, "deliveries waited for nothing; they go on");
                     self.outbox.is_behind();
                 }

@@ -589,13 +589,23 @@ pub async fn release(tx: &mut Tx, worker: Option<WorkerId>) -> Result<u64, Store
     })?)
 }
 
-/// Keep the deliveries of a trigger for later, or let them go on. What is worked on stays so.
+/// How many rows one statement holds or lets go on: few enough that nobody waits long for it.
+pub const HOLD_BATCH: u64 = 2_000;
+
+/// Keep deliveries of a trigger for later, or let them go on: at most [`HOLD_BATCH`] of them.
+/// Answers how many. What is worked on stays so.
 pub async fn hold(tx: &mut Tx, trigger_id: TriggerId, held: bool) -> Result<u64, StoreError> {
-    const SQL: &str = "
-        update outbox set held = $2 where trigger_id = $1 and held <> $2 and lease_owner is null";
-    Ok(on!(&mut tx.conn, |c| sqlx::query(SQL)
+    const HOLD: &str = "
+        update outbox set held = true where id in (
+            select id from outbox where trigger_id = $1 and not held and lease_owner is null
+            limit $2)";
+    const LET_GO: &str = "
+        update outbox set held = false where id in (
+            select id from outbox where trigger_id = $1 and held limit $2)";
+    let sql = if held { HOLD } else { LET_GO };
+    Ok(on!(&mut tx.conn, |c| sqlx::query(sql)
         .bind(trigger_id)
-        .bind(held)
+        .bind(HOLD_BATCH.cast_signed())
         .execute(c)
         .await
         .map(|done| done.rows_affected()))?)
@@ -612,20 +622,24 @@ pub async fn waiting_of(conn: &mut Conn, trigger_id: TriggerId) -> Result<i64, S
 
 /// Let go on what waits for nothing any more: rows that are held though their trigger is not
 /// paused (a node that had not heard of the resumption wrote them), and rows that are blocked
-/// though they are the first of their key.
+/// though they are the first of their key. At most [`HOLD_BATCH`] of each.
 pub async fn mend(tx: &mut Tx) -> Result<u64, StoreError> {
     const HELD: &str = "
-        update outbox set held = false
-        where held and not exists (
-            select 1 from triggers where triggers.id = outbox.trigger_id and triggers.paused)";
+        update outbox set held = false where id in (
+            select id from outbox where held and not exists (
+                select 1 from triggers where triggers.id = outbox.trigger_id and triggers.paused)
+            limit $1)";
     const BLOCKED: &str = "
-        update outbox set blocked = false
-        where blocked and not exists (
-            select 1 from outbox before
-            where before.order_key = outbox.order_key and before.order_seq < outbox.order_seq)";
+        update outbox set blocked = false where id in (
+            select id from outbox where blocked and not exists (
+                select 1 from outbox before
+                where before.order_key = outbox.order_key
+                  and before.order_seq < outbox.order_seq)
+            limit $1)";
     let mut mended = 0;
     for sql in [HELD, BLOCKED] {
         mended += on!(&mut tx.conn, |c| sqlx::query(sql)
+            .bind(HOLD_BATCH.cast_signed())
             .execute(c)
             .await
             .map(|done| done.rows_affected()))?;

@@ -417,14 +417,13 @@ async fn remove(
                 if !sql::delete(tx, id).await? {
                     return Err(TriggerError::NotFound(id.to_string()));
                 }
-                // What waits for it goes on, and dead-letters: nothing is lost.
-                outbox::hold(tx, id, false).await?;
                 Ok(directory::raise_version(tx).await?)
             })
         })
         .await?;
     node.refresh_directory().await;
-    node.outbox.is_behind();
+    // What waits for it goes on, and dead-letters: nothing is lost.
+    hold_all(&node, id, false).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -458,13 +457,29 @@ async fn set_paused(
                 trigger.paused = paused;
                 trigger.updated_at = tx.now;
                 put(tx, &trigger).await?;
-                outbox::hold(tx, id, paused).await?;
             }
             Ok::<_, TriggerError>(trigger)
         })
     });
     let trigger = changed.await?;
     node.refresh_directory().await;
-    node.outbox.is_behind();
+    hold_all(node, id, paused).await?;
     view(node, trigger).await
+}
+
+/// Keep every delivery of a trigger for later, or let them go on, batch by batch: others write in
+/// between. Should we end in the middle, the dispatcher holds or mends the rest.
+async fn hold_all(node: &Node, id: TriggerId, held: bool) -> Result<(), StoreError> {
+    loop {
+        let batch = node.db.write::<_, StoreError, _>(move |tx| {
+            Box::pin(async move { outbox::hold(tx, id, held).await })
+        });
+        let rows = batch.await?;
+        if !held {
+            node.outbox.is_behind();
+        }
+        if rows < outbox::HOLD_BATCH {
+            return Ok(());
+        }
+    }
 }
