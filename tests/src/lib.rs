@@ -28,6 +28,13 @@ pub fn wait_for<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Say what a test did, where CI shows it: what `eprintln!` prints, a test that passes swallows.
+pub fn report(text: std::fmt::Arguments<'_>) {
+    use std::io::Write;
+    // A line that cannot be written is no reason to fail.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}
+
 /// Make two tests of each function, one for each database.
 #[macro_export]
 macro_rules! on_both_engines {

@@ -40,7 +40,6 @@ pub fn router() -> Router<Arc<Node>> {
 }
 
 /// The filters, as a query and a bulk body have them.
-#[derive(Debug, Default, Clone, Deserialize)]
 struct FilterFields {
     state: Option<String>,
     source: Option<String>,
@@ -73,7 +72,13 @@ impl FilterFields {
                 .map(Into::into),
             trigger_id: parsed("trigger_id", self.trigger_id.as_deref(), uuid, "a UUID")?
                 .map(Into::into),
-            error: self.error.filter(|error| !error.is_empty()),
+            error: parsed(
+                "error",
+                self.error.as_deref(),
+                |text| (!text.contains(char::is_control)).then(|| text.to_owned()),
+                "text without control characters",
+            )?
+            .filter(|error| !error.is_empty()),
             handler_failed: parsed(
                 "handler_failed",
                 self.handler_failed.as_deref(),

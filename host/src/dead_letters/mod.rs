@@ -207,7 +207,8 @@ impl DeadLetter {
             delivery_id: delivery.id,
             replay_of: delivery.dead_letter_id,
             attempts: last.map_or(delivery.attempt, |last| last.attempt),
-            last_error: last.map_or_else(String::new, |last| last.error.clone()),
+            // A guest's words; Postgres holds every character but this one.
+            last_error: last.map_or_else(String::new, |last| last.error.replace('\0', "\u{fffd}")),
             first_attempt_at: history.first().map_or(now, |first| first.at),
             last_attempt_at: last.map_or(now, |last| last.at),
             history,

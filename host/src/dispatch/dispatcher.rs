@@ -499,34 +499,30 @@ impl Dispatcher {
     /// What to do with a claimed row: run it, unless its sync caller cannot be there any more,
     /// its attempts are used up, or it cannot be read.
     async fn take_on(self: Arc<Self>, claimed: Claimed, permit: Permit) {
-        let Claimed {
-            id,
-            app_id,
-            script_id,
-            attempt,
-            delivery,
-        } = claimed;
         let now = crate::store::micros(Utc::now());
-        let delivery = match delivery {
-            Ok(delivery) => delivery,
-            Err(error) => {
-                tracing::error!(delivery_id = %id, %error, "a delivery cannot be read");
-                let delivery = unreadable(id, app_id, script_id, attempt);
-                let problem = ExecutionError::new(error.to_string());
-                let outcome = OutcomeKind::PlatformFault;
-                let execution = ExecutionId::new();
-                let mut completion = self.completion(&delivery, Then::Gone);
-                completion.ended = Some(never_ran(&delivery, execution, outcome, problem, now));
-                drop(permit);
-                self.complete(completion).await;
-                return;
-            }
+        let attempt = claimed.attempt;
+        let (delivery, problem) = match &claimed.delivery {
+            Ok(delivery) => (delivery.clone(), None),
+            Err((error, payload)) => (unreadable(&claimed, payload), Some(error)),
         };
         if delivery.reply_to.is_some() {
             let mut completion = self.completion(&delivery, Then::Gone);
             let row = abandoned(&delivery, AbandonReason::LeaseExpired);
             completion.also.push(Also::Abandoned(row));
             drop(permit);
+            self.complete(completion).await;
+            return;
+        }
+        if let Some(error) = problem {
+            tracing::error!(delivery_id = %delivery.id, %error, "a delivery cannot be read");
+            drop(permit);
+            let error = ExecutionError::new(error.to_string());
+            let outcome = OutcomeKind::PlatformFault;
+            let ended = never_ran(&delivery, ExecutionId::new(), outcome, error, now);
+            let history = vec![attempt_of(&ended)];
+            let mut completion = self.completion(&delivery, Then::Gone);
+            completion.also = self.bury(&delivery, history);
+            completion.ended = Some(ended);
             self.complete(completion).await;
             return;
         }

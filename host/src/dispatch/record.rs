@@ -3,14 +3,12 @@
 use chrono::{DateTime, Utc};
 
 use super::retry::RetryPolicy;
-use super::{Attempt, Delivery, DeliveryId, Payload};
-use crate::apps::AppId;
+use super::sql::Claimed;
+use super::{Attempt, Delivery, Payload};
 use crate::executions::{
     AbandonReason, AbandonedExecution, Execution, ExecutionError, ExecutionId, Log, OutcomeKind,
     sql::Ended,
 };
-use crate::sandbox::Request;
-use crate::scripts::ScriptId;
 use crate::store::{Id, micros};
 
 /// The attempts so far, with those that ended with their worker before it could tell.
@@ -96,17 +94,15 @@ pub fn never_ran(
     }
 }
 
-/// What stands for a delivery whose row cannot be read.
-pub(super) fn unreadable(
-    id: DeliveryId,
-    app_id: AppId,
-    script_id: ScriptId,
-    attempt: u32,
-) -> Delivery {
-    let nothing = Payload::Request(Request::default());
+/// What stands for a delivery whose row cannot be read: its payload is kept, as text.
+pub(super) fn unreadable(claimed: &Claimed, payload: &str) -> Delivery {
+    let text = serde_json::value::to_raw_value(payload).expect("text is always JSON");
+    let payload = Payload::Event(text);
+    let (app_id, script_id) = (claimed.app_id, claimed.script_id);
     Delivery {
-        id,
-        attempt,
-        ..Delivery::new(app_id, script_id, "unknown", nothing, RetryPolicy::ONCE)
+        id: claimed.id,
+        attempt: claimed.attempt,
+        reply_to: claimed.reply_to,
+        ..Delivery::new(app_id, script_id, "unknown", payload, RetryPolicy::ONCE)
     }
 }

@@ -229,6 +229,9 @@ pub enum Also {
     Keep(AppId, Key, KeptAnswer),
 }
 
+/// What stands for words that the database did not take.
+const NOT_STORED: &str = "the details could not be stored";
+
 impl Completion {
     /// The same without the words of the guest.
     pub fn trimmed(&self) -> Self {
@@ -238,7 +241,20 @@ impl Completion {
                 lines: Vec::new(),
                 truncated: true,
             };
-            ended.execution.error = Some(ExecutionError::new("the details could not be stored"));
+            ended.execution.error = Some(ExecutionError::new(NOT_STORED));
+        }
+        for also in &mut trimmed.also {
+            if let Also::DeadLetter(letter) = also {
+                letter.last_error = NOT_STORED.to_owned();
+                for attempt in &mut letter.history {
+                    attempt.error = NOT_STORED.to_owned();
+                }
+            }
+        }
+        if let Then::DueAfter(_, history) = &mut trimmed.then {
+            for attempt in history {
+                attempt.error = NOT_STORED.to_owned();
+            }
         }
         trimmed
     }
@@ -469,8 +485,10 @@ pub struct Claimed {
     pub script_id: ScriptId,
     /// The attempt that the claim began.
     pub attempt: u32,
-    /// The delivery.
-    pub delivery: Result<Delivery, StoreError>,
+    /// In whose inbox a sync caller waits, if one does.
+    pub reply_to: Option<WorkerId>,
+    /// The delivery, or why it cannot be read, with its payload as it stands.
+    pub delivery: Result<Delivery, (StoreError, String)>,
 }
 
 /// The apps that have rows which may be claimed now or later, each with when its next is due.
@@ -544,12 +562,16 @@ pub async fn claim(
             .fetch_all(c)
             .await
     })?;
-    let claimed = rows.into_iter().map(|row| Claimed {
-        id: row.id,
-        app_id: row.app_id,
-        script_id: row.script_id,
-        attempt: u32::try_from(row.attempt).unwrap_or(u32::MAX),
-        delivery: row.try_into(),
+    let claimed = rows.into_iter().map(|row| {
+        let payload = row.payload.clone();
+        Claimed {
+            id: row.id,
+            app_id: row.app_id,
+            script_id: row.script_id,
+            attempt: u32::try_from(row.attempt).unwrap_or(u32::MAX),
+            reply_to: row.reply_to,
+            delivery: row.try_into().map_err(|error| (error, payload)),
+        }
     });
     let mut claimed: Vec<Claimed> = claimed.collect();
     // RETURNING has no order.

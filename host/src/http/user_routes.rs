@@ -16,7 +16,7 @@ use crate::dispatch::dispatcher::Order;
 use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::sql::Placed;
 use crate::dispatch::{Answer, Delivery, Payload};
-use crate::idempotency::{KEY_BYTES_MAX, Key, Known};
+use crate::idempotency::{KEY_BYTES_MAX, Key, Known, is_key};
 use crate::node::Node;
 use crate::routes::DispatchMode;
 use crate::routes::table::NoMatch;
@@ -130,8 +130,7 @@ fn idempotency_key(request: &sandbox::Request) -> Result<Option<String>, Problem
     let Some(key) = keys.next() else {
         return Ok(None);
     };
-    let fits = (1..=KEY_BYTES_MAX).contains(&key.len());
-    if !fits || key.contains(char::is_control) || keys.next().is_some() {
+    if !is_key(key) || keys.next().is_some() {
         let detail = format!(
             "send one Idempotency-Key of 1 to {KEY_BYTES_MAX} bytes without control characters"
         );

@@ -23,6 +23,11 @@ const TTL_S: u64 = 86_400;
 /// Larger answers are not kept.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
+/// Whether `text` can be a key.
+pub fn is_key(text: &str) -> bool {
+    (1..=KEY_BYTES_MAX).contains(&text.len()) && !text.contains(char::is_control)
+}
+
 /// What a route does with an `Idempotency-Key`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -40,7 +45,7 @@ pub struct RoutePolicy {
 #[serde(deny_unknown_fields)]
 pub struct EventPolicy {
     /// A JSON pointer (RFC 6901) into the event, `/kv/value/order_id` say. An event that has
-    /// nothing there, or no text or number, makes its delivery without a key.
+    /// nothing there, or nothing that can be a key, makes its delivery without one.
     pub key: String,
     /// For how long a key holds, in seconds.
     #[serde(default = "ttl_s")]
@@ -66,7 +71,7 @@ impl EventPolicy {
         };
         // Not the whole event is compared: its id differs each time.
         let key = Key::new(trigger_id, text, &[], Duration::from_secs(self.ttl_s));
-        Some(key).filter(|key| (1..=KEY_BYTES_MAX).contains(&key.key.len()))
+        Some(key).filter(|key| is_key(&key.key))
     }
 }
 

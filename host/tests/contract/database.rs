@@ -12,6 +12,19 @@ pub struct Database {
     _folder: Option<tempfile::TempDir>,
 }
 
+impl Database {
+    /// Change the database behind the back of its handle.
+    pub async fn execute(&self, sql: &'static str) {
+        if self.url.starts_with("sqlite") {
+            let mut conn = sqlx::SqliteConnection::connect(&self.url).await.unwrap();
+            conn.execute(sql).await.unwrap();
+        } else {
+            let mut conn = PgConnection::connect(&self.url).await.unwrap();
+            conn.execute(sql).await.unwrap();
+        }
+    }
+}
+
 /// Which engine a test runs on.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Engine {

@@ -42,6 +42,7 @@ on_both_engines!(
     deliveries_of_one_key_run_one_after_another,
     one_apps_flood_leaves_another_its_turn,
     a_key_makes_one_delivery,
+    what_cannot_be_read_dies_and_is_not_lost,
 );
 
 const LEASE: TimeDelta = TimeDelta::seconds(60);
@@ -610,4 +611,19 @@ async fn a_key_makes_one_delivery(test: Database) {
     assert_eq!((made, rows(&test.db).await), (1, 1), "of twenty at once");
     let other = test.db.write_grouped(0, keyed(b"other")).await.unwrap();
     assert!(matches!(other, Placed::Known(known) if !known.same_request && !known.done));
+}
+
+async fn what_cannot_be_read_dies_and_is_not_lost(test: Database) {
+    let odd = delivery();
+    insert(&test.db, &odd, None).await;
+    test.execute("update outbox set payload = '{\"event\": {'")
+        .await;
+    let fake = Fake::new(Duration::ZERO, false);
+    let dispatcher = dispatcher(&test.db, &fake);
+    until_empty(&test.db).await;
+    assert_eq!(fake.attempts.load(Ordering::SeqCst), 0);
+    let letters = dead_letters_of(&test.db, &odd).await;
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0].original(), "{\"event\": {", "kept as it was");
+    dispatcher.stop();
 }

@@ -1,6 +1,6 @@
 //! Dead letters: seen, put back and settled.
 
-use picloud_tests::{App, Engine, Server, on_both_engines, wait_for};
+use picloud_tests::{App, Engine, Options, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -10,6 +10,8 @@ on_both_engines!(
     i07_a_dead_letter_handler_runs_once,
     scripts_manage_dead_letters_as_somebody_only,
     an_async_routes_delivery_dies_too,
+    an_error_with_any_character_ends_its_delivery,
+    a_guest_that_traps_each_time_dies_and_harms_nobody,
     bad_calls_are_refused_and_change_nothing,
     what_is_past_its_retention_goes,
 );
@@ -315,6 +317,69 @@ fn an_async_routes_delivery_dies_too(engine: Engine) {
     );
     assert_eq!(replayed.status, 200, "{}", replayed.text());
     wait_for("the replay", || (app.kv("done", "n") == 5).then_some(()));
+}
+
+fn an_error_with_any_character_ends_its_delivery(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("handler", r#"throw "nul: \x00!""#);
+    app.script("keyed", "1");
+    let once = json!({ "attempts_max": 1 });
+    app.trigger(
+        "kv",
+        json!({ "script": "handler", "collection": "things", "retry": once }),
+    );
+    // A key that the database could not hold makes a delivery without one.
+    let key = json!({ "key": "/kv/value" });
+    app.trigger(
+        "kv",
+        json!({ "script": "keyed", "collection": "things", "idempotency": key }),
+    );
+    app.set("things", "k", json!("\0"));
+    let letter = dead(&app, 1)[0].clone();
+    assert_eq!(letter["last_error"], "nul: \u{fffd}!");
+    wait_for("both handlers", || {
+        (app.executions("invocation_type=kv").len() == 2).then_some(())
+    });
+    let found = server.api("GET", "/apps/a/dead-letters?error=%00", None);
+    assert_eq!(
+        (found.status, &found.json()["field"]),
+        (422, &json!("error"))
+    );
+}
+
+fn a_guest_that_traps_each_time_dies_and_harms_nobody(engine: Engine) {
+    use base64::Engine as _;
+    let options = Options {
+        environment: vec![("PICLOUD_TRIGGER_RETRY_BASE_MS", "10".to_owned())],
+        ..Options::default()
+    };
+    let server = Server::start_with(engine, options);
+    let app = server.app("a");
+    let wasm = include_bytes!("../../fixtures/function-v1.wasm");
+    let wasm = base64::engine::general_purpose::STANDARD.encode(wasm);
+    let body = json!({ "name": "poison", "kind": "component", "wasm_base64": wasm });
+    let made = server.api("POST", "/apps/a/scripts", Some(body));
+    assert_eq!(made.status, 201, "{}", made.text());
+    app.route_with(
+        "poison",
+        "POST /c/{*rest}",
+        json!({ "dispatch_mode": "async" }),
+    );
+    app.serve("fine", "1");
+    assert_eq!(server.post("/c/trap", &json!({})).status, 202);
+    let letter = dead(&app, 1)[0].clone();
+    assert_eq!(letter["attempts"], 3);
+    let path = format!("/dead-letters/{}", id(&letter));
+    let shown = server.api("GET", &path, None).json();
+    let history = shown["history"].as_array().unwrap();
+    assert!(
+        history
+            .iter()
+            .all(|attempt| attempt["outcome"] == "trapped"),
+        "{shown}"
+    );
+    assert_eq!(server.get("/fine").status, 200);
 }
 
 fn bad_calls_are_refused_and_change_nothing(engine: Engine) {

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use picloud_tests::{Engine, Options, Proxy, Server, on_both_engines, wait_for};
+use picloud_tests::{Engine, Options, Proxy, Server, on_both_engines, report, wait_for};
 use serde_json::json;
 
 on_both_engines!(
@@ -253,10 +253,10 @@ fn what_was_accepted_survives_a_database_that_is_cut_slow_or_ends_connections() 
         }
         (accepted, refused)
     });
-    eprintln!(
+    report(format_args!(
         "1 cut, 1 slow time, 1 end of all connections: {} accepted, {refused} refused",
         accepted.len()
-    );
+    ));
     assert!(!accepted.is_empty() && refused > 0);
     wait_for("every accepted one", || {
         let list = server.api("GET", "/apps/a/kv", None).json();

@@ -6,7 +6,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use picloud_tests::{Engine, Options, Server, on_both_engines, wait_for};
+use picloud_tests::{Engine, Options, Server, on_both_engines, report, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(kills_under_load_lose_nothing_and_double_nothing);
@@ -150,12 +150,12 @@ fn kills_under_load_lose_nothing_and_double_nothing(engine: Engine) {
             .any(|line| line == "picloud_outbox_deliveries 0");
         (waiting && empty).then_some(())
     });
-    eprintln!(
+    report(format_args!(
         "seed {seed}: {kills} kills, {} async accepted, {} sync answered, {} sync cut off",
         ledger.accepted.len(),
         ledger.answered.len(),
         ledger.unanswered.len()
-    );
+    ));
     assert!(kills > 0 && !ledger.accepted.is_empty() && !ledger.answered.is_empty());
 
     let mut ended = BTreeMap::<String, u64>::new();
