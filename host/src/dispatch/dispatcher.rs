@@ -13,7 +13,7 @@ use tokio_util::task::TaskTracker;
 use super::fair::{Claims, Turns, claim};
 use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
-use super::outbox::{HandOver, Outbox, lane};
+use super::outbox::{HandOver, Outbox};
 use super::record::{abandoned, attempt_of, never_ran, unreadable, with_lost_attempts};
 use super::retry::RetryPolicy;
 use super::sql::{self, Also, Claimed, Completion, NewDelivery, Placed, Then};
@@ -105,8 +105,7 @@ impl Dispatcher {
                 ..dispatcher.outbox.row(delivery, Some(&permit), false)
             };
             let delivery = row.delivery.clone();
-            let lane = lane(delivery.id);
-            match dispatcher.outbox.db.write_grouped(lane, row).await {
+            match dispatcher.outbox.db.write_grouped(row).await {
                 Ok(Placed::Known(known)) => dispatcher.turn_away(&delivery, Answer::Known(known)),
                 Ok(_) => {
                     let kept = key.and_then(|(key, keep_answer)| keep_answer.then_some(key));
@@ -219,7 +218,8 @@ impl Dispatcher {
                 let again = delivery.attempt < delivery.retry.attempts_max && !outcome.is_final();
                 match again {
                     true => {
-                        let pause = delivery.retry.pause(delivery.attempt, lane(delivery.id));
+                        let (_, seed) = delivery.id.uuid().as_u64_pair();
+                        let pause = delivery.retry.pause(delivery.attempt, seed);
                         completion.then = Then::DueAfter(pause, history);
                         "retried"
                     }
@@ -292,13 +292,13 @@ impl Dispatcher {
     /// Write the end of an attempt, again and again while the database is away and the lease may
     /// still hold. Says whether it was written.
     async fn complete(&self, completion: Completion) -> bool {
-        let (id, lane) = (completion.id, lane(completion.id));
+        let id = completion.id;
         let mut completion = Arc::new(completion);
         let mut trimmed = false;
         let mut pause = Duration::from_millis(50);
         let gives_up_at = Instant::now() + self.outbox.lease.to_std().unwrap_or(POLL);
         loop {
-            match self.outbox.db.write_grouped(lane, completion.clone()).await {
+            match self.outbox.db.write_grouped(completion.clone()).await {
                 Ok(true) => return true,
                 Ok(false) => {
                     metrics::counter!("picloud_completions_refused_total").increment(1);

@@ -9,7 +9,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::gate::{Gate, Permit};
 use super::sql::{NewDelivery, Placed};
-use super::{Delivery, DeliveryId, WorkerId};
+use super::{Delivery, WorkerId};
 use crate::apps::AppId;
 use crate::idempotency::Key;
 use crate::store::{Db, StoreError};
@@ -110,15 +110,10 @@ impl Outbox {
                 ..outbox.row(delivery, permit.as_ref(), false)
             };
             let delivery = row.delivery.clone();
-            let placed = outbox.db.write_grouped(lane(delivery.id), row).await?;
+            let placed = outbox.db.write_grouped(row).await?;
             outbox.placed(delivery, permit, &placed);
             Ok(placed)
         });
         written.await.unwrap_or(Err(StoreError::Closed))
     }
-}
-
-/// Deliveries have no order among each other, so any lane will do, always the same one.
-pub(super) fn lane(id: DeliveryId) -> u64 {
-    id.uuid().as_u64_pair().1
 }

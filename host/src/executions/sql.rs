@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::{AbandonReason, AbandonedExecution, Execution, ExecutionId, Log, OutcomeKind};
 use crate::apps::AppId;
 use crate::scripts::ScriptId;
-use crate::store::{Conn, Grouped, Id, StoreError, Tx, chunks, on};
+use crate::store::{Conn, Grouped, Id, StoreError, Tx, insert_all, on};
 use crate::triggers::TriggerId;
 
 /// An execution that ended, with its log.
@@ -33,37 +33,26 @@ pub async fn insert<'e>(
     ended: impl Iterator<Item = &'e Ended>,
 ) -> Result<(), StoreError> {
     let ended: Vec<&Ended> = ended.collect();
-    for chunk in chunks(&ended) {
-        on!(&mut tx.conn, |c| {
-            let mut query = sqlx::QueryBuilder::new(
-                "insert into executions (id, app_id, script_id, script_version, delivery_id, attempt,
-                    parent_id, trigger_id, invocation_type, request_id, outcome, status, started_at, duration_us, fuel,
-                    error, logs, logs_truncated) ",
-            );
-            query.push_values(chunk, |mut row, ended| {
-                let execution = &ended.execution;
-                row.push_bind(execution.id)
-                    .push_bind(execution.app_id)
-                    .push_bind(execution.script_id)
-                    .push_bind(i64::from(execution.script_version))
-                    .push_bind(execution.delivery_id)
-                    .push_bind(i64::from(execution.attempt))
-                    .push_bind(execution.parent_id)
-                    .push_bind(execution.trigger_id)
-                    .push_bind(execution.invocation_type.as_str())
-                    .push_bind(execution.request_id)
-                    .push_bind(execution.outcome.as_str())
-                    .push_bind(execution.status.map(i64::from))
-                    .push_bind(execution.started_at)
-                    .push_bind(saturating(execution.duration_us))
-                    .push_bind(saturating(execution.fuel))
-                    .push_bind(execution.error.as_ref().map(json))
-                    .push_bind(json(&ended.log.lines))
-                    .push_bind(ended.log.truncated);
-            });
-            query.build().execute(c).await.map(|_| ())
-        })?;
-    }
+    insert_all!(&mut tx.conn, "executions", ended.as_slice(), |ended| {
+        id: ended.execution.id,
+        app_id: ended.execution.app_id,
+        script_id: ended.execution.script_id,
+        script_version: i64::from(ended.execution.script_version),
+        delivery_id: ended.execution.delivery_id,
+        attempt: i64::from(ended.execution.attempt),
+        parent_id: ended.execution.parent_id,
+        trigger_id: ended.execution.trigger_id,
+        invocation_type: ended.execution.invocation_type.as_str(),
+        request_id: ended.execution.request_id,
+        outcome: ended.execution.outcome.as_str(),
+        status: ended.execution.status.map(i64::from),
+        started_at: ended.execution.started_at,
+        duration_us: saturating(ended.execution.duration_us),
+        fuel: saturating(ended.execution.fuel),
+        error: ended.execution.error.as_ref().map(json),
+        logs: json(&ended.log.lines),
+        logs_truncated: ended.log.truncated,
+    });
     Ok(())
 }
 

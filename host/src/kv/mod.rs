@@ -5,7 +5,7 @@ pub mod imports;
 pub mod sql;
 
 use std::fmt;
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::Hash;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -302,10 +302,6 @@ impl Kv {
         value: Option<Value>,
     ) -> Result<bool, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
-        // One lane for each key keeps the order of its writes and keeps two lanes from waiting
-        // for each other's rows.
-        let mut lane = DefaultHasher::new();
-        (self.app_id, &collection, &key).hash(&mut lane);
         let KvStore { db, events, .. } = self.store.clone();
         let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
         let is_heard = !listening.is_empty();
@@ -316,9 +312,8 @@ impl Kv {
             value,
             listening,
         };
-        let lane = lane.finish();
         let written = async move {
-            let mutated = db.write_grouped(lane, mutation).await?;
+            let mutated = db.write_grouped(mutation).await?;
             events.fired(mutated.fired, places);
             Ok(mutated.changed)
         };

@@ -1,12 +1,14 @@
 //! The statements of the key-value store.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
+
 use chrono::{DateTime, Utc};
 
 use super::{Collection, Key, Value};
 use crate::apps::AppId;
 use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
-use crate::store::{Conn, Grouped, StoreError, Tx, on};
+use crate::store::{Conn, Grouped, Lane, StoreError, Tx, on};
 use crate::triggers::firing::{Firing, KvEvent};
 
 /// The value of a key.
@@ -113,6 +115,14 @@ pub struct Mutated {
 
 impl Grouped for Mutation {
     type Output = Mutated;
+
+    /// A lane for each key keeps the order of its writes, and keeps two lanes from waiting for
+    /// each other's rows.
+    fn lane(&self) -> Lane {
+        let mut key = DefaultHasher::new();
+        (self.app_id, &self.collection, &self.key).hash(&mut key);
+        Lane::Keyed(key.finish())
+    }
 
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Mutated>, StoreError> {
         let mut done = Vec::with_capacity(items.len());

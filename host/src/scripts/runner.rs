@@ -262,9 +262,7 @@ impl Runner {
                 event: None,
             })
             .await;
-        self.db
-            .write_grouped(execution_id.uuid().as_u64_pair().1, ended.clone())
-            .await?;
+        self.db.write_grouped(ended.clone()).await?;
         Ok((ended, answer))
     }
 }

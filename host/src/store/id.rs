@@ -8,6 +8,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sqlx::encode::IsNull;
 use sqlx::error::BoxDynError;
+use sqlx::postgres::{PgHasArrayType, PgTypeInfo};
 use sqlx::{Database, Decode, Encode, Type};
 use uuid::Uuid;
 
@@ -125,6 +126,12 @@ where
 
     fn compatible(info: &D::TypeInfo) -> bool {
         Uuid::compatible(info)
+    }
+}
+
+impl<T> PgHasArrayType for Id<T> {
+    fn array_type_info() -> PgTypeInfo {
+        Uuid::array_type_info()
     }
 }
 

@@ -9,6 +9,7 @@ mod id;
 mod migrate;
 mod notify;
 mod open;
+mod rows;
 mod writer;
 
 use std::sync::Arc;
@@ -21,7 +22,9 @@ pub use conn::{Conn, Tx};
 pub use error::StoreError;
 pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
-pub use writer::Grouped;
+pub use rows::chunks;
+pub(crate) use rows::insert_all;
+pub use writer::{Grouped, Lane};
 
 use writer::Writer;
 
@@ -59,7 +62,7 @@ impl Db {
         Ok(Self {
             inner: Arc::new(Inner {
                 reads: opened.reads,
-                writer: Writer::start(opened.lanes),
+                writer: Writer::start(opened.writes),
                 _lock: opened.lock,
             }),
         })
@@ -96,17 +99,12 @@ impl Db {
     }
 
     /// Write `item` together with whatever else waits to be written, and answer once that
-    /// transaction is committed. `lane` keeps order: items of one lane number are written one
-    /// after another; on Postgres different ones may be written side by side.
+    /// transaction is committed.
     ///
     /// # Errors
     /// When this item could not be written; others of its group are not affected.
-    pub async fn write_grouped<G: Grouped>(
-        &self,
-        lane: u64,
-        item: G,
-    ) -> Result<G::Output, StoreError> {
-        self.inner.writer.grouped(lane, item).await
+    pub async fn write_grouped<G: Grouped>(&self, item: G) -> Result<G::Output, StoreError> {
+        self.inner.writer.grouped(item).await
     }
 
     /// Ask the database for a sign of life. While writes work, that is an empty transaction,
@@ -137,29 +135,4 @@ impl Db {
 /// must survive a round trip.
 pub fn micros(at: DateTime<Utc>) -> DateTime<Utc> {
     at.duration_trunc(TimeDelta::microseconds(1)).unwrap_or(at)
-}
-
-/// `items` in runs whose lengths are powers of two, 32 at most: a statement with one tuple per
-/// item then has six texts, and all six stay prepared.
-pub fn chunks<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let length = 1 << items.len().checked_ilog2()?.min(5);
-        let (chunk, rest) = items.split_at(length);
-        items = rest;
-        Some(chunk)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::chunks;
-
-    #[test]
-    fn chunks_are_powers_of_two_and_keep_the_order() {
-        let items: Vec<u32> = (0..77).collect();
-        let lengths: Vec<usize> = chunks(&items).map(<[u32]>::len).collect();
-        assert_eq!(lengths, [32, 32, 8, 4, 1]);
-        assert_eq!(chunks(&items).flatten().copied().collect::<Vec<_>>(), items);
-        assert_eq!(chunks::<u32>(&[]).count(), 0);
-    }
 }

@@ -16,15 +16,12 @@ use super::{Conn, Engine, StoreError, migrate};
 const SQLITE_READERS: u32 = 4;
 /// Readers of Postgres for one node.
 const POSTGRES_READERS: u32 = 16;
-/// Writers of Postgres for one node. One commit at a time on each: enough to overlap the
-/// waits for the disk, few enough that commits stay large.
-const POSTGRES_LANES: usize = 4;
 /// How long a reader waits for a connection before the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) struct Opened {
     pub(super) reads: Reads,
-    pub(super) lanes: Vec<Connector>,
+    pub(super) writes: Connector,
     pub(super) lock: Option<File>,
 }
 
@@ -96,7 +93,7 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         .await?;
     Ok(Opened {
         reads: Reads::Sqlite(reads),
-        lanes: vec![Connector::Sqlite(Box::new(options))],
+        writes: Connector::Sqlite(Box::new(options)),
         lock: Some(lock),
     })
 }
@@ -114,7 +111,7 @@ async fn open_postgres(url: &str) -> Result<Opened, StoreError> {
     migrate::run(&reads, Engine::Postgres).await?;
     Ok(Opened {
         reads: Reads::Postgres(reads),
-        lanes: vec![Connector::Postgres(Box::new(options)); POSTGRES_LANES],
+        writes: Connector::Postgres(Box::new(options)),
         lock: None,
     })
 }

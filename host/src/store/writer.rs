@@ -1,9 +1,13 @@
 //! The group-commit writer.
 //!
-//! Each lane is one task with one connection. It takes what waits in its queue, writes it in one
+//! A lane is one task with one connection. It takes what waits in its queue, writes it in one
 //! transaction and tells everybody who waited: while a commit is on its way to the disk, the
 //! next group gathers. The batch window is zero: nobody waits for company, but those who say
-//! that they do not mind ([`Grouped::is_patient`]).
+//! that they do not mind ([`Lane::Patient`]).
+//!
+//! SQLite has one writer, so all [`Lane`]s are one there. On Postgres they are apart: many in one
+//! commit beats many commits side by side, so all that is urgent shares one lane; what nobody
+//! waits for, and work that wants a transaction to itself, is kept out of its way.
 //!
 //! A transaction runs inside the lane's task, so a caller who leaves cannot drop it half-way:
 //! in sqlx 0.9.0 a future that is dropped while it begins leaves its connection inside the
@@ -32,20 +36,35 @@ const QUEUE: usize = 4096;
 const GROUP_MAX: usize = 256;
 /// How often a write is tried that others are in the way of.
 const TRIES: u32 = 5;
+/// Lanes for [`Lane::Keyed`] on Postgres: enough to overlap the waits for the network and the
+/// disk, few enough that commits stay large.
+const KEYED_LANES: usize = 4;
 /// How long a patient write waits for company.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How long one transaction may take before its connection counts as lost.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// In whose company an item is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lane {
+    /// Somebody waits for it: in the next commit, with everything else that is urgent.
+    Urgent,
+    /// Nobody notices when it is written a moment later: it waits for company, and others need
+    /// not wait for a commit of its own.
+    Patient,
+    /// After every earlier item of the same number, and beside those of others. For items that
+    /// cannot share their statements.
+    Keyed(u64),
+}
 
 /// A write that goes into one transaction with others of its kind.
 pub trait Grouped: Send + Sync + Sized + 'static {
     /// What the writer of one item learns.
     type Output: Send + 'static;
 
-    /// Whether nobody notices when this is written a moment later: then it waits for company,
-    /// and others need not wait for a commit of its own.
-    fn is_patient(&self) -> bool {
-        false
+    /// In whose company it is written.
+    fn lane(&self) -> Lane {
+        Lane::Urgent
     }
 
     /// Write `items`, in their order, and answer one output for each. An error concerns them
@@ -57,7 +76,10 @@ pub trait Grouped: Send + Sync + Sized + 'static {
 }
 
 pub(super) struct Writer {
-    lanes: Vec<mpsc::Sender<Job>>,
+    alone: mpsc::Sender<Job>,
+    urgent: mpsc::Sender<Job>,
+    patient: mpsc::Sender<Job>,
+    keyed: Vec<mpsc::Sender<Job>>,
     failing: Arc<AtomicBool>,
 }
 
@@ -77,22 +99,34 @@ struct Ending {
 }
 
 impl Writer {
-    pub(super) fn start(connectors: Vec<Connector>) -> Self {
+    pub(super) fn start(connector: Connector) -> Self {
         let failing = Arc::new(AtomicBool::new(false));
-        let lanes = connectors
-            .into_iter()
-            .map(|connector| {
-                let (jobs, queue) = mpsc::channel(QUEUE);
-                let lane = Lane {
-                    connector,
-                    conn: None,
-                    failing: failing.clone(),
-                };
-                tokio::spawn(lane.run(queue));
-                jobs
-            })
-            .collect();
-        Self { lanes, failing }
+        let start = || {
+            let (jobs, queue) = mpsc::channel(QUEUE);
+            let worker = LaneWorker {
+                connector: connector.clone(),
+                conn: None,
+                failing: failing.clone(),
+            };
+            tokio::spawn(worker.run(queue));
+            jobs
+        };
+        let alone = start();
+        let (urgent, patient, keyed) = match connector {
+            Connector::Sqlite(_) => (alone.clone(), alone.clone(), vec![alone.clone()]),
+            Connector::Postgres(_) => (
+                start(),
+                start(),
+                (0..KEYED_LANES).map(|_| start()).collect(),
+            ),
+        };
+        Self {
+            alone,
+            urgent,
+            patient,
+            keyed,
+            failing,
+        }
     }
 
     /// Whether a write failed, because the database was unavailable, and none worked since.
@@ -105,20 +139,22 @@ impl Writer {
         self.failing.store(false, Ordering::Relaxed);
     }
 
-    pub(super) async fn grouped<G: Grouped>(
-        &self,
-        lane: u64,
-        item: G,
-    ) -> Result<G::Output, StoreError> {
+    pub(super) async fn grouped<G: Grouped>(&self, item: G) -> Result<G::Output, StoreError> {
         let (reply, answer) = oneshot::channel();
+        let lane = match item.lane() {
+            Lane::Urgent => &self.urgent,
+            Lane::Patient => &self.patient,
+            Lane::Keyed(key) => {
+                let place = key % self.keyed.len() as u64;
+                &self.keyed[usize::try_from(place).unwrap_or(0)]
+            }
+        };
         let group = Members {
             items: vec![item],
             replies: vec![reply],
             outputs: Vec::new(),
         };
-        let lane = usize::try_from(lane % self.lanes.len() as u64).unwrap_or(0);
-        self.lanes[lane]
-            .send(Job::Grouped(Box::new(group)))
+        lane.send(Job::Grouped(Box::new(group)))
             .await
             .map_err(|_| StoreError::Closed)?;
         answer.await.map_err(|_| StoreError::Closed)?
@@ -147,7 +183,7 @@ impl Writer {
                 }
             })
         });
-        self.lanes[0]
+        self.alone
             .send(Job::Alone(job))
             .await
             .map_err(|_| StoreError::Closed)?;
@@ -155,13 +191,13 @@ impl Writer {
     }
 }
 
-struct Lane {
+struct LaneWorker {
     connector: Connector,
     conn: Option<Conn>,
     failing: Arc<AtomicBool>,
 }
 
-impl Lane {
+impl LaneWorker {
     async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut next = None;
         loop {
@@ -429,7 +465,7 @@ impl<G: Grouped> Group for Members<G> {
     }
 
     fn is_patient(&self) -> bool {
-        self.items.iter().all(Grouped::is_patient)
+        self.items.iter().all(|item| item.lane() == Lane::Patient)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -20,7 +20,7 @@ use picloud::executions::{AbandonReason, ExecutionError, OutcomeKind};
 use picloud::idempotency::Key;
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
-use picloud::store::{Db, StoreError};
+use picloud::store::{Db, Engine, StoreError};
 
 use crate::database::Database;
 use crate::on_both_engines;
@@ -67,7 +67,7 @@ async fn insert(db: &Db, delivery: &Delivery, lease: Option<(WorkerId, TimeDelta
         held: false,
         key: None,
     };
-    db.write_grouped(0, new).await.unwrap()
+    db.write_grouped(new).await.unwrap()
 }
 
 /// Claim for every app that has something due.
@@ -108,7 +108,7 @@ fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Completion
 }
 
 async fn complete(db: &Db, completion: Completion) -> bool {
-    db.write_grouped(0, Arc::new(completion)).await.unwrap()
+    db.write_grouped(Arc::new(completion)).await.unwrap()
 }
 
 async fn rows(db: &Db) -> i64 {
@@ -222,10 +222,10 @@ async fn i04_a_delivery_leaves_together_with_its_outcome(test: Database) {
     insert(&test.db, &delivery, Some((worker, LEASE))).await;
     // The execution's id is taken, so that its insert fails: then the row must not go either.
     let taken = completion(&delivery, 0, worker).ended.unwrap();
-    test.db.write_grouped(0, taken).await.unwrap();
+    test.db.write_grouped(taken).await.unwrap();
     let failed = test
         .db
-        .write_grouped(0, Arc::new(completion(&delivery, 0, worker)))
+        .write_grouped(Arc::new(completion(&delivery, 0, worker)))
         .await;
     assert!(matches!(failed, Err(StoreError::Duplicate)));
     assert_eq!(rows(&test.db).await, 1);
@@ -478,7 +478,7 @@ async fn what_is_held_or_blocked_is_not_claimed(test: Database) {
         held: true,
         key: None,
     };
-    let placed = test.db.write_grouped(0, held.clone()).await.unwrap();
+    let placed = test.db.write_grouped(held.clone()).await.unwrap();
     assert!(matches!(placed, Placed::Waiting));
     assert!(claim(&test.db, worker, LEASE, 9).await.is_empty());
     // No such trigger is paused, so it goes on.
@@ -592,16 +592,18 @@ async fn a_key_makes_one_delivery(test: Database) {
         key: Some(key(body)),
     };
     let first = keyed(b"same");
+    let other_node = match test.db.engine() {
+        Engine::Sqlite => test.db.clone(),
+        Engine::Postgres => Db::open(&test.url).await.unwrap(),
+    };
     let calls = (0..20).map(|n| {
-        let (db, call) = (
-            test.db.clone(),
-            if n == 0 {
-                first.clone()
-            } else {
-                keyed(b"same")
-            },
-        );
-        async move { db.write_grouped(n, call).await.unwrap() }
+        let db = if n % 2 == 0 { &test.db } else { &other_node };
+        let call = if n == 0 {
+            first.clone()
+        } else {
+            keyed(b"same")
+        };
+        async move { db.write_grouped(call).await.unwrap() }
     });
     let placed = futures_util::future::join_all(calls).await;
     let made = placed
@@ -609,7 +611,7 @@ async fn a_key_makes_one_delivery(test: Database) {
         .filter(|placed| matches!(placed, Placed::Due))
         .count();
     assert_eq!((made, rows(&test.db).await), (1, 1), "of twenty at once");
-    let other = test.db.write_grouped(0, keyed(b"other")).await.unwrap();
+    let other = test.db.write_grouped(keyed(b"other")).await.unwrap();
     assert!(matches!(other, Placed::Known(known) if !known.same_request && !known.done));
 }
 

@@ -40,10 +40,10 @@ async fn what_is_old_goes_in_batches_and_what_is_not_stays(test: Database) {
     };
     // More than two batches of 500.
     for n in 0..1_200 {
-        test.db.write_grouped(n, ended(15, n)).await.unwrap();
+        test.db.write_grouped(ended(15, n)).await.unwrap();
     }
     for n in 0..3 {
-        test.db.write_grouped(n, ended(13, n)).await.unwrap();
+        test.db.write_grouped(ended(13, n)).await.unwrap();
     }
     let days = TimeDelta::days;
     let retention = Retention {

@@ -71,10 +71,7 @@ async fn what_answers_ok_is_there_and_what_answers_err_is_not(test: Database) {
 }
 
 async fn one_bad_item_does_not_fail_its_group(test: Database) {
-    test.db
-        .write_grouped(0, NewApp(slug("taken")))
-        .await
-        .unwrap();
+    test.db.write_grouped(NewApp(slug("taken"))).await.unwrap();
     let writes = (0..100).map(|n| {
         let db = test.db.clone();
         let name = if n % 10 == 0 {
@@ -82,7 +79,7 @@ async fn one_bad_item_does_not_fail_its_group(test: Database) {
         } else {
             format!("app-{n}")
         };
-        tokio::spawn(async move { db.write_grouped(0, NewApp(slug(&name))).await.is_ok() })
+        tokio::spawn(async move { db.write_grouped(NewApp(slug(&name))).await.is_ok() })
     });
     let mut fine = 0;
     for write in writes.collect::<Vec<_>>() {
@@ -94,14 +91,11 @@ async fn one_bad_item_does_not_fail_its_group(test: Database) {
 
 async fn a_caller_who_leaves_does_not_break_the_writer(test: Database) {
     for n in 0..200_u64 {
-        let write = test.db.write_grouped(n, NewApp(slug(&format!("app-{n}"))));
+        let write = test.db.write_grouped(NewApp(slug(&format!("app-{n}"))));
         // Dropped at some point between queueing and commit.
         let _ = tokio::time::timeout(std::time::Duration::from_micros(n * 10), write).await;
     }
-    test.db
-        .write_grouped(0, NewApp(slug("last")))
-        .await
-        .unwrap();
+    test.db.write_grouped(NewApp(slug("last"))).await.unwrap();
     test.db.check().await.unwrap();
     if test.db.engine() == Engine::Postgres {
         use sqlx::Connection;
@@ -128,18 +122,12 @@ async fn a_write_that_panics_ends_no_other(test: Database) {
         })
     });
     assert!(matches!(panicked.await, Err(StoreError::Closed)));
-    test.db
-        .write_grouped(0, NewApp(slug("after")))
-        .await
-        .unwrap();
+    test.db.write_grouped(NewApp(slug("after"))).await.unwrap();
     assert_eq!(slugs(&test.db).await, ["after"]);
 }
 
 async fn opening_again_finds_what_was_written(test: Database) {
-    test.db
-        .write_grouped(0, NewApp(slug("kept")))
-        .await
-        .unwrap();
+    test.db.write_grouped(NewApp(slug("kept"))).await.unwrap();
     if test.db.engine() == Engine::Sqlite {
         let second = Db::open(&test.url).await;
         let refusal = second

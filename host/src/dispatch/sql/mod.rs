@@ -7,23 +7,26 @@
 //! raises `attempt`; `(id, attempt, lease_owner)` is the fence that every later write about the
 //! row carries.
 
-use std::collections::{HashMap, HashSet};
+mod completion;
+
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::retry::{Backoff, RetryPolicy};
-use super::{Attempt, Delivery, DeliveryId, Payload, WorkerId};
+use super::{Delivery, DeliveryId, Payload, WorkerId};
 use crate::apps::AppId;
-use crate::dead_letters::{self, DeadLetter, DeadLetterId};
-use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned};
-use crate::executions::{AbandonedExecution, ExecutionError, ExecutionId, Log};
-use crate::idempotency::{self, KeptAnswer, Key, Known};
+use crate::dead_letters::DeadLetterId;
+use crate::executions::ExecutionId;
+use crate::idempotency::{self, Key, Known};
 use crate::identity::UserId;
 use crate::scripts::ScriptId;
-use crate::store::{Conn, Grouped, StoreError, Tx, chunks, on};
+use crate::store::{Conn, Grouped, StoreError, Tx, insert_all, on};
 use crate::triggers::TriggerId;
+
+pub use completion::{Also, Completion, Then};
 
 /// A new row of the outbox.
 #[derive(Debug, Clone)]
@@ -66,6 +69,23 @@ struct Row<'r> {
     blocked: bool,
 }
 
+impl Row<'_> {
+    fn waits(&self) -> bool {
+        self.blocked || self.new.held
+    }
+
+    fn lease(&self) -> Option<(WorkerId, TimeDelta)> {
+        self.new.born_claimed.filter(|_| !self.waits())
+    }
+
+    fn attempt(&self) -> i64 {
+        match self.waits() {
+            true => 0,
+            false => i64::from(self.new.delivery.attempt),
+        }
+    }
+}
+
 /// Put deliveries in.
 pub async fn insert(tx: &mut Tx, items: &[NewDelivery]) -> Result<Vec<Placed>, StoreError> {
     let mut last_seq = last_of_order_keys(tx, items).await?;
@@ -98,9 +118,7 @@ pub async fn insert(tx: &mut Tx, items: &[NewDelivery]) -> Result<Vec<Placed>, S
             blocked,
         });
     }
-    for chunk in chunks(&rows) {
-        insert_rows(tx, chunk).await?;
-    }
+    insert_rows(tx, &rows).await?;
     Ok(placed)
 }
 
@@ -138,252 +156,34 @@ async fn lock_order_key(tx: &mut Tx, key: &str) -> Result<(), StoreError> {
 
 async fn insert_rows(tx: &mut Tx, rows: &[Row<'_>]) -> Result<(), StoreError> {
     let now = tx.now;
-    on!(&mut tx.conn, |c| {
-        let mut query = sqlx::QueryBuilder::new(
-            "insert into outbox (id, app_id, script_id, script_version, trigger_id, invocation_type,
-                payload, request_id, parent_execution_id, principal_id, trigger_depth, reply_to,
-                dead_letter_id, attempt, attempts_max, backoff, base_ms, jitter_pct, due_at, lease_owner,
-                created_at, order_key, order_seq, held, blocked) ",
-        );
-        query.push_values(rows, |mut values, row| {
-            let delivery = &row.new.delivery;
-            let waits = row.blocked || row.new.held;
-            let lease = row.new.born_claimed.filter(|_| !waits);
-            let attempt = if waits { 0 } else { delivery.attempt };
-            values
-                .push_bind(delivery.id)
-                .push_bind(delivery.app_id)
-                .push_bind(delivery.script_id)
-                .push_bind(delivery.script_version.map(i64::from))
-                .push_bind(delivery.trigger_id)
-                .push_bind(delivery.invocation_type.as_str())
-                .push_bind(row.payload.as_str())
-                .push_bind(delivery.request_id)
-                .push_bind(delivery.parent_execution_id)
-                .push_bind(delivery.principal_id)
-                .push_bind(i64::from(delivery.trigger_depth))
-                .push_bind(delivery.reply_to)
-                .push_bind(delivery.dead_letter_id)
-                .push_bind(i64::from(attempt))
-                .push_bind(i64::from(delivery.retry.attempts_max))
-                .push_bind(delivery.retry.backoff.as_str())
-                .push_bind(i64::try_from(delivery.retry.base_ms).unwrap_or(i64::MAX))
-                .push_bind(i64::from(delivery.retry.jitter_pct))
-                .push_bind(lease.map_or(now, |(_, lasts)| now + lasts))
-                .push_bind(lease.map(|(worker, _)| worker))
-                .push_bind(now)
-                .push_bind(delivery.order_key.as_deref())
-                .push_bind(row.order_seq)
-                .push_bind(row.new.held)
-                .push_bind(row.blocked);
-        });
-        query.build().execute(c).await.map(|_| ())
-    })?;
+    insert_all!(&mut tx.conn, "outbox", rows, |row| {
+        id: row.new.delivery.id,
+        app_id: row.new.delivery.app_id,
+        script_id: row.new.delivery.script_id,
+        script_version: row.new.delivery.script_version.map(i64::from),
+        trigger_id: row.new.delivery.trigger_id,
+        invocation_type: row.new.delivery.invocation_type.as_str(),
+        payload: row.payload.as_str(),
+        request_id: row.new.delivery.request_id,
+        parent_execution_id: row.new.delivery.parent_execution_id,
+        principal_id: row.new.delivery.principal_id,
+        trigger_depth: i64::from(row.new.delivery.trigger_depth),
+        reply_to: row.new.delivery.reply_to,
+        dead_letter_id: row.new.delivery.dead_letter_id,
+        attempt: row.attempt(),
+        attempts_max: i64::from(row.new.delivery.retry.attempts_max),
+        backoff: row.new.delivery.retry.backoff.as_str(),
+        base_ms: i64::try_from(row.new.delivery.retry.base_ms).unwrap_or(i64::MAX),
+        jitter_pct: i64::from(row.new.delivery.retry.jitter_pct),
+        due_at: row.lease().map_or(now, |(_, lasts)| now + lasts),
+        lease_owner: row.lease().map(|(worker, _)| worker),
+        created_at: now,
+        order_key: row.new.delivery.order_key.as_deref(),
+        order_seq: row.order_seq,
+        held: row.new.held,
+        blocked: row.blocked,
+    });
     Ok(())
-}
-
-/// The end of an attempt: what is kept of it, and what becomes of its row.
-#[derive(Debug, Clone)]
-pub struct Completion {
-    /// The delivery.
-    pub id: DeliveryId,
-    /// The claim under which it was worked on.
-    pub attempt: u32,
-    /// The worker that holds the lease.
-    pub worker: WorkerId,
-    /// The execution, if there was one.
-    pub ended: Option<Ended>,
-    /// Whether somebody waits for it to be written: a caller, or the next delivery of its key.
-    pub is_awaited: bool,
-    /// What becomes of the row.
-    pub then: Then,
-    /// The order key, whose next delivery may run once this row is gone.
-    pub order_key: Option<String>,
-    /// What else is written with it.
-    pub also: Vec<Also>,
-}
-
-/// What becomes of a delivery's row after an attempt.
-#[derive(Debug, Clone)]
-pub enum Then {
-    /// It goes: the delivery has its outcome.
-    Gone,
-    /// It is due again after a while.
-    DueAfter(TimeDelta, Vec<Attempt>),
-    /// It waits for its trigger to be resumed; the attempt was none.
-    Held,
-}
-
-/// What is written together with the end of an attempt.
-#[derive(Debug, Clone)]
-pub enum Also {
-    /// Nobody received the outcome.
-    Abandoned(AbandonedExecution),
-    /// The delivery used up its attempts.
-    DeadLetter(Box<DeadLetter>),
-    /// Somebody is told of that.
-    Enqueue(Box<NewDelivery>),
-    /// A handler of a dead letter failed.
-    HandlerFailed(DeadLetterId),
-    /// The answer is kept for whoever calls with the same key.
-    Keep(AppId, Key, KeptAnswer),
-}
-
-/// What stands for words that the database did not take.
-const NOT_STORED: &str = "the details could not be stored";
-
-impl Completion {
-    /// The same without the words of the guest.
-    pub fn trimmed(&self) -> Self {
-        let mut trimmed = self.clone();
-        if let Some(ended) = &mut trimmed.ended {
-            ended.log = Log {
-                lines: Vec::new(),
-                truncated: true,
-            };
-            ended.execution.error = Some(ExecutionError::new(NOT_STORED));
-        }
-        for also in &mut trimmed.also {
-            if let Also::DeadLetter(letter) = also {
-                letter.last_error = NOT_STORED.to_owned();
-                for attempt in &mut letter.history {
-                    attempt.error = NOT_STORED.to_owned();
-                }
-            }
-        }
-        if let Then::DueAfter(_, history) = &mut trimmed.then {
-            for attempt in history {
-                attempt.error = NOT_STORED.to_owned();
-            }
-        }
-        trimmed
-    }
-}
-
-impl Grouped for Arc<Completion> {
-    /// Whether the lease still held; if not, nothing was written.
-    type Output = bool;
-
-    fn is_patient(&self) -> bool {
-        !self.is_awaited
-    }
-
-    async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<bool>, StoreError> {
-        let mut held = HashSet::with_capacity(items.len());
-        let gone: Vec<&Self> = items
-            .iter()
-            .filter(|item| matches!(item.then, Then::Gone))
-            .collect();
-        for chunk in chunks(&gone) {
-            held.extend(delete_fenced(tx, chunk).await?);
-        }
-        for item in items {
-            if put_back(tx, item).await? {
-                held.insert(item.id);
-            }
-        }
-        let fenced: Vec<bool> = items.iter().map(|item| held.contains(&item.id)).collect();
-        let kept: Vec<&Self> = items
-            .iter()
-            .zip(&fenced)
-            .filter_map(|(item, held)| held.then_some(item))
-            .collect();
-        insert_executions(tx, kept.iter().filter_map(|item| item.ended.as_ref())).await?;
-        for item in &kept {
-            also(tx, &item.also).await?;
-        }
-        unblock_next(tx, &kept).await?;
-        Ok(fenced)
-    }
-}
-
-async fn delete_fenced(
-    tx: &mut Tx,
-    chunk: &[&Arc<Completion>],
-) -> Result<Vec<DeliveryId>, StoreError> {
-    Ok(on!(&mut tx.conn, |c| {
-        let mut query = sqlx::QueryBuilder::new("delete from outbox where ");
-        let mut fences = query.separated(" or ");
-        for item in chunk {
-            fences
-                .push("(id = ")
-                .push_bind_unseparated(item.id)
-                .push_unseparated(" and attempt = ")
-                .push_bind_unseparated(i64::from(item.attempt))
-                .push_unseparated(" and lease_owner = ")
-                .push_bind_unseparated(item.worker)
-                .push_unseparated(")");
-        }
-        query.push(" returning id");
-        query.build_query_scalar().fetch_all(c).await
-    })?)
-}
-
-/// Put a row back that does not go. Says whether it was put back.
-async fn put_back(tx: &mut Tx, item: &Completion) -> Result<bool, StoreError> {
-    const DUE: &str = "
-        update outbox set lease_owner = null, due_at = $4, history = $5
-        where id = $1 and attempt = $2 and lease_owner = $3";
-    const HELD: &str = "
-        update outbox set lease_owner = null, due_at = $4, held = true, attempt = attempt - 1
-        where id = $1 and attempt = $2 and lease_owner = $3";
-    let (sql, due_at, history) = match &item.then {
-        Then::Gone => return Ok(false),
-        Then::DueAfter(pause, history) => (DUE, tx.now + *pause, Some(json(history))),
-        Then::Held => (HELD, tx.now, None),
-    };
-    let rows = on!(&mut tx.conn, |c| {
-        let query = sqlx::query(sql).bind(item.id).bind(i64::from(item.attempt));
-        let mut query = query.bind(item.worker).bind(due_at);
-        if let Some(history) = history {
-            query = query.bind(history);
-        }
-        query.execute(c).await.map(|done| done.rows_affected())
-    })?;
-    Ok(rows > 0)
-}
-
-async fn also(tx: &mut Tx, also: &[Also]) -> Result<(), StoreError> {
-    for also in also {
-        match also {
-            Also::Abandoned(row) => insert_abandoned(tx, row).await?,
-            Also::DeadLetter(letter) => dead_letters::sql::insert(tx, letter).await?,
-            Also::Enqueue(new) => {
-                insert(tx, std::slice::from_ref(&**new)).await?;
-            }
-            Also::HandlerFailed(id) => dead_letters::sql::handler_failed(tx, *id).await?,
-            Also::Keep(app_id, key, answer) => {
-                idempotency::sql::keep(tx, *app_id, key, answer).await?;
-            }
-        }
-    }
-    Ok(())
-}
-
-/// Let the next delivery of each order key run whose row before it went.
-async fn unblock_next(tx: &mut Tx, kept: &[&Arc<Completion>]) -> Result<(), StoreError> {
-    let gone = kept.iter().filter(|item| matches!(item.then, Then::Gone));
-    let keys: std::collections::BTreeSet<&str> =
-        gone.filter_map(|item| item.order_key.as_deref()).collect();
-    for key in keys {
-        const SQL: &str = "
-            update outbox set blocked = false, due_at = $2
-            where order_key = $1 and blocked
-              and order_seq = (select min(order_seq) from outbox where order_key = $1)";
-        lock_order_key(tx, key).await?;
-        let now = tx.now;
-        on!(&mut tx.conn, |c| sqlx::query(SQL)
-            .bind(key)
-            .bind(now)
-            .execute(c)
-            .await
-            .map(|_| ()))?;
-    }
-    Ok(())
-}
-
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("our own types are always JSON")
 }
 
 #[derive(sqlx::FromRow)]

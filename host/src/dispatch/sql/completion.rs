@@ -1,0 +1,244 @@
+//! The end of an attempt, and the statements that write it.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+
+use chrono::TimeDelta;
+
+use super::{NewDelivery, insert, lock_order_key};
+use crate::apps::AppId;
+use crate::dead_letters::{self, DeadLetter, DeadLetterId};
+use crate::dispatch::{Attempt, DeliveryId, WorkerId};
+use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned};
+use crate::executions::{AbandonedExecution, ExecutionError, Log};
+use crate::idempotency::{self, KeptAnswer, Key};
+use crate::store::{Conn, Grouped, Lane, StoreError, Tx, chunks, on};
+
+/// The end of an attempt: what is kept of it, and what becomes of its row.
+#[derive(Debug, Clone)]
+pub struct Completion {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// The claim under which it was worked on.
+    pub attempt: u32,
+    /// The worker that holds the lease.
+    pub worker: WorkerId,
+    /// The execution, if there was one.
+    pub ended: Option<Ended>,
+    /// Whether somebody waits for it to be written: a caller, or the next delivery of its key.
+    pub is_awaited: bool,
+    /// What becomes of the row.
+    pub then: Then,
+    /// The order key, whose next delivery may run once this row is gone.
+    pub order_key: Option<String>,
+    /// What else is written with it.
+    pub also: Vec<Also>,
+}
+
+/// What becomes of a delivery's row after an attempt.
+#[derive(Debug, Clone)]
+pub enum Then {
+    /// It goes: the delivery has its outcome.
+    Gone,
+    /// It is due again after a while.
+    DueAfter(TimeDelta, Vec<Attempt>),
+    /// It waits for its trigger to be resumed; the attempt was none.
+    Held,
+}
+
+/// What is written together with the end of an attempt.
+#[derive(Debug, Clone)]
+pub enum Also {
+    /// Nobody received the outcome.
+    Abandoned(AbandonedExecution),
+    /// The delivery used up its attempts.
+    DeadLetter(Box<DeadLetter>),
+    /// Somebody is told of that.
+    Enqueue(Box<NewDelivery>),
+    /// A handler of a dead letter failed.
+    HandlerFailed(DeadLetterId),
+    /// The answer is kept for whoever calls with the same key.
+    Keep(AppId, Key, KeptAnswer),
+}
+
+/// What stands for words that the database did not take.
+const NOT_STORED: &str = "the details could not be stored";
+
+impl Completion {
+    /// The same without the words of the guest.
+    pub fn trimmed(&self) -> Self {
+        let mut trimmed = self.clone();
+        if let Some(ended) = &mut trimmed.ended {
+            ended.log = Log {
+                lines: Vec::new(),
+                truncated: true,
+            };
+            ended.execution.error = Some(ExecutionError::new(NOT_STORED));
+        }
+        for also in &mut trimmed.also {
+            if let Also::DeadLetter(letter) = also {
+                letter.last_error = NOT_STORED.to_owned();
+                for attempt in &mut letter.history {
+                    attempt.error = NOT_STORED.to_owned();
+                }
+            }
+        }
+        if let Then::DueAfter(_, history) = &mut trimmed.then {
+            for attempt in history {
+                attempt.error = NOT_STORED.to_owned();
+            }
+        }
+        trimmed
+    }
+}
+
+impl Grouped for Arc<Completion> {
+    /// Whether the lease still held; if not, nothing was written.
+    type Output = bool;
+
+    fn lane(&self) -> Lane {
+        match self.is_awaited {
+            true => Lane::Urgent,
+            false => Lane::Patient,
+        }
+    }
+
+    async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<bool>, StoreError> {
+        let mut held = HashSet::with_capacity(items.len());
+        let gone: Vec<&Self> = items
+            .iter()
+            .filter(|item| matches!(item.then, Then::Gone))
+            .collect();
+        held.extend(delete_fenced(tx, &gone).await?);
+        for item in items {
+            if put_back(tx, item).await? {
+                held.insert(item.id);
+            }
+        }
+        let fenced: Vec<bool> = items.iter().map(|item| held.contains(&item.id)).collect();
+        let kept: Vec<&Self> = items
+            .iter()
+            .zip(&fenced)
+            .filter_map(|(item, held)| held.then_some(item))
+            .collect();
+        insert_executions(tx, kept.iter().filter_map(|item| item.ended.as_ref())).await?;
+        for item in &kept {
+            also(tx, &item.also).await?;
+        }
+        unblock_next(tx, &kept).await?;
+        Ok(fenced)
+    }
+}
+
+/// Delete the rows of those of `items` whose leases still hold. Answers which.
+async fn delete_fenced(
+    tx: &mut Tx,
+    items: &[&Arc<Completion>],
+) -> Result<Vec<DeliveryId>, StoreError> {
+    const ARRAYS: &str = "
+        delete from outbox using unnest($1, $2, $3) as done (id, attempt, lease_owner)
+        where outbox.id = done.id and outbox.attempt = done.attempt
+          and outbox.lease_owner = done.lease_owner
+        returning outbox.id";
+    let mut deleted = Vec::with_capacity(items.len());
+    match &mut tx.conn {
+        Conn::Sqlite(held) => {
+            for chunk in chunks(items) {
+                let mut query = sqlx::QueryBuilder::new("delete from outbox where ");
+                let mut fences = query.separated(" or ");
+                for item in chunk {
+                    fences
+                        .push("(id = ")
+                        .push_bind_unseparated(item.id)
+                        .push_unseparated(" and attempt = ")
+                        .push_bind_unseparated(i64::from(item.attempt))
+                        .push_unseparated(" and lease_owner = ")
+                        .push_bind_unseparated(item.worker)
+                        .push_unseparated(")");
+                }
+                query.push(" returning id");
+                let rows: Vec<DeliveryId> =
+                    query.build_query_scalar().fetch_all(&mut **held).await?;
+                deleted.extend(rows);
+            }
+        }
+        Conn::Postgres(held) if !items.is_empty() => {
+            let ids: Vec<_> = items.iter().map(|item| item.id).collect();
+            let attempts: Vec<_> = items.iter().map(|item| i64::from(item.attempt)).collect();
+            let workers: Vec<_> = items.iter().map(|item| item.worker).collect();
+            let query = sqlx::query_scalar(ARRAYS)
+                .bind(ids)
+                .bind(attempts)
+                .bind(workers);
+            deleted = query.fetch_all(&mut **held).await?;
+        }
+        Conn::Postgres(_) => {}
+    }
+    Ok(deleted)
+}
+
+/// Put a row back that does not go. Says whether it was put back.
+async fn put_back(tx: &mut Tx, item: &Completion) -> Result<bool, StoreError> {
+    const DUE: &str = "
+        update outbox set lease_owner = null, due_at = $4, history = $5
+        where id = $1 and attempt = $2 and lease_owner = $3";
+    const HELD: &str = "
+        update outbox set lease_owner = null, due_at = $4, held = true, attempt = attempt - 1
+        where id = $1 and attempt = $2 and lease_owner = $3";
+    let (sql, due_at, history) = match &item.then {
+        Then::Gone => return Ok(false),
+        Then::DueAfter(pause, history) => (DUE, tx.now + *pause, Some(json(history))),
+        Then::Held => (HELD, tx.now, None),
+    };
+    let rows = on!(&mut tx.conn, |c| {
+        let query = sqlx::query(sql).bind(item.id).bind(i64::from(item.attempt));
+        let mut query = query.bind(item.worker).bind(due_at);
+        if let Some(history) = history {
+            query = query.bind(history);
+        }
+        query.execute(c).await.map(|done| done.rows_affected())
+    })?;
+    Ok(rows > 0)
+}
+
+async fn also(tx: &mut Tx, also: &[Also]) -> Result<(), StoreError> {
+    for also in also {
+        match also {
+            Also::Abandoned(row) => insert_abandoned(tx, row).await?,
+            Also::DeadLetter(letter) => dead_letters::sql::insert(tx, letter).await?,
+            Also::Enqueue(new) => {
+                insert(tx, std::slice::from_ref(&**new)).await?;
+            }
+            Also::HandlerFailed(id) => dead_letters::sql::handler_failed(tx, *id).await?,
+            Also::Keep(app_id, key, answer) => {
+                idempotency::sql::keep(tx, *app_id, key, answer).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Let the next delivery of each order key run whose row before it went.
+async fn unblock_next(tx: &mut Tx, kept: &[&Arc<Completion>]) -> Result<(), StoreError> {
+    let gone = kept.iter().filter(|item| matches!(item.then, Then::Gone));
+    let keys: BTreeSet<&str> = gone.filter_map(|item| item.order_key.as_deref()).collect();
+    for key in keys {
+        const SQL: &str = "
+            update outbox set blocked = false, due_at = $2
+            where order_key = $1 and blocked
+              and order_seq = (select min(order_seq) from outbox where order_key = $1)";
+        lock_order_key(tx, key).await?;
+        let now = tx.now;
+        on!(&mut tx.conn, |c| sqlx::query(SQL)
+            .bind(key)
+            .bind(now)
+            .execute(c)
+            .await
+            .map(|_| ()))?;
+    }
+    Ok(())
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("our own types are always JSON")
+}
