@@ -5,7 +5,7 @@ mod proxy;
 mod server;
 
 pub use proxy::Proxy;
-pub use server::{Answer, App, Engine, Options, Server};
+pub use server::{Answer, App, Engine, Options, Server, restart_postgres};
 
 use std::time::{Duration, Instant};
 

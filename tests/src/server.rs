@@ -22,9 +22,19 @@ pub enum Engine {
     Postgres,
 }
 
+/// Crash the Postgres that `PICLOUD_TEST_POSTGRES_TO_RESTART` names, and start it again.
+pub fn restart_postgres() {
+    let command = std::env::var("PICLOUD_TEST_POSTGRES_RESTART");
+    let command = command.expect("`cargo xtask test` says how Postgres is restarted");
+    let done = Command::new("sh").args(["-c", &command]).status();
+    assert!(done.expect("sh").success(), "{command}");
+}
+
 /// What a server is started with.
 #[derive(Default, Clone)]
 pub struct Options {
+    /// Another Postgres than the one that all tests share.
+    pub postgres: Option<String>,
     /// Variables of its environment.
     pub environment: Vec<(&'static str, String)>,
     /// Where its data is; a temporary folder when left out.
@@ -55,10 +65,12 @@ struct Database {
 }
 
 impl Database {
-    fn create(through: Option<u16>) -> Self {
-        let admin_url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect(
-            "PICLOUD_TEST_POSTGRES_URL is not set; `cargo xtask test` starts a Postgres and sets it",
-        );
+    fn create(options: &Options) -> Self {
+        let admin_url = options.postgres.clone().unwrap_or_else(|| {
+            std::env::var("PICLOUD_TEST_POSTGRES_URL").expect(
+                "PICLOUD_TEST_POSTGRES_URL is not set; `cargo xtask test` starts a Postgres and sets it",
+            )
+        });
         let name = format!("picloud_{}", uuid::Uuid::now_v7().simple());
         let mut admin =
             postgres::Client::connect(&admin_url, postgres::NoTls).expect("the test Postgres");
@@ -66,7 +78,7 @@ impl Database {
             .batch_execute(&format!("create database {name}"))
             .expect("a database");
         let (front, _) = admin_url.rsplit_once('/').expect("a URL with a database");
-        let front = match (through, front.rsplit_once(':')) {
+        let front = match (options.postgres_through, front.rsplit_once(':')) {
             (Some(port), Some((host, _))) => format!("{host}:{port}"),
             _ => front.to_owned(),
         };
@@ -153,8 +165,7 @@ impl Server {
 
     /// Start one.
     pub fn start_with(engine: Engine, options: Options) -> Self {
-        let database = (engine == Engine::Postgres)
-            .then(|| Arc::new(Database::create(options.postgres_through)));
+        let database = (engine == Engine::Postgres).then(|| Arc::new(Database::create(&options)));
         Self::start_on(database, options)
     }
 

@@ -71,7 +71,8 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
-    /// Kill a server under load for hours, and compare with a ledger outside of it
+    /// Kill a server under load and break its database, for hours, and compare with a ledger
+    /// outside of it
     Soak {
         /// How often, on each database
         #[arg(long, default_value_t = 1_000)]
@@ -134,12 +135,17 @@ fn perform(task: Task) -> Result<()> {
         }
         Task::Soak { kills, yes } => {
             setup::set_up(setup::For::Testing, yes)?;
-            let kills = ("PICLOUD_TEST_KILLS", kills.to_string());
-            test::run(&root, &["e2e".to_owned()], Some("kills::"), &[kills])
+            let longer = [
+                ("PICLOUD_TEST_KILLS", kills.to_string()),
+                ("PICLOUD_TEST_BROKEN_SECS", "15".to_owned()),
+            ];
+            let filters = ["kills::", "what_was_accepted"];
+            test::run(&root, &["e2e".to_owned()], &filters, &longer)
         }
         Task::Test { filter, only, yes } => {
             setup::set_up(setup::For::Testing, yes)?;
-            test::run(&root, &only, filter.as_deref(), &[])
+            let filters: Vec<&str> = filter.as_deref().into_iter().collect();
+            test::run(&root, &only, &filters, &[])
         }
     }
 }

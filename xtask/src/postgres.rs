@@ -91,6 +91,21 @@ impl Postgres {
     }
 }
 
+impl Postgres {
+    /// What a shell runs to crash it and start it again where it was.
+    pub fn restart_command(&self) -> String {
+        let mut restart = unprivileged(&self.bin.join("pg_ctl"));
+        restart
+            .args(["restart", "--wait", "--silent", "--mode=immediate", "-D"])
+            .arg(self.folder.join("data"))
+            .arg("-l")
+            .arg(self.folder.join("log"));
+        let words = std::iter::once(restart.get_program()).chain(restart.get_args());
+        let words: Vec<_> = words.map(|word| word.to_string_lossy()).collect();
+        format!("cd / && {}", words.join(" "))
+    }
+}
+
 impl Drop for Postgres {
     fn drop(&mut self) {
         let mut stop = unprivileged(&self.bin.join("pg_ctl"));

@@ -19,11 +19,12 @@ struct Counts {
     failed: u64,
 }
 
-/// Run the steps whose names are in `only`, or all; the end-to-end tests with more environment.
+/// Run the steps whose names are in `only`, or all, with the tests whose names contain one of
+/// `filters`, or all; the end-to-end tests with more environment.
 pub fn run(
     root: &Path,
     only: &[String],
-    filter: Option<&str>,
+    filters: &[&str],
     environment: &[(&str, String)],
 ) -> Result<()> {
     if let Some(odd) = only.iter().find(|name| !STEPS.contains(&name.as_str())) {
@@ -42,7 +43,7 @@ pub fn run(
         }
         eprintln!("── {name} …");
         let started = Instant::now();
-        let done = step(root, name, filter, environment, &mut counts, &mut postgres);
+        let done = step(root, name, filters, environment, &mut counts, &mut postgres);
         summary.push((name, started.elapsed().as_secs_f64(), done.is_ok()));
         if let Err(error) = done {
             print_summary(&summary);
@@ -70,7 +71,7 @@ fn print_summary(summary: &[(&str, f64, bool)]) {
 fn step(
     root: &Path,
     name: &str,
-    filter: Option<&str>,
+    filters: &[&str],
     environment: &[(&str, String)],
     counts: &mut Counts,
     postgres: &mut Option<Postgres>,
@@ -109,7 +110,7 @@ fn step(
         "deny" => deny(root),
         "guest" => tested(
             &mut cargo_in("guest-rhai", &["test", "--locked"]),
-            filter,
+            filters,
             counts,
         ),
         // Package by package: all at once, cargo would unite their features and compile every
@@ -118,11 +119,11 @@ fn step(
             let url = postgres_url(postgres)?;
             tested(
                 &mut cargo_in("", &["test", "--locked", "--package", "xtask"]),
-                filter,
+                filters,
                 counts,
             )?;
             let mut tests = cargo_in("", &["test", "--locked", "--package", "picloud"]);
-            tested(tests.env("PICLOUD_TEST_POSTGRES_URL", url), filter, counts)
+            tested(tests.env("PICLOUD_TEST_POSTGRES_URL", url), filters, counts)
         }
         "e2e" => {
             let url = postgres_url(postgres)?;
@@ -134,8 +135,14 @@ fn step(
             let mut tests = cargo_in("", &words);
             tests.env("PICLOUD_TEST_POSTGRES_URL", url);
             tests.env("PICLOUD_BIN", root.join("target/debug/picloud"));
+            let to_restart = Postgres::start()?;
+            tests.env("PICLOUD_TEST_POSTGRES_TO_RESTART", &to_restart.url);
+            tests.env(
+                "PICLOUD_TEST_POSTGRES_RESTART",
+                to_restart.restart_command(),
+            );
             tests.envs(environment.iter().map(|(name, value)| (name, value)));
-            tested(&mut tests, filter, counts)
+            tested(&mut tests, filters, counts)
         }
         other => bail!("there is no step `{other}`"),
     }
@@ -183,8 +190,9 @@ fn deny(root: &Path) -> Result<()> {
 }
 
 /// Run tests, pass their output through and count their results.
-fn tested(command: &mut Command, filter: Option<&str>, counts: &mut Counts) -> Result<()> {
-    command.args(filter).stdout(Stdio::piped());
+fn tested(command: &mut Command, filters: &[&str], counts: &mut Counts) -> Result<()> {
+    // cargo takes one filter, the tests themselves any number.
+    command.arg("--").args(filters).stdout(Stdio::piped());
     let mut child = command.spawn()?;
     for line in child
         .stdout

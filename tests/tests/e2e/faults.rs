@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use picloud_tests::{Engine, Options, Proxy, Server, on_both_engines, report, wait_for};
+use picloud_tests::{
+    Engine, Options, Proxy, Server, on_both_engines, report, restart_postgres, wait_for,
+};
 use serde_json::json;
 
 on_both_engines!(
@@ -121,26 +123,26 @@ fn a_stop_lets_scripts_finish(engine: Engine) {
     server.stop();
 }
 
+/// A limit on the size of files is as good as a full disk: writes to the log of SQLite fail.
+fn limit_files(server: &Server, bytes: &str) {
+    let (pid, limit) = (
+        server.pid().to_string(),
+        format!("--fsize={bytes}:unlimited"),
+    );
+    let limited = std::process::Command::new("prlimit")
+        .args(["--pid", &pid, &limit])
+        .status();
+    assert!(limited.unwrap().success());
+}
+
 #[test]
 fn a_full_disk_is_said_and_recovered_from() {
-    // A limit on the size of files is as good as a full disk: writes to the log of SQLite fail.
     let mut server = Server::start(Engine::Sqlite);
     server
         .app("a")
         .serve("s", "kv::collection(\"c\").set(random::uuid(), \"x\"); 1");
     assert_eq!(server.get("/s").status, 200);
-    let pid = server.pid().to_string();
-    let limit = |bytes: &str| {
-        let limit = format!("--fsize={bytes}:unlimited");
-        assert!(
-            std::process::Command::new("prlimit")
-                .args(["--pid", &pid, &limit])
-                .status()
-                .unwrap()
-                .success()
-        );
-    };
-    limit("4096");
+    limit_files(&server, "4096");
     wait_for("an error", || {
         (server.get("/s").status == 500).then_some(())
     });
@@ -148,7 +150,7 @@ fn a_full_disk_is_said_and_recovered_from() {
         (server.get("/readyz").status == 503).then_some(())
     });
     assert_eq!(server.get("/healthz").status, 200);
-    limit("unlimited");
+    limit_files(&server, "unlimited");
     wait_for("ready again", || {
         (server.get("/readyz").status == 200).then_some(())
     });
@@ -185,21 +187,32 @@ fn a_lost_postgres_is_said_and_recovered_from() {
     });
 }
 
-/// Accepted and then run, whatever the way to the database goes through meanwhile.
-#[test]
-fn what_was_accepted_survives_a_database_that_is_cut_slow_or_ends_connections() {
-    let proxy = Proxy::start();
-    let options = Options {
-        postgres_through: Some(proxy.port),
-        environment: vec![
-            ("PICLOUD_LEASE_MS", "2000".to_owned()),
-            ("PICLOUD_TRIGGER_RETRY_MAX_ATTEMPTS", "50".to_owned()),
-            ("PICLOUD_TRIGGER_RETRY_BASE_MS", "50".to_owned()),
-            ("PICLOUD_TRIGGER_RETRY_BACKOFF", "constant".to_owned()),
-        ],
-        ..Options::default()
-    };
-    let server = Server::start_with(Engine::Postgres, options);
+/// How long one state of a broken database lasts; longer in the soak.
+fn a_while() -> Duration {
+    let seconds = std::env::var("PICLOUD_TEST_BROKEN_SECS").ok();
+    Duration::from_secs(seconds.map_or(1, |text| text.parse().expect("seconds")))
+}
+
+/// A server whose deliveries are tried often enough to outlive what is broken here.
+fn persistent(engine: Engine, options: Options) -> Server {
+    let environment = vec![
+        ("PICLOUD_LEASE_MS", "2000".to_owned()),
+        ("PICLOUD_TRIGGER_RETRY_MAX_ATTEMPTS", "100".to_owned()),
+        ("PICLOUD_TRIGGER_RETRY_BASE_MS", "50".to_owned()),
+        ("PICLOUD_TRIGGER_RETRY_BACKOFF", "linear".to_owned()),
+    ];
+    Server::start_with(
+        engine,
+        Options {
+            environment,
+            ..options
+        },
+    )
+}
+
+/// Async calls from four threads, while `breaking` breaks and mends: each one accepted is run,
+/// and those that are not are refused.
+fn what_was_accepted_is_run(server: &Server, breaking: impl FnOnce()) {
     let app = server.app("a");
     app.script(
         "job",
@@ -207,43 +220,28 @@ fn what_was_accepted_survives_a_database_that_is_cut_slow_or_ends_connections() 
     );
     app.route_with("job", "POST /job", json!({ "dispatch_mode": "async" }));
     let over = AtomicBool::new(false);
+    let call = |thread: u32| {
+        let (mut accepted, mut refused) = (Vec::new(), 0);
+        for n in 0.. {
+            let key = format!("{thread}-{n}");
+            let path = format!("/job?n={key}");
+            match server.call("POST", &path, &[], None).status {
+                202 => accepted.push(key),
+                // It says so; then nothing was accepted.
+                500 | 503 => refused += 1,
+                other => panic!("{other}"),
+            }
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        (accepted, refused)
+    };
     let (accepted, refused) = std::thread::scope(|scope| {
-        let calls: Vec<_> = (0..4)
-            .map(|thread| {
-                let (server, over) = (&server, &over);
-                scope.spawn(move || {
-                    let (mut accepted, mut refused) = (Vec::new(), 0);
-                    for n in 0.. {
-                        let key = format!("{thread}-{n}");
-                        let path = format!("/job?n={key}");
-                        match server.call("POST", &path, &[], None).status {
-                            202 => accepted.push(key),
-                            // It says so; then nothing was accepted.
-                            500 | 503 => refused += 1,
-                            other => panic!("{other}"),
-                        }
-                        if over.load(Ordering::Relaxed) {
-                            break;
-                        }
-                        std::thread::sleep(Duration::from_millis(5));
-                    }
-                    (accepted, refused)
-                })
-            })
-            .collect();
-        let pause = || std::thread::sleep(Duration::from_millis(1_000));
-        pause();
-        proxy.cut();
-        pause();
-        proxy.mend();
-        pause();
-        proxy.slow_down(Duration::from_millis(150));
-        pause();
-        pause();
-        proxy.slow_down(Duration::ZERO);
-        pause();
-        assert!(server.end_database_connections() > 0);
-        pause();
+        let call = &call;
+        let calls: Vec<_> = (0..4).map(|n| scope.spawn(move || call(n))).collect();
+        breaking();
         over.store(true, Ordering::Relaxed);
         let (mut accepted, mut refused) = (Vec::new(), 0);
         for call in calls {
@@ -254,7 +252,7 @@ fn what_was_accepted_survives_a_database_that_is_cut_slow_or_ends_connections() 
         (accepted, refused)
     });
     report(format_args!(
-        "1 cut, 1 slow time, 1 end of all connections: {} accepted, {refused} refused",
+        "a database that broke: {} accepted, {refused} refused",
         accepted.len()
     ));
     assert!(!accepted.is_empty() && refused > 0);
@@ -267,4 +265,68 @@ fn what_was_accepted_survives_a_database_that_is_cut_slow_or_ends_connections() 
         assert_eq!(app.kv("ran", key), true, "{key} was accepted and never ran");
     }
     assert!(app.dead_letters("").is_empty());
+}
+
+#[test]
+fn what_was_accepted_survives_a_postgres_that_is_cut_slow_or_ends_connections() {
+    let proxy = Proxy::start();
+    let options = Options {
+        postgres_through: Some(proxy.port),
+        ..Options::default()
+    };
+    let server = persistent(Engine::Postgres, options);
+    let pause = || std::thread::sleep(a_while());
+    what_was_accepted_is_run(&server, || {
+        pause();
+        proxy.cut();
+        pause();
+        proxy.mend();
+        pause();
+        proxy.slow_down(Duration::from_millis(150));
+        pause();
+        pause();
+        proxy.slow_down(Duration::ZERO);
+        pause();
+        assert!(server.end_database_connections() > 0);
+        pause();
+    });
+}
+
+#[test]
+fn what_was_accepted_survives_a_postgres_that_crashes_and_starts_again() {
+    let url = std::env::var("PICLOUD_TEST_POSTGRES_TO_RESTART").ok();
+    let url =
+        url.expect("`cargo xtask test` starts a Postgres that may be restarted, and names it");
+    let options = Options {
+        postgres: Some(url),
+        ..Options::default()
+    };
+    let server = persistent(Engine::Postgres, options);
+    what_was_accepted_is_run(&server, || {
+        for _ in 0..2 {
+            std::thread::sleep(a_while());
+            restart_postgres();
+            wait_for("ready again", || {
+                (server.get("/readyz").status == 200).then_some(())
+            });
+        }
+        std::thread::sleep(a_while());
+    });
+}
+
+#[test]
+fn what_was_accepted_survives_a_full_disk() {
+    let server = persistent(Engine::Sqlite, Options::default());
+    what_was_accepted_is_run(&server, || {
+        for _ in 0..2 {
+            std::thread::sleep(a_while());
+            limit_files(&server, "4096");
+            wait_for("not ready", || {
+                (server.get("/readyz").status == 503).then_some(())
+            });
+            std::thread::sleep(a_while());
+            limit_files(&server, "unlimited");
+        }
+        std::thread::sleep(a_while());
+    });
 }
