@@ -35,7 +35,8 @@ pub fn run(root: &Path, quick: bool) -> Result<()> {
         build
             .current_dir(root)
             .args(["build", "--release", "--locked", "--package", "picloud"])
-            .args(["--bins", "--example", "sandbox_bench"]);
+            .args(["--bins"])
+            .args(["--example", "sandbox_bench", "--example", "claim_bench"]);
         crate::run(&mut build)
     })?;
     let folder = root.join("target/bench");
@@ -80,8 +81,8 @@ pub fn run(root: &Path, quick: bool) -> Result<()> {
         -0.5,
     ));
     server.log_in(&folder)?;
-    server.deploy(&folder, "hello", SCRIPT, &[])?;
-    server.deploy(&folder, "sleep", "sleep(1); 1", &[])?;
+    server.deploy(&folder, "bench", "hello", SCRIPT, &[])?;
+    server.deploy(&folder, "bench", "sleep", "sleep(1); 1", &[])?;
     server.get("/hello?name=Ada")?;
     std::thread::sleep(Duration::from_secs(1));
     measures.push(measure(

@@ -92,6 +92,14 @@ impl Postgres {
 }
 
 impl Postgres {
+    /// Make a database; answers its URL.
+    pub fn create_database(&self, name: &str) -> Result<String> {
+        let (front, _) = self.url.rsplit_once('/').context("a URL with a database")?;
+        let mut create = Command::new(self.bin.join("createdb"));
+        crate::run(create.args(["--maintenance-db", &self.url, name]))?;
+        Ok(format!("{front}/{name}"))
+    }
+
     /// What a shell runs to crash it and start it again where it was.
     pub fn restart_command(&self) -> String {
         let mut restart = unprivileged(&self.bin.join("pg_ctl"));

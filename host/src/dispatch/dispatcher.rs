@@ -14,7 +14,9 @@ use super::fair::{Claims, Turns, claim};
 use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
 use super::outbox::{HandOver, Outbox};
-use super::record::{abandoned, attempt_of, never_ran, unreadable, with_lost_attempts};
+use super::record::{
+    abandoned, attempt_of, count_abandoned, never_ran, unreadable, with_lost_attempts,
+};
 use super::retry::RetryPolicy;
 use super::sql::{self, Also, Claimed, Completion, NewDelivery, Placed, Then};
 use super::{Answer, Attempt, Attempted, Delivery, Executor};
@@ -37,6 +39,8 @@ const CHANNEL: &str = "picloud_outbox";
 const CALL_PAUSE: Duration = Duration::from_millis(20);
 /// How often rows are looked for that wait for nothing any more.
 const MEND_EVERY: Duration = Duration::from_secs(5);
+/// How often the outbox is counted, unless that takes long.
+const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// How long the next try is away when there was no room at the gate.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(5);
 
@@ -299,7 +303,14 @@ impl Dispatcher {
         let gives_up_at = Instant::now() + self.outbox.lease.to_std().unwrap_or(POLL);
         loop {
             match self.outbox.db.write_grouped(completion.clone()).await {
-                Ok(true) => return true,
+                Ok(true) => {
+                    for also in &completion.also {
+                        if let Also::Abandoned(row) = also {
+                            count_abandoned(row);
+                        }
+                    }
+                    return true;
+                }
                 Ok(false) => {
                     metrics::counter!("picloud_completions_refused_total").increment(1);
                     tracing::warn!(delivery_id = %id, "a completion came after its lease; refused");
@@ -327,12 +338,15 @@ impl Dispatcher {
 
     /// The caller left between the commit and the answer.
     async fn record_late(&self, abandoned: AbandonedExecution) {
-        let written = self.outbox.db.write(move |tx| {
-            Box::pin(async move { crate::executions::sql::insert_abandoned(tx, &abandoned).await })
+        let row = abandoned.clone();
+        let written = self.outbox.db.write::<_, StoreError, _>(move |tx| {
+            Box::pin(async move { crate::executions::sql::insert_abandoned(tx, &row).await })
         });
-        if let Err(error) = written.await {
-            let error: StoreError = error;
-            tracing::error!(%error, "an abandoned execution could not be recorded");
+        match written.await {
+            Ok(()) => count_abandoned(&abandoned),
+            Err(error) => {
+                tracing::error!(%error, "an abandoned execution could not be recorded");
+            }
         }
     }
 
@@ -343,6 +357,7 @@ impl Dispatcher {
     pub async fn run(self: Arc<Self>, grace: Duration) -> Result<(), StoreError> {
         let heartbeat = tokio::spawn(self.clone().keep_leases());
         let mending = tokio::spawn(self.clone().keep_mending());
+        let counting = tokio::spawn(self.clone().keep_counting());
         let receiving = tokio::spawn(self.clone().take_what_is_handed());
         let calling = tokio::spawn(self.clone().call_other_nodes());
         let listening = tokio::spawn(self.clone().listen_to_other_nodes());
@@ -354,7 +369,7 @@ impl Dispatcher {
                 () = self.stopping.cancelled() => {}
             }
         }
-        for task in [mending, receiving, calling, listening] {
+        for task in [mending, counting, receiving, calling, listening] {
             task.abort();
         }
         self.tasks.close();
@@ -562,11 +577,20 @@ impl Dispatcher {
                 }
                 Err(error) => tracing::warn!(%error, "waiting deliveries could not be looked at"),
             }
+        }
+    }
+
+    /// Count the outbox for ever. To count is to read it all: with a million rows that is no
+    /// small matter, so it takes a hundredth of the time at most.
+    async fn keep_counting(self: Arc<Self>) {
+        loop {
+            let started = Instant::now();
             if let Ok(mut conn) = self.outbox.db.read().await
                 && let Ok(depth) = sql::depth(&mut conn).await
             {
                 metrics::gauge!("picloud_outbox_deliveries").set(depth as f64);
             }
+            tokio::time::sleep(COUNT_EVERY.max(started.elapsed() * 100)).await;
         }
     }
 

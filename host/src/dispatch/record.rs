@@ -48,10 +48,8 @@ pub(super) fn attempt_of(ended: &Ended) -> Attempt {
     }
 }
 
-/// That nobody received the outcome of a delivery; counted here.
+/// That nobody received the outcome of a delivery.
 pub(super) fn abandoned(delivery: &Delivery, reason: AbandonReason) -> AbandonedExecution {
-    metrics::counter!("picloud_abandoned_executions_total", "reason" => reason.as_str())
-        .increment(1);
     AbandonedExecution {
         id: Id::new(),
         execution_id: delivery.id.of(),
@@ -60,6 +58,12 @@ pub(super) fn abandoned(delivery: &Delivery, reason: AbandonReason) -> Abandoned
         reason,
         created_at: micros(Utc::now()),
     }
+}
+
+/// An abandoned execution is written; count it.
+pub(super) fn count_abandoned(row: &AbandonedExecution) {
+    metrics::counter!("picloud_abandoned_executions_total", "reason" => row.reason.as_str())
+        .increment(1);
 }
 
 /// The execution of a delivery of which no guest ever ran.

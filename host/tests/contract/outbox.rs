@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use chrono::TimeDelta;
+use chrono::{TimeDelta, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use picloud::apps::AppId;
+use picloud::apps::{AppId, sql as apps};
 use picloud::dead_letters::{DeadLetter, sql as dead_letters};
 use picloud::dispatch::dispatcher::{Dispatcher, Order};
 use picloud::dispatch::outbox::Outbox;
@@ -20,7 +20,10 @@ use picloud::executions::{AbandonReason, ExecutionError, OutcomeKind};
 use picloud::idempotency::Key;
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
-use picloud::store::{Db, Engine, StoreError};
+use picloud::store::{Db, Engine, Id, StoreError};
+use picloud::triggers::{
+    DeadLetterFilter, DispatchMode, Kind, Trigger, TriggerId, sql as triggers,
+};
 
 use crate::database::Database;
 use crate::on_both_engines;
@@ -39,6 +42,7 @@ on_both_engines!(
     a_failed_attempt_is_due_again_and_then_dead,
     a_retry_is_claimed_when_it_is_due_and_not_at_the_next_poll,
     what_is_held_or_blocked_is_not_claimed,
+    what_waits_for_nothing_goes_on,
     deliveries_of_one_key_run_one_after_another,
     one_apps_flood_leaves_another_its_turn,
     a_key_makes_one_delivery,
@@ -501,6 +505,78 @@ async fn what_is_held_or_blocked_is_not_claimed(test: Database) {
     assert_eq!(release.await.unwrap(), 1);
     let claimed = claim(&test.db, worker, LEASE, 9).await;
     assert_eq!(claimed[0].attempt, 1, "being held is no attempt");
+}
+
+async fn what_waits_for_nothing_goes_on(test: Database) {
+    let paused = TriggerId::new();
+    insert_trigger(&test, paused).await;
+    let gone = [TriggerId::new(), TriggerId::new()];
+    for trigger_id in [gone[0], paused, gone[1], paused] {
+        let held = NewDelivery {
+            delivery: Delivery {
+                trigger_id: Some(trigger_id),
+                ..delivery()
+            },
+            born_claimed: None,
+            held: true,
+            key: None,
+        };
+        test.db.write_grouped(held).await.unwrap();
+    }
+    // Of the key `a` the first is blocked, though nothing is before it; of `b` the second.
+    for key in ["a", "a", "b", "b"] {
+        let next = Delivery {
+            order_key: Some(key.into()),
+            ..delivery()
+        };
+        insert(&test.db, &next, None).await;
+    }
+    test.execute("update outbox set blocked = true where order_key = 'a'")
+        .await;
+    let mended = || {
+        let mend = test
+            .db
+            .write::<_, StoreError, _>(|tx| Box::pin(async move { sql::mend(tx).await }));
+        async move { mend.await.unwrap() }
+    };
+    assert_eq!(mended().await, 3, "two held for nothing, one blocked");
+    assert_eq!(mended().await, 0);
+    let claimed = claim(&test.db, WorkerId::new(), LEASE, 9).await;
+    let claimed: Vec<_> = claimed.into_iter().map(|c| c.delivery.unwrap()).collect();
+    let mut keys: Vec<_> = claimed
+        .iter()
+        .filter_map(|d| d.order_key.as_deref())
+        .collect();
+    keys.sort_unstable();
+    assert_eq!((claimed.len(), keys), (4, vec!["a", "b"]));
+    assert!(claimed.iter().all(|d| d.trigger_id != Some(paused)));
+}
+
+/// A paused trigger.
+async fn insert_trigger(test: &Database, id: TriggerId) {
+    let trigger = Trigger {
+        id,
+        app_id: AppId::new(),
+        script_id: ScriptId::new(),
+        name: "t".into(),
+        kind: Kind::DeadLetter(DeadLetterFilter::default()),
+        enabled: true,
+        paused: true,
+        dispatch_mode: DispatchMode::Async,
+        retry: RetryPolicy::DEFAULT,
+        ordered_by: None,
+        idempotency: None,
+        registered_by_principal: Id::new(),
+        created_at: Utc::now(),
+        updated_at: Utc::now(),
+    };
+    let insert = test.db.write::<_, StoreError, _>(move |tx| {
+        Box::pin(async move {
+            apps::insert(tx, trigger.app_id, &"a".parse().unwrap(), "x").await?;
+            triggers::upsert(tx, &trigger).await
+        })
+    });
+    insert.await.unwrap();
 }
 
 async fn deliveries_of_one_key_run_one_after_another(test: Database) {

@@ -12,6 +12,7 @@ on_both_engines!(
     i08_a_loop_of_events_stops_at_the_depth_limit,
     i13_a_handler_runs_as_who_registered_it,
     a_failed_delivery_is_tried_again_after_its_backoff,
+    what_waits_for_a_deleted_app_ends_with_it,
     a_paused_trigger_keeps_its_deliveries,
     deliveries_of_one_key_keep_their_order,
     one_apps_flood_delays_no_other_app,
@@ -258,6 +259,32 @@ fn a_failed_delivery_is_tried_again_after_its_backoff(engine: Engine) {
     let delivery = &executions[0]["delivery_id"];
     assert!(executions.iter().all(|one| &one["delivery_id"] == delivery));
     assert!(app.dead_letters("").is_empty());
+}
+
+fn what_waits_for_a_deleted_app_ends_with_it(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("fail", "throw 1");
+    let trigger = app.trigger(
+        "kv",
+        json!({ "script": "fail", "collection": "things",
+                "retry": { "attempts_max": 5, "base_ms": 500, "jitter_pct": 0, "backoff": "constant" } }),
+    );
+    app.set("things", "k", json!(1));
+    let outcome = |name: &str| {
+        let metric = format!(r#"picloud_deliveries_total{{outcome="{name}",source="kv"}}"#);
+        server
+            .get("/metrics")
+            .text()
+            .contains(&metric)
+            .then_some(())
+    };
+    wait_for("a failed attempt", || outcome("retried"));
+    assert_eq!(server.api("DELETE", "/apps/a", None).status, 204);
+    wait_for("its end", || outcome("app_deleted"));
+    let path = format!("/triggers/{}", trigger["id"].as_str().unwrap());
+    assert_eq!(server.api("GET", &path, None).status, 404);
+    assert!(outcome("dead").is_none());
 }
 
 fn a_paused_trigger_keeps_its_deliveries(engine: Engine) {

@@ -16,6 +16,8 @@ use crate::postgres::Postgres;
 
 /// How many deliveries wait before the drain begins.
 const BACKLOG: f64 = 20_000.0;
+/// How many deliveries of one app another's single ones must get past.
+const FLOOD: f64 = 100_000.0;
 /// Calls a second for the time from the call to the start of the script.
 const PACE: u64 = 500;
 /// Calls in flight when they are enqueued one by one.
@@ -32,24 +34,38 @@ pub(super) fn measure(root: &Path, folder: &Path, seconds: u32) -> Result<Vec<Me
         std::fs::create_dir_all(&own)?;
         let server = Server::start(root, &own, database)?;
         server.log_in(&own)?;
-        server.deploy(&own, "nothing", "()", &["--async"])?;
+        server.deploy(&own, "bench", "nothing", "()", &["--async"])?;
         let rate = crate::step(&format!("deliveries on {name}"), || {
             end_to_end(&server, seconds)
         })?;
-        let (p50, p99) = crate::step(&format!("enqueue → start on {name}"), || {
-            enqueue_to_start(&server, &own, seconds)
+        let waits = crate::step(&format!("enqueue → start on {name}"), || {
+            let count = PACE * u64::from(seconds.min(4));
+            enqueue_to_start(&server, &own, "bench", "/nothing", PACE, count)
         })?;
         let drained = crate::step(&format!("a backlog on {name}"), || drain(&server, &own))?;
         let ratio = crate::step(&format!("a write that fires on {name}"), || {
             firing(&server, &own, seconds)
         })?;
-        let names: [&'static str; 5] = match database {
+        let worst = crate::step(&format!("beside a flood on {name}"), || {
+            beside_a_flood(&server, &own)
+        })?;
+        let claims = crate::step(&format!("claims on {name}"), || {
+            let databases = match database {
+                None => ["few", "many"].map(|n| Ok(format!("sqlite://{}/{n}.db", own.display()))),
+                Some(_) => ["few", "many"].map(|name| postgres.create_database(name)),
+            };
+            let [few, many] = databases;
+            claims(root, &few?, &many?)
+        })?;
+        let names: [&'static str; 7] = match database {
             None => [
                 "deliveries end to end, SQLite",
                 "enqueue → start at 500/s, SQLite: p50",
                 "  its p99, SQLite",
                 "a backlog of 20,000 drains, SQLite",
                 "a KV write that fires ÷ one that does not, SQLite",
+                "beside a flood of 100,000, worst of 40, SQLite",
+                "a claim among 1,000,000 rows ÷ 1,000, SQLite",
             ],
             Some(_) => {
                 on_postgres = rate;
@@ -59,12 +75,15 @@ pub(super) fn measure(root: &Path, folder: &Path, seconds: u32) -> Result<Vec<Me
                     "  its p99, Postgres",
                     "a backlog of 20,000 drains, Postgres",
                     "a KV write that fires ÷ one that does not, Postgres",
+                    "beside a flood of 100,000, worst of 40, Postgres",
+                    "a claim among 1,000,000 rows ÷ 1,000, Postgres",
                 ]
             }
         };
-        let values = [rate, p50, p99, drained, ratio];
-        let units = ["/s", "ms", "ms", "/s", "×"];
-        let goals = [3_000.0, -2.0, -20.0, 5_000.0, -1.3];
+        let (p50, p99) = (at(&waits, 0.5), at(&waits, 0.99));
+        let values = [rate, p50, p99, drained, ratio, worst, claims];
+        let units = ["/s", "ms", "ms", "/s", "×", "ms", "×"];
+        let goals = [3_000.0, -2.0, -20.0, 5_000.0, -1.3, -100.0, -2.0];
         for (n, name) in names.into_iter().enumerate() {
             measures.push(line(name, values[n], units[n], goals[n]));
         }
@@ -156,19 +175,25 @@ fn end_to_end(server: &Server, seconds: u32) -> Result<f64> {
     Ok(all / after.as_secs_f64())
 }
 
-/// From the moment before the call to the start of its script, at a steady pace: p50 and p99.
-fn enqueue_to_start(server: &Server, folder: &Path, seconds: u32) -> Result<(f64, f64)> {
+/// From the moment before the call to the start of its script, `pace` times a second: the
+/// milliseconds, sorted.
+fn enqueue_to_start(
+    server: &Server,
+    folder: &Path,
+    app: &str,
+    path: &str,
+    pace: u64,
+    count: u64,
+) -> Result<Vec<f64>> {
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", server.port))?);
-    let count = PACE * u64::from(seconds.min(4));
     let begun = Instant::now();
     let mut sent = std::collections::HashMap::new();
     for n in 0..count {
-        let due = Duration::from_micros(n * 1_000_000 / PACE);
+        let due = Duration::from_micros(n * 1_000_000 / pace);
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        stream
-            .get_mut()
-            .write_all(b"GET /nothing HTTP/1.1\r\nHost: localhost\r\n\r\n")?;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        stream.get_mut().write_all(request.as_bytes())?;
         let accepted: Value = serde_json::from_str(&answer(&mut stream)?)?;
         let id = accepted["execution_id"]
             .as_str()
@@ -178,7 +203,7 @@ fn enqueue_to_start(server: &Server, folder: &Path, seconds: u32) -> Result<(f64
     }
     std::thread::sleep(Duration::from_millis(300));
     let most = (count + 100).to_string();
-    let list = ["executions", "list", "--app", "bench", "--limit", &most];
+    let list = ["executions", "list", "--app", app, "--limit", &most];
     let executions = server.cli_json(folder, &list)?;
     let mut waits = Vec::new();
     for execution in executions.as_array().into_iter().flatten() {
@@ -192,8 +217,12 @@ fn enqueue_to_start(server: &Server, folder: &Path, seconds: u32) -> Result<(f64
         bail!("{} of {} executions were found", waits.len(), sent.len());
     }
     waits.sort_by(f64::total_cmp);
-    let at = |part: f64| waits[((waits.len() - 1) as f64 * part) as usize];
-    Ok((at(0.5), at(0.99)))
+    Ok(waits)
+}
+
+/// The value below which `part` of the sorted ones lie.
+fn at(sorted: &[f64], part: f64) -> f64 {
+    sorted[((sorted.len() - 1) as f64 * part) as usize]
 }
 
 /// The body of one HTTP answer.
@@ -222,8 +251,8 @@ fn micros(instant: &str) -> Result<f64> {
 /// A paused trigger is resumed: how many of its deliveries end a second.
 fn drain(server: &Server, folder: &Path) -> Result<f64> {
     let fill = r#"let c = kv::collection("backlog"); for n in 0..2000 { c.set(`${n}`, n); }"#;
-    server.deploy(folder, "fill", fill, &[])?;
-    server.deploy(folder, "handle", "()", &[])?;
+    server.deploy(folder, "bench", "fill", fill, &[])?;
+    server.deploy(folder, "bench", "handle", "()", &[])?;
     let trigger = [
         "triggers",
         "create-kv",
@@ -235,10 +264,7 @@ fn drain(server: &Server, folder: &Path) -> Result<f64> {
     ];
     let trigger = server.cli_json(folder, &trigger)?;
     let id = trigger["id"].as_str().context("no id")?;
-    server.cli_json(folder, &["triggers", "pause", id])?;
-    for _ in 0..(BACKLOG / 2_000.0) as u32 {
-        server.get("/fill")?;
-    }
+    fill_paused(server, folder, id, BACKLOG)?;
     let before = done(server, "kv")?;
     let started = Instant::now();
     server.cli_json(folder, &["triggers", "resume", id])?;
@@ -246,12 +272,54 @@ fn drain(server: &Server, folder: &Path) -> Result<f64> {
     Ok(BACKLOG / started.elapsed().as_secs_f64())
 }
 
+/// Pause a trigger and let so many deliveries wait for it.
+fn fill_paused(server: &Server, folder: &Path, trigger: &str, count: f64) -> Result<()> {
+    server.cli_json(folder, &["triggers", "pause", trigger])?;
+    for _ in 0..(count / 2_000.0) as u32 {
+        server.get("/fill")?;
+    }
+    Ok(())
+}
+
+/// The longest of 40 single deliveries of one app, from the call to the start of the script,
+/// while another app's flood runs.
+fn beside_a_flood(server: &Server, folder: &Path) -> Result<f64> {
+    server.deploy(folder, "other", "single", "()", &["--async"])?;
+    let triggers = server.cli_json(folder, &["triggers", "list", "--app", "bench"])?;
+    let of_backlog = |trigger: &&Value| trigger["filter"]["collection"] == "backlog";
+    let trigger = triggers.as_array().into_iter().flatten().find(of_backlog);
+    let id = trigger.and_then(|trigger| trigger["id"].as_str());
+    let id = id.context("the trigger of the backlog")?;
+    fill_paused(server, folder, id, FLOOD)?;
+    let before = done(server, "kv")?;
+    let waits = std::thread::scope(|scope| {
+        let resume = scope.spawn(|| server.cli_json(folder, &["triggers", "resume", id]));
+        let waits = enqueue_to_start(server, folder, "other", "/single", 20, 40);
+        resume.join().expect("it does not panic").and(waits)
+    })?;
+    if done(server, "kv")? >= before + FLOOD {
+        bail!("the flood was over before the single deliveries were");
+    }
+    until_done(server, "kv", before + FLOOD)?;
+    Ok(at(&waits, 1.0))
+}
+
+/// The median time of a claim among a million rows that are not due ÷ that among a thousand.
+fn claims(root: &Path, few: &str, many: &str) -> Result<f64> {
+    let program = root.join("target/release/examples/claim_bench");
+    let output = Command::new(program).args([few, many]).output()?;
+    let said: Value = serde_json::from_slice(&output.stdout)
+        .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+    let number = |name: &str| said[name].as_f64().context("no number");
+    Ok(number("many_us")? / number("few_us")?)
+}
+
 /// The median time of a route whose script writes a key that a trigger listens to, and one that
 /// nobody listens to, in turns.
 fn firing(server: &Server, folder: &Path, seconds: u32) -> Result<f64> {
     let write = |collection: &str| format!(r#"kv::collection("{collection}").set("k", 1);"#);
-    server.deploy(folder, "loud", &write("loud"), &[])?;
-    server.deploy(folder, "quiet", &write("quiet"), &[])?;
+    server.deploy(folder, "bench", "loud", &write("loud"), &[])?;
+    server.deploy(folder, "bench", "quiet", &write("quiet"), &[])?;
     let trigger = [
         "triggers",
         "create-kv",

@@ -110,10 +110,11 @@ impl Server {
         Ok(())
     }
 
-    /// Upload a script and bind it to `GET /name`.
+    /// Upload a script to an app and bind it to `GET /name`.
     pub(super) fn deploy(
         &self,
         folder: &Path,
+        app: &str,
         name: &str,
         source: &str,
         more: &[&str],
@@ -124,7 +125,7 @@ impl Server {
         deploy
             .arg("deploy")
             .arg(path)
-            .args(["--app", "bench", "--create-app"]);
+            .args(["--app", app, "--create-app"]);
         deploy.args(["--route", &format!("GET /{name}")]).args(more);
         crate::run(&mut deploy)
     }

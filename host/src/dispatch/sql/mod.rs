@@ -446,18 +446,37 @@ pub async fn waiting_of(conn: &mut Conn, trigger_id: TriggerId) -> Result<i64, S
 /// paused (a node that had not heard of the resumption wrote them), and rows that are blocked
 /// though they are the first of their key. At most [`HOLD_BATCH`] of each.
 pub async fn mend(tx: &mut Tx) -> Result<u64, StoreError> {
+    // A look into the index for each trigger and each key that something waits for, however much
+    // waits for it.
     const HELD: &str = "
+        with recursive held_of (trigger_id) as (
+            select (select trigger_id from outbox where held order by trigger_id limit 1)
+            union all
+            select (select o.trigger_id from outbox o
+                    where held and o.trigger_id > held_of.trigger_id
+                    order by o.trigger_id limit 1)
+            from held_of where held_of.trigger_id is not null
+        )
         update outbox set held = false where id in (
-            select id from outbox where held and not exists (
-                select 1 from triggers where triggers.id = outbox.trigger_id and triggers.paused)
+            select id from outbox where held and trigger_id in (
+                select h.trigger_id from held_of h where h.trigger_id is not null
+                and not exists (
+                    select 1 from triggers t where t.id = h.trigger_id and t.paused))
             limit $1)";
     const BLOCKED: &str = "
+        with recursive blocked_of (order_key) as (
+            select (select order_key from outbox where blocked order by order_key limit 1)
+            union all
+            select (select o.order_key from outbox o
+                    where blocked and o.order_key > blocked_of.order_key
+                    order by o.order_key limit 1)
+            from blocked_of where blocked_of.order_key is not null
+        )
         update outbox set blocked = false where id in (
-            select id from outbox where blocked and not exists (
-                select 1 from outbox before
-                where before.order_key = outbox.order_key
-                  and before.order_seq < outbox.order_seq)
-            limit $1)";
+            select o.id from blocked_of b join outbox o on o.id = (
+                select id from outbox first where first.order_key = b.order_key
+                order by first.order_seq limit 1)
+            where o.blocked limit $1)";
     let mut mended = 0;
     for sql in [HELD, BLOCKED] {
         mended += on!(&mut tx.conn, |c| sqlx::query(sql)
