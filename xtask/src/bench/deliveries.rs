@@ -192,7 +192,7 @@ fn enqueue_to_start(
         let due = Duration::from_micros(n * 1_000_000 / pace);
         std::thread::sleep(due.saturating_sub(begun.elapsed()));
         let at = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
-        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {app}.localhost\r\n\r\n");
         stream.get_mut().write_all(request.as_bytes())?;
         let accepted: Value = serde_json::from_str(&answer(&mut stream)?)?;
         let id = accepted["execution_id"]
@@ -285,6 +285,8 @@ fn fill_paused(server: &Server, folder: &Path, trigger: &str, count: f64) -> Res
 /// while another app's flood runs.
 fn beside_a_flood(server: &Server, folder: &Path) -> Result<f64> {
     server.deploy(folder, "other", "single", "()", &["--async"])?;
+    let host = ["apps", "update", "other", "--host", "other.localhost"];
+    server.cli_json(folder, &host)?;
     let triggers = server.cli_json(folder, &["triggers", "list", "--app", "bench"])?;
     let of_backlog = |trigger: &&Value| trigger["filter"]["collection"] == "backlog";
     let trigger = triggers.as_array().into_iter().flatten().find(of_backlog);
