@@ -154,7 +154,7 @@ async fn change(
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let known = sql::get(&mut tx.conn, id).await?;
+                let known = sql::get(tx.conn().await?, id).await?;
                 let mut app = known.ok_or_else(|| AppError::NotFound(app))?;
                 app.slug = change.slug.unwrap_or(app.slug);
                 app.name = change.name.unwrap_or(app.name);

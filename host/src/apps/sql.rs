@@ -99,7 +99,7 @@ pub async fn insert(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(
     const SQL: &str =
         "insert into apps (id, slug, name, created_at, updated_at) values ($1, $2, $3, $4, $4)";
     let now = tx.now;
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         let query = sqlx::query(SQL)
             .bind(id)
             .bind(slug.as_str())
@@ -114,7 +114,7 @@ pub async fn insert(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(
 pub async fn update(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(), StoreError> {
     const SQL: &str = "update apps set slug = $2, name = $3, updated_at = $4 where id = $1";
     let now = tx.now;
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         let query = sqlx::query(SQL)
             .bind(id)
             .bind(slug.as_str())
@@ -129,7 +129,7 @@ pub async fn update(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(
 /// gives the former their outcome. Says whether there was one.
 pub async fn delete(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
     const SQL: &str = "delete from apps where id = $1";
-    let gone = on!(&mut tx.conn, |c| sqlx::query(SQL)
+    let gone = on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .execute(c)
         .await
@@ -147,13 +147,13 @@ pub async fn set_hosts(
     const CLEAR: &str = "delete from app_hosts where app_id = $1";
     const ADD: &str =
         "insert into app_hosts (host, app_id) values ($1, $2) on conflict (host) do nothing";
-    on!(&mut tx.conn, |c| sqlx::query(CLEAR)
+    on!(tx.conn().await?, |c| sqlx::query(CLEAR)
         .bind(id)
         .execute(c)
         .await
         .map(|_| ()))?;
     for host in hosts {
-        let added = on!(&mut tx.conn, |c| sqlx::query(ADD)
+        let added = on!(tx.conn().await?, |c| sqlx::query(ADD)
             .bind(host.to_string())
             .bind(id)
             .execute(c)

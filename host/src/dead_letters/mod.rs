@@ -345,13 +345,13 @@ impl DeadLetters {
         let outbox = self.outbox.clone();
         let delivery_id = self.db.write(move |tx| {
             Box::pin(async move {
-                let letter = sql::get(&mut tx.conn, app_id, id).await?;
+                let letter = sql::get(tx.conn().await?, app_id, id).await?;
                 let letter = letter.ok_or_else(|| DeadLetterError::NotFound(id.to_string()))?;
                 let edited = payload.map(|payload| letter.edited(&payload).map(Arc::new));
                 let delivery = letter.replay(edited.transpose()?, version)?;
                 let delivery_id = delivery.id;
                 if !sql::replayed(tx, id, delivery_id, principal_id).await? {
-                    let now = sql::get(&mut tx.conn, app_id, id).await?;
+                    let now = sql::get(tx.conn().await?, app_id, id).await?;
                     let state = now.map_or(letter.state, |letter| letter.state);
                     return Err(DeadLetterError::AlreadySettled(state));
                 }
@@ -380,7 +380,7 @@ impl DeadLetters {
                     if sql::resolved(tx, app_id, id, reason, principal_id).await? {
                         return Ok(());
                     }
-                    let known = sql::get(&mut tx.conn, app_id, id).await?;
+                    let known = sql::get(tx.conn().await?, app_id, id).await?;
                     Err(known.map_or_else(
                         || DeadLetterError::NotFound(id.to_string()),
                         |letter| DeadLetterError::AlreadySettled(letter.state),
@@ -409,7 +409,7 @@ impl DeadLetters {
         };
         let done = self.db.write(move |tx| {
             Box::pin(async move {
-                let letters = sql::oldest(&mut tx.conn, app_id, &filter, limit).await?;
+                let letters = sql::oldest(tx.conn().await?, app_id, &filter, limit).await?;
                 let mut done = 0;
                 let mut rows = Vec::new();
                 for letter in letters {
@@ -432,7 +432,7 @@ impl DeadLetters {
                     }
                 }
                 crate::dispatch::sql::insert(tx, &rows).await?;
-                let left = sql::count(&mut tx.conn, app_id, &filter).await?;
+                let left = sql::count(tx.conn().await?, app_id, &filter).await?;
                 Ok::<_, DeadLetterError>((done, left))
             })
         });

@@ -304,7 +304,7 @@ pub async fn insert(tx: &mut Tx, letter: &DeadLetter) -> Result<(), StoreError> 
                 $19, $20, $21, $22, $23, $24, $25, $26)";
     let history = serde_json::to_string(&letter.history).expect("our own types are always JSON");
     let payload = letter.payload.json();
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(letter.id)
             .bind(letter.app_id)
@@ -350,7 +350,7 @@ pub async fn replayed(
         update dead_letters set state = 'replayed', replayed_as = $2, settled_by = $3, settled_at = $4
         where id = $1 and state = 'unresolved'";
     let now = tx.now;
-    let rows = on!(&mut tx.conn, |c| sqlx::query(SQL)
+    let rows = on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .bind(replayed_as)
         .bind(by)
@@ -373,7 +373,7 @@ pub async fn resolved(
         update dead_letters set state = 'resolved', reason = $3, settled_by = $4, settled_at = $5
         where app_id = $1 and id = $2 and state = 'unresolved'";
     let now = tx.now;
-    let rows = on!(&mut tx.conn, |c| {
+    let rows = on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(app_id)
             .bind(id)
@@ -390,7 +390,7 @@ pub async fn resolved(
 /// A handler that was told of it failed.
 pub async fn handler_failed(tx: &mut Tx, id: DeadLetterId) -> Result<(), StoreError> {
     const SQL: &str = "update dead_letters set handler_failed = true where id = $1";
-    on!(&mut tx.conn, |c| sqlx::query(SQL)
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .execute(c)
         .await

@@ -11,7 +11,7 @@ pub async fn version(conn: &mut Conn) -> Result<i64, StoreError> {
 /// Raise it. On Postgres this row is also the lock that makes such changes wait for each other.
 pub async fn raise_version(tx: &mut Tx) -> Result<(), StoreError> {
     const SQL: &str = "update directory_version set version = version + 1 where id = 1";
-    on!(&mut tx.conn, |c| sqlx::query(SQL)
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
         .execute(c)
         .await
         .map(|_| ()))?;

@@ -286,7 +286,7 @@ impl Dispatcher {
             attempt: delivery.attempt,
             worker: self.outbox.worker,
             ended: None,
-            is_awaited: delivery.reply_to.is_some() || delivery.order_key.is_some(),
+            is_sync: delivery.reply_to.is_some(),
             then,
             order_key: delivery.order_key.clone(),
             also: Vec::new(),

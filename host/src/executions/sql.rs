@@ -33,7 +33,7 @@ pub async fn insert<'e>(
     ended: impl Iterator<Item = &'e Ended>,
 ) -> Result<(), StoreError> {
     let ended: Vec<&Ended> = ended.collect();
-    insert_all!(&mut tx.conn, "executions", ended.as_slice(), |ended| {
+    insert_all!(tx, "executions", ended.as_slice(), |ended| {
         id: ended.execution.id,
         app_id: ended.execution.app_id,
         script_id: ended.execution.script_id,
@@ -257,7 +257,7 @@ pub async fn insert_abandoned(tx: &mut Tx, row: &AbandonedExecution) -> Result<(
     const SQL: &str = "
         insert into abandoned_executions (id, execution_id, app_id, script_id, reason, created_at)
         values ($1, $2, $3, $4, $5, $6)";
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(row.id)
             .bind(row.execution_id)

@@ -37,7 +37,7 @@ pub async fn claim(
         where app_id = $1 and scope = $2 and key = $3";
     let now = tx.now;
     let ttl = TimeDelta::from_std(key.ttl).unwrap_or(TimeDelta::days(1));
-    let taken = on!(&mut tx.conn, |c| {
+    let taken = on!(tx.conn().await?, |c| {
         sqlx::query(TAKE)
             .bind(app_id)
             .bind(key.scope)
@@ -53,7 +53,7 @@ pub async fn claim(
     if taken > 0 {
         return Ok(None);
     }
-    let known: KnownRow = on!(&mut tx.conn, |c| {
+    let known: KnownRow = on!(tx.conn().await?, |c| {
         sqlx::query_as(KNOWN)
             .bind(app_id)
             .bind(key.scope)
@@ -83,7 +83,7 @@ pub async fn keep(
         update idempotency_keys set answer = $4
         where app_id = $1 and scope = $2 and key = $3";
     let text = serde_json::to_string(answer).expect("our own types are always JSON");
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(app_id)
             .bind(key.scope)
@@ -101,7 +101,7 @@ pub async fn sweep(tx: &mut Tx, now: DateTime<Utc>, limit: i64) -> Result<u64, S
     const SQL: &str = "
         delete from idempotency_keys where (app_id, scope, key) in (
             select app_id, scope, key from idempotency_keys where expires_at <= $1 limit $2)";
-    Ok(on!(&mut tx.conn, |c| sqlx::query(SQL)
+    Ok(on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(now)
         .bind(limit)
         .execute(c)

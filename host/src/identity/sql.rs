@@ -54,8 +54,8 @@ pub async fn insert_first(
         insert into users (id, name, password_hash, role, created_at)
         select $1::uuid, $2::text, $3::text, $4::text, $5::timestamptz
         where not exists (select 1 from users)";
-    let (sql, now) = (tx.conn.text(SQL, SQL_POSTGRES), tx.now);
-    let added = on!(&mut tx.conn, |c| {
+    let (sql, now) = (tx.text(SQL, SQL_POSTGRES), tx.now);
+    let added = on!(tx.conn().await?, |c| {
         sqlx::query(sql)
             .bind(user.id)
             .bind(&user.name)
@@ -116,12 +116,12 @@ pub async fn insert_session(
         insert into sessions (id, user_id, token_hash, created_at, expires_at)
         values ($1, $2, $3, $4, $5)";
     let (id, now) = (Id::<NewSessionRow>::new(), tx.now);
-    on!(&mut tx.conn, |c| sqlx::query(SWEEP)
+    on!(tx.conn().await?, |c| sqlx::query(SWEEP)
         .bind(now)
         .execute(c)
         .await
         .map(|_| ()))?;
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(id)
             .bind(user_id)
@@ -141,7 +141,7 @@ struct NewSessionRow;
 /// Remove a session.
 pub async fn delete_session(tx: &mut Tx, token_hash: &[u8]) -> Result<(), StoreError> {
     const SQL: &str = "delete from sessions where token_hash = $1";
-    on!(&mut tx.conn, |c| sqlx::query(SQL)
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(token_hash)
         .execute(c)
         .await

@@ -181,10 +181,11 @@ impl Mutation {
             delete from kv where app_id = $1 and collection = $2 and key = $3 returning value";
         const GET: &str = "select value from kv where app_id = $1 and collection = $2 and key = $3";
         let sql = if self.value.is_some() { GET } else { DELETE };
-        if let (Some(value), Conn::Postgres(held)) = (&self.value, &mut tx.conn) {
-            return self.replace_at_once(value, tx.now, held).await;
+        let now = tx.now;
+        if let (Some(value), Conn::Postgres(held)) = (&self.value, tx.conn().await?) {
+            return self.replace_at_once(value, now, held).await;
         }
-        let old_value = on!(&mut tx.conn, |c| {
+        let old_value = on!(tx.conn().await?, |c| {
             let query = sqlx::query_scalar(sql).bind(self.app_id);
             query
                 .bind(self.collection.as_str())
@@ -236,7 +237,7 @@ impl Mutation {
 
     async fn execute(&self, tx: &mut Tx, sql: &'static str) -> Result<u64, StoreError> {
         let now = tx.now;
-        Ok(on!(&mut tx.conn, |c| {
+        Ok(on!(tx.conn().await?, |c| {
             let query = sqlx::query(sql).bind(self.app_id);
             let mut query = query.bind(self.collection.as_str()).bind(self.key.as_str());
             if let Some(value) = &self.value {

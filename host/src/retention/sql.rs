@@ -47,8 +47,7 @@ pub async fn remove(tx: &mut Tx, aged: Aged, before: Uuid, limit: i64) -> Result
     }
     macro_rules! texts {
         ($table:literal) => {
-            tx.conn
-                .text(text!($table, ""), text!($table, "for update skip locked"))
+            tx.text(text!($table, ""), text!($table, "for update skip locked"))
         };
     }
     let sql = match aged {
@@ -56,7 +55,7 @@ pub async fn remove(tx: &mut Tx, aged: Aged, before: Uuid, limit: i64) -> Result
         Aged::AbandonedExecutions => texts!("abandoned_executions"),
         Aged::Executions => texts!("executions"),
     };
-    Ok(on!(&mut tx.conn, |c| sqlx::query(sql)
+    Ok(on!(tx.conn().await?, |c| sqlx::query(sql)
         .bind(before)
         .bind(limit)
         .execute(c)

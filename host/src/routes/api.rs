@@ -59,12 +59,12 @@ struct NewRoute {
 
 /// Write a route if nothing is in its way.
 async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
-    let known = sql::by_conflict_key(&mut tx.conn, route.app_id, &route.conflict_key()).await?;
+    let known = sql::by_conflict_key(tx.conn().await?, route.app_id, &route.conflict_key()).await?;
     if let Some(other) = known.filter(|other| other.id != route.id) {
         return Err(RouteError::Conflict(Box::new(other)));
     }
     if let Some(host) = &route.host {
-        let app = apps::sql::get(&mut tx.conn, route.app_id).await?;
+        let app = apps::sql::get(tx.conn().await?, route.app_id).await?;
         let claimed = app.map(|app| app.hosts).unwrap_or_default();
         if !claimed.is_empty() && !claimed.iter().any(|claim| claim.covers(host)) {
             return Err(RouteError::HostNotClaimed(host.clone()));
@@ -186,7 +186,7 @@ async fn change(
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let known = sql::get(&mut tx.conn, id).await?;
+                let known = sql::get(tx.conn().await?, id).await?;
                 let mut route = known.ok_or_else(|| RouteError::NotFound(id.to_string()))?;
                 route.script_id = script_id.unwrap_or(route.script_id);
                 route.path = change.path.unwrap_or(route.path);

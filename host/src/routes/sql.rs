@@ -139,7 +139,7 @@ pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
     let idempotency = idempotency
         .transpose()
         .expect("our own types are always JSON");
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(route.id)
             .bind(route.app_id)
@@ -162,7 +162,7 @@ pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
 /// Remove a route. Says whether there was one.
 pub async fn delete(tx: &mut Tx, id: RouteId) -> Result<bool, StoreError> {
     const SQL: &str = "delete from routes where id = $1";
-    let gone = on!(&mut tx.conn, |c| sqlx::query(SQL)
+    let gone = on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .execute(c)
         .await

@@ -302,13 +302,13 @@ async fn change(
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let known = sql::get(&mut tx.conn, id).await?;
+                let known = sql::get(tx.conn().await?, id).await?;
                 let mut script = known.ok_or_else(|| ScriptError::NotFound(id.to_string()))?;
                 let current = script.version;
                 if current != expected {
                     return Err(ScriptError::VersionConflict { expected, current });
                 }
-                let old = sql::code(&mut tx.conn, id, current).await?;
+                let old = sql::code(tx.conn().await?, id, current).await?;
                 let new = code(script.kind, change.source, change.wasm_base64)
                     .ok()
                     .flatten();

@@ -110,7 +110,7 @@ pub async fn insert(tx: &mut Tx, script: &Script, code: &[u8]) -> Result<(), Sto
         insert into scripts (id, app_id, name, kind, version, limits, created_at, updated_at)
         values ($1, $2, $3, $4, $5, $6, $7, $7)";
     let limits = limits_text(script);
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(script.id)
             .bind(script.app_id)
@@ -132,7 +132,7 @@ pub async fn update(tx: &mut Tx, script: &Script, expected: u32) -> Result<bool,
         update scripts set name = $2, version = $3, limits = $4, updated_at = $5
         where id = $1 and version = $6";
     let limits = limits_text(script);
-    let changed = on!(&mut tx.conn, |c| {
+    let changed = on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(script.id)
             .bind(&script.name)
@@ -152,7 +152,7 @@ pub async fn insert_version(tx: &mut Tx, script: &Script, code: &[u8]) -> Result
     const SQL: &str = "
         insert into script_versions (script_id, version, code, created_at)
         values ($1, $2, $3, $4)";
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(script.id)
             .bind(i64::from(script.version))
@@ -204,7 +204,7 @@ pub async fn versions(
 /// Remove a script and its versions. Says whether there was one.
 pub async fn delete(tx: &mut Tx, id: ScriptId) -> Result<bool, StoreError> {
     const SQL: &str = "delete from scripts where id = $1";
-    let gone = on!(&mut tx.conn, |c| sqlx::query(SQL)
+    let gone = on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .execute(c)
         .await

@@ -4,7 +4,10 @@ use std::ops::{Deref, DerefMut};
 
 use chrono::{DateTime, Utc};
 use sqlx::pool::PoolConnection;
-use sqlx::{Database, Postgres, Sqlite};
+use sqlx::sqlite::SqliteRow;
+use sqlx::{Database, Postgres, QueryBuilder, Row, Sqlite};
+
+use super::{Durability, Engine, StoreError, micros};
 
 /// A connection to either database.
 pub enum Conn {
@@ -56,11 +59,139 @@ impl<D: Database> DerefMut for Held<D> {
 /// A transaction that the writer began and will end. What takes `&mut Tx` writes, and what is
 /// done with one `Tx` happens together or not at all.
 pub struct Tx {
-    /// The connection, for functions that only read.
-    pub conn: Conn,
+    pub(super) conn: Conn,
     /// The instant of this transaction, by the database's clock: due times and leases are
     /// reckoned from it, so that nodes whose clocks differ agree.
     pub now: DateTime<Utc>,
+    /// On SQLite: statements that have not been sent yet. Each sending wakes the connection's
+    /// thread and is answered to ours, which costs more than a small statement does; so the
+    /// beginning, what is only written, and the commit go together.
+    waiting: Waiting,
+}
+
+struct Waiting {
+    text: QueryBuilder<Sqlite>,
+    /// How many statements are in it.
+    count: usize,
+    /// The lengths of those that are about many rows.
+    lengths: Vec<usize>,
+}
+
+impl Waiting {
+    fn nothing() -> Self {
+        Self {
+            text: QueryBuilder::new(""),
+            count: 0,
+            lengths: Vec::new(),
+        }
+    }
+
+    /// Where to write the next statement.
+    fn next(&mut self) -> &mut QueryBuilder<Sqlite> {
+        if self.count > 0 {
+            self.text.push("; ");
+        }
+        self.count += 1;
+        &mut self.text
+    }
+}
+
+impl Tx {
+    /// Begin, and read the clock. SQLite's is ours; Postgres's is asked for, because leases must
+    /// not depend on a node's clock.
+    pub(super) async fn begin(mut conn: Conn, durability: Durability) -> Result<Self, StoreError> {
+        let now = match &mut conn {
+            Conn::Sqlite(_) => micros(Utc::now()),
+            Conn::Postgres(held) => {
+                // One round trip for all of it.
+                let begin = match durability {
+                    Durability::PowerCut => "begin; select now()",
+                    Durability::Kill => "begin; set local synchronous_commit = off; select now()",
+                };
+                let row = sqlx::raw_sql(begin).fetch_one(&mut **held).await?;
+                row.try_get(0)?
+            }
+        };
+        let mut waiting = Waiting::nothing();
+        // A transaction that reads first and writes then could not wait for its lock.
+        waiting.next().push("begin immediate");
+        Ok(Self { conn, now, waiting })
+    }
+
+    /// The connection, with everything before sent.
+    ///
+    /// # Errors
+    /// When what was not sent yet fails.
+    pub async fn conn(&mut self) -> Result<&mut Conn, StoreError> {
+        if let Conn::Sqlite(held) = &mut self.conn
+            && self.waiting.count > 0
+        {
+            let mut waiting = std::mem::replace(&mut self.waiting, Waiting::nothing());
+            waiting.text.build().execute(&mut **held).await?;
+        }
+        Ok(&mut self.conn)
+    }
+
+    /// Where to write a statement about `length` rows that is sent to SQLite together with what
+    /// comes before and after it. Few texts may come of it, so that they stay prepared: two
+    /// statements of one length go together, no others.
+    ///
+    /// # Errors
+    /// When what was not sent yet fails.
+    pub(crate) async fn sqlite_statement(
+        &mut self,
+        length: usize,
+    ) -> Result<&mut QueryBuilder<Sqlite>, StoreError> {
+        let lengths = &self.waiting.lengths;
+        if lengths.len() > 1 || lengths.first().is_some_and(|first| *first != length) {
+            self.conn().await?;
+        }
+        self.waiting.lengths.push(length);
+        Ok(self.waiting.next())
+    }
+
+    /// Send what waits to SQLite; answers the rows of its last statement.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) async fn sqlite_rows<T>(&mut self) -> Result<Vec<T>, StoreError>
+    where
+        T: Send + Unpin,
+        (T,): for<'r> sqlx::FromRow<'r, SqliteRow>,
+    {
+        let Conn::Sqlite(held) = &mut self.conn else {
+            return Ok(Vec::new());
+        };
+        let mut waiting = std::mem::replace(&mut self.waiting, Waiting::nothing());
+        let query = waiting.text.build_query_scalar();
+        Ok(query.fetch_all(&mut **held).await?)
+    }
+
+    /// Which database it is in.
+    pub fn engine(&self) -> Engine {
+        match self.conn {
+            Conn::Sqlite(_) => Engine::Sqlite,
+            Conn::Postgres(_) => Engine::Postgres,
+        }
+    }
+
+    /// The text of this transaction's engine, where one text cannot serve both.
+    pub fn text(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+        self.conn.text(sqlite, postgres)
+    }
+
+    pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
+        match &mut self.conn {
+            Conn::Sqlite(held) => {
+                self.waiting.next().push("commit");
+                self.waiting.text.build().execute(&mut **held).await?;
+            }
+            Conn::Postgres(held) => {
+                sqlx::raw_sql("commit").execute(&mut **held).await?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Run one `sqlx` expression on whichever connection a [`Conn`] holds:

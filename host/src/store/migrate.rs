@@ -69,7 +69,7 @@ where
 /// change the row: SQLite does not write a page that stays the same.
 pub(super) async fn touch(tx: &mut Tx) -> Result<(), StoreError> {
     const SQL: &str = "update directory_version set beat = 1 - beat where id = 1";
-    on!(&mut tx.conn, |c| sqlx::query(SQL)
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
         .execute(c)
         .await
         .map(|_| ()))?;

@@ -24,7 +24,7 @@ pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
 pub use rows::chunks;
 pub(crate) use rows::insert_all;
-pub use writer::{Grouped, Lane};
+pub use writer::{Durability, Grouped, Lane};
 
 use writer::Writer;
 

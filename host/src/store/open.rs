@@ -81,6 +81,8 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         .foreign_keys(true)
         .busy_timeout(Duration::from_secs(5))
         .disable_statement_logging();
+    // Statements for each number of rows, joined with others: see `Tx`.
+    let options = options.statement_cache_capacity(500);
     let mut writer = options.connect().await?;
     migrate::run(&mut writer, Engine::Sqlite).await?;
     writer.close().await?;

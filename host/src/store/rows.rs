@@ -12,40 +12,37 @@ pub fn chunks<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
 }
 
 /// Insert a row for each of `rows`:
-/// `insert_all!(&mut tx.conn, "kv", rows, |row| { key: row.key, value: row.value })`.
+/// `insert_all!(tx, "kv", rows, |row| { key: row.key, value: row.value })`.
 ///
-/// SQLite takes them as tuples. Postgres takes an array for each column, whatever their length in
+/// SQLite takes them as tuples, together with what follows in the transaction. Postgres takes an array for each column, whatever their length in
 /// one statement, because there every statement is a round trip; but a single row is cheaper as
 /// a tuple.
 macro_rules! insert_all {
-    ($conn:expr, $table:literal, $rows:expr, |$row:ident| {
+    ($tx:expr, $table:literal, $rows:expr, |$row:ident| {
         $first:ident: $first_value:expr $(, $column:ident: $value:expr)* $(,)?
     }) => {{
         const INTO: &str = concat!(
             "insert into ", $table,
             " (", stringify!($first) $(, ", ", stringify!($column))*, ") "
         );
-        macro_rules! tuples {
-            ($tuples:expr, $held:expr) => {{
-                let mut query = ::sqlx::QueryBuilder::new(INTO);
-                query.push_values($tuples, |mut tuple, $row| {
-                    tuple.push_bind($first_value)$(.push_bind($value))*;
-                });
-                query.build().execute(&mut **$held).await?;
-            }};
-        }
-        let rows = $rows;
-        match $conn {
-            $crate::store::Conn::Sqlite(held) => {
+        let (tx, rows): (&mut $crate::store::Tx, _) = ($tx, $rows);
+        match tx.engine() {
+            $crate::store::Engine::Sqlite => {
                 for chunk in $crate::store::chunks(rows) {
-                    tuples!(chunk, held);
+                    let statement = tx.sqlite_statement(chunk.len()).await?;
+                    statement.push(INTO).push_values(chunk, |mut tuple, $row| {
+                        tuple.push_bind($first_value)$(.push_bind($value))*;
+                    });
                 }
             }
-            $crate::store::Conn::Postgres(held) => match rows.len() {
-                0 => {}
-                1 => tuples!(rows, held),
-                _ => {
-                    let mut query = ::sqlx::QueryBuilder::new(INTO);
+            $crate::store::Engine::Postgres if rows.is_empty() => {}
+            $crate::store::Engine::Postgres => {
+                let mut query = ::sqlx::QueryBuilder::<::sqlx::Postgres>::new(INTO);
+                if rows.len() == 1 {
+                    query.push_values(rows, |mut tuple, $row| {
+                        tuple.push_bind($first_value)$(.push_bind($value))*;
+                    });
+                } else {
                     let mut arrays = query.push("select * from unnest(").separated(", ");
                     arrays.push_bind(rows.iter().map(|$row| $first_value).collect::<Vec<_>>());
                     $(
@@ -55,9 +52,12 @@ macro_rules! insert_all {
                             $value
                         }).collect::<Vec<_>>());
                     )*
-                    query.push(")").build().execute(&mut **held).await?;
+                    query.push(")");
                 }
-            },
+                if let $crate::store::Conn::Postgres(held) = tx.conn().await? {
+                    query.build().execute(&mut **held).await?;
+                }
+            }
         }
     }};
 }

@@ -20,14 +20,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use sqlx::Row as _;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::Connector;
-use super::{Conn, StoreError, Tx, micros, on};
+use super::{Conn, StoreError, Tx, on};
 
 /// How much may wait for a lane before callers wait to queue.
 const QUEUE: usize = 4096;
@@ -39,6 +37,8 @@ const TRIES: u32 = 5;
 /// Lanes for [`Lane::Keyed`] on Postgres: enough to overlap the waits for the network and the
 /// disk, few enough that commits stay large.
 const KEYED_LANES: usize = 4;
+/// After so many transactions in a row that need not wait for the disk, SQLite is told so.
+const KILLS_TO_RELAX: u32 = 4;
 /// How long a patient write waits for company.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How long one transaction may take before its connection counts as lost.
@@ -57,6 +57,16 @@ pub enum Lane {
     Keyed(u64),
 }
 
+/// What a write that was acknowledged outlives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// A power cut: its commit waits for the disk.
+    PowerCut,
+    /// A killed PiCloud. A power cut, or a crash of Postgres, may take the last such writes, but
+    /// never one that came before a write that outlives it: both databases log in one order.
+    Kill,
+}
+
 /// A write that goes into one transaction with others of its kind.
 pub trait Grouped: Send + Sync + Sized + 'static {
     /// What the writer of one item learns.
@@ -65,6 +75,11 @@ pub trait Grouped: Send + Sync + Sized + 'static {
     /// In whose company it is written.
     fn lane(&self) -> Lane {
         Lane::Urgent
+    }
+
+    /// What it outlives. One commit keeps the strongest promise that any of its items makes.
+    fn durability(&self) -> Durability {
+        Durability::PowerCut
     }
 
     /// Write `items`, in their order, and answer one output for each. An error concerns them
@@ -106,6 +121,7 @@ impl Writer {
             let worker = LaneWorker {
                 connector: connector.clone(),
                 conn: None,
+                kills_in_a_row: 0,
                 failing: failing.clone(),
             };
             tokio::spawn(worker.run(queue));
@@ -194,6 +210,8 @@ impl Writer {
 struct LaneWorker {
     connector: Connector,
     conn: Option<Conn>,
+    /// How many transactions in a row had to outlive no more than a killed process.
+    kills_in_a_row: u32,
     failing: Arc<AtomicBool>,
 }
 
@@ -236,7 +254,14 @@ impl LaneWorker {
 
     async fn together(&mut self, mut groups: Vec<Box<dyn Group>>) {
         metrics::histogram!("picloud_store_group_size").record(total(&groups) as f64);
-        let written = self.transaction(async |tx| {
+        let durability = match groups
+            .iter()
+            .all(|group| group.durability() == Durability::Kill)
+        {
+            true => Durability::Kill,
+            false => Durability::PowerCut,
+        };
+        let written = self.transaction(durability, async |tx| {
             for group in &mut groups {
                 group.apply(tx).await?;
             }
@@ -259,7 +284,9 @@ impl LaneWorker {
                     for mut single in group.split() {
                         let mut written = Err(StoreError::Raced);
                         for _ in 0..TRIES {
-                            written = self.transaction(async |tx| single.apply(tx).await).await;
+                            let durability = single.durability();
+                            let work = async |tx: &mut Tx| single.apply(tx).await;
+                            written = self.transaction(durability, work).await;
                             if !matches!(written, Err(StoreError::Raced)) {
                                 break;
                             }
@@ -275,7 +302,7 @@ impl LaneWorker {
     }
 
     async fn alone(&mut self, work: Alone) {
-        let mut tx = match self.begin().await {
+        let mut tx = match self.begin(Durability::PowerCut).await {
             Ok(tx) => tx,
             Err(error) => {
                 let ending = work(Err(error)).await;
@@ -305,9 +332,10 @@ impl LaneWorker {
 
     async fn transaction(
         &mut self,
+        durability: Durability,
         work: impl AsyncFnOnce(&mut Tx) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin().await?;
+        let mut tx = self.begin(durability).await?;
         match tokio::time::timeout(TRANSACTION_TIMEOUT, work(&mut tx)).await {
             Ok(Ok(())) => self.commit(tx).await,
             Ok(Err(error)) => {
@@ -319,25 +347,48 @@ impl LaneWorker {
         }
     }
 
-    async fn begin(&mut self) -> Result<Tx, StoreError> {
+    async fn begin(&mut self, durability: Durability) -> Result<Tx, StoreError> {
         // A connection that was lost while nothing was written shows at the first statement:
         // nothing has happened yet, so a new one may take over.
         if let Some(mut conn) = self.conn.take()
-            && let Ok(now) = start(&mut conn).await
+            && self.set_durability(&mut conn, durability).await.is_ok()
+            && let Ok(tx) = Tx::begin(conn, durability).await
         {
-            return Ok(Tx { conn, now });
+            return Ok(tx);
         }
-        let mut conn = self.connector.connect().await?;
-        let now = start(&mut conn).await?;
-        Ok(Tx { conn, now })
+        self.kills_in_a_row = 0;
+        Tx::begin(self.connector.connect().await?, durability).await
+    }
+
+    /// On SQLite it is the connection's, and a statement of its own to change: back at once when
+    /// it must be stronger, and weaker only where that seems to last. A new connection is at its
+    /// strongest.
+    async fn set_durability(
+        &mut self,
+        conn: &mut Conn,
+        durability: Durability,
+    ) -> Result<(), StoreError> {
+        let Conn::Sqlite(held) = conn else {
+            return Ok(());
+        };
+        let was_weak = self.kills_in_a_row >= KILLS_TO_RELAX;
+        self.kills_in_a_row = match durability {
+            Durability::Kill => self.kills_in_a_row.saturating_add(1),
+            Durability::PowerCut => 0,
+        };
+        let is_weak = self.kills_in_a_row >= KILLS_TO_RELAX;
+        // Not prepared: the pragma takes effect when it is compiled.
+        let change = match (was_weak, is_weak) {
+            (true, false) => "pragma synchronous = full",
+            (false, true) => "pragma synchronous = normal",
+            _ => return Ok(()),
+        };
+        sqlx::raw_sql(change).execute(&mut **held).await?;
+        Ok(())
     }
 
     async fn commit(&mut self, mut tx: Tx) -> Result<(), StoreError> {
-        let ended = on!(&mut tx.conn, |c| sqlx::raw_sql("commit")
-            .execute(c)
-            .await
-            .map(|_| ()));
-        match ended {
+        match tx.commit().await {
             Ok(()) => {
                 self.conn = Some(tx.conn);
                 Ok(())
@@ -345,7 +396,7 @@ impl LaneWorker {
             Err(error) => {
                 // SQLite leaves the transaction open when a commit fails, on a full disk say.
                 self.roll_back(tx).await;
-                Err(error.into())
+                Err(error)
             }
         }
     }
@@ -357,25 +408,6 @@ impl LaneWorker {
             .await
             .map(|_| ()));
         self.conn = ended.is_ok().then_some(tx.conn);
-    }
-}
-
-/// Begin, and read the clock. SQLite's is ours; Postgres's is asked for, because leases must
-/// not depend on a node's clock.
-async fn start(conn: &mut Conn) -> Result<DateTime<Utc>, StoreError> {
-    match conn {
-        // A deferred transaction that reads first cannot wait for its lock later.
-        Conn::Sqlite(c) => {
-            sqlx::raw_sql("begin immediate").execute(&mut **c).await?;
-            Ok(micros(Utc::now()))
-        }
-        Conn::Postgres(c) => {
-            // One round trip for both.
-            let row = sqlx::raw_sql("begin; select now()")
-                .fetch_one(&mut **c)
-                .await?;
-            Ok(row.try_get(0)?)
-        }
     }
 }
 
@@ -441,6 +473,7 @@ trait Group: Send {
     fn kind(&self) -> TypeId;
     fn len(&self) -> usize;
     fn is_patient(&self) -> bool;
+    fn durability(&self) -> Durability;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
     fn absorb(&mut self, other: Box<dyn Group>);
     fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>>;
@@ -466,6 +499,14 @@ impl<G: Grouped> Group for Members<G> {
 
     fn is_patient(&self) -> bool {
         self.items.iter().all(|item| item.lane() == Lane::Patient)
+    }
+
+    fn durability(&self) -> Durability {
+        let all = self.items.iter().map(Grouped::durability);
+        match all.into_iter().all(|one| one == Durability::Kill) {
+            true => Durability::Kill,
+            false => Durability::PowerCut,
+        }
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -335,13 +335,13 @@ async fn check_filter(tx: &mut Tx, app_id: AppId, kind: &Kind) -> Result<(), Tri
         return Ok(());
     };
     if let Some(id) = filter.trigger_id {
-        let known = sql::get(&mut tx.conn, id).await?;
+        let known = sql::get(tx.conn().await?, id).await?;
         if known.is_none_or(|trigger| trigger.app_id != app_id) {
             return Err(TriggerError::UnknownTrigger(id));
         }
     }
     if let Some(id) = filter.script_id {
-        let known = crate::scripts::sql::get(&mut tx.conn, id).await?;
+        let known = crate::scripts::sql::get(tx.conn().await?, id).await?;
         if known.is_none_or(|script| script.app_id != app_id) {
             return Err(TriggerError::UnknownScript(id));
         }
@@ -390,7 +390,7 @@ async fn change(
     let script_id = named_script(&node, known.app_id, fields.script_id, script).await?;
     let changed = node.db.write(move |tx| {
         Box::pin(async move {
-            let known = sql::get(&mut tx.conn, id).await?;
+            let known = sql::get(tx.conn().await?, id).await?;
             let mut trigger = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
             trigger.script_id = script_id.unwrap_or(trigger.script_id);
             trigger.retry = retry.unwrap_or(trigger.retry);
@@ -451,7 +451,7 @@ async fn set_paused(
     let id = trigger_id(id)?;
     let changed = node.db.write(move |tx| {
         Box::pin(async move {
-            let known = sql::get(&mut tx.conn, id).await?;
+            let known = sql::get(tx.conn().await?, id).await?;
             let mut trigger = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
             if trigger.paused != paused {
                 trigger.paused = paused;

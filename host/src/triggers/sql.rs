@@ -152,7 +152,7 @@ pub async fn upsert(tx: &mut Tx, trigger: &Trigger) -> Result<(), StoreError> {
             jitter_pct = excluded.jitter_pct, ordered_by = excluded.ordered_by,
             idempotency = excluded.idempotency, updated_at = excluded.updated_at";
     let idempotency = trigger.idempotency.as_ref().map(json);
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(trigger.id)
             .bind(trigger.app_id)
@@ -185,7 +185,7 @@ async fn upsert_kv(tx: &mut Tx, id: TriggerId, filter: &KvFilter) -> Result<(), 
         insert into kv_triggers (trigger_id, collection, ops, key) values ($1, $2, $3, $4)
         on conflict (trigger_id) do update set
             collection = excluded.collection, ops = excluded.ops, key = excluded.key";
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(id)
             .bind(filter.collection.to_string())
@@ -209,7 +209,7 @@ async fn upsert_dead_letter(
         on conflict (trigger_id) do update set
             source = excluded.source, of_trigger_id = excluded.of_trigger_id,
             of_script_id = excluded.of_script_id";
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(id)
             .bind(filter.source.map(Source::as_str))
@@ -229,7 +229,7 @@ fn json(value: &impl serde::Serialize) -> String {
 /// Remove a trigger. Says whether there was one.
 pub async fn delete(tx: &mut Tx, id: TriggerId) -> Result<bool, StoreError> {
     const SQL: &str = "delete from triggers where id = $1";
-    let gone = on!(&mut tx.conn, |c| sqlx::query(SQL)
+    let gone = on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .execute(c)
         .await

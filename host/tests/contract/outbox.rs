@@ -104,7 +104,7 @@ fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Completion
         attempt,
         worker,
         ended: Some(ended),
-        is_awaited: false,
+        is_sync: false,
         then: Then::Gone,
         order_key: delivery.order_key.clone(),
         also: Vec::new(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use picloud::apps::sql as apps;
 use picloud::apps::{AppId, Slug};
 use picloud::identity::Sessions;
-use picloud::store::{Db, Engine, Grouped, StoreError, Tx};
+use picloud::store::{Conn, Db, Durability, Engine, Grouped, StoreError, Tx};
 
 use crate::database::Database;
 use crate::on_both_engines;
@@ -18,6 +18,7 @@ on_both_engines!(
     opening_again_finds_what_was_written,
     a_second_first_owner_is_not_made,
     a_check_says_that_it_works,
+    a_commit_waits_for_the_disk_unless_all_of_it_need_not,
 );
 
 /// An app to be; a slug that is taken makes its insert fail.
@@ -159,4 +160,61 @@ async fn a_second_first_owner_is_not_made(test: Database) {
 
 async fn a_check_says_that_it_works(test: Database) {
     test.db.check().await.unwrap();
+}
+
+/// Asks the database what its transaction waits for.
+struct Probe(Durability);
+
+impl Grouped for Probe {
+    type Output = bool;
+
+    fn durability(&self) -> Durability {
+        self.0
+    }
+
+    async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<bool>, StoreError> {
+        let waits = match tx.conn().await? {
+            Conn::Sqlite(held) => {
+                let level: i64 = sqlx::query_scalar("pragma synchronous")
+                    .fetch_one(&mut **held)
+                    .await?;
+                level == 2
+            }
+            Conn::Postgres(held) => {
+                let level: String = sqlx::query_scalar("show synchronous_commit")
+                    .fetch_one(&mut **held)
+                    .await?;
+                level == "on"
+            }
+        };
+        Ok(vec![waits; items.len()])
+    }
+}
+
+async fn a_commit_waits_for_the_disk_unless_all_of_it_need_not(test: Database) {
+    let waits = async |durability| test.db.write_grouped(Probe(durability)).await.unwrap();
+    for _ in 0..2 {
+        let mut last = true;
+        for _ in 0..10 {
+            last = waits(Durability::Kill).await;
+        }
+        assert!(!last, "it is told at last that it need not");
+        assert!(waits(Durability::PowerCut).await);
+    }
+    // Many at once share commits, of which each waits that has one item that must.
+    for _ in 0..10 {
+        waits(Durability::Kill).await;
+    }
+    let mixed = (0..100).map(|n| match n % 10 {
+        0 => Durability::PowerCut,
+        _ => Durability::Kill,
+    });
+    let probes = mixed.map(|durability| {
+        let db = test.db.clone();
+        tokio::spawn(async move { (durability, db.write_grouped(Probe(durability)).await) })
+    });
+    for probe in futures_util::future::join_all(probes.collect::<Vec<_>>()).await {
+        let (durability, waited) = probe.unwrap();
+        assert!(durability == Durability::Kill || waited.unwrap());
+    }
 }

@@ -12,7 +12,7 @@ use crate::dispatch::{Attempt, DeliveryId, WorkerId};
 use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned};
 use crate::executions::{AbandonedExecution, ExecutionError, Log};
 use crate::idempotency::{self, KeptAnswer, Key};
-use crate::store::{Conn, Grouped, Lane, StoreError, Tx, chunks, on};
+use crate::store::{Conn, Durability, Engine, Grouped, Lane, StoreError, Tx, chunks, on};
 
 /// The end of an attempt: what is kept of it, and what becomes of its row.
 #[derive(Debug, Clone)]
@@ -25,8 +25,8 @@ pub struct Completion {
     pub worker: WorkerId,
     /// The execution, if there was one.
     pub ended: Option<Ended>,
-    /// Whether somebody waits for it to be written: a caller, or the next delivery of its key.
-    pub is_awaited: bool,
+    /// Whether a caller waits for it.
+    pub is_sync: bool,
     /// What becomes of the row.
     pub then: Then,
     /// The order key, whose next delivery may run once this row is gone.
@@ -97,9 +97,19 @@ impl Grouped for Arc<Completion> {
     type Output = bool;
 
     fn lane(&self) -> Lane {
-        match self.is_awaited {
+        // The caller waits for it, or the next delivery of its key.
+        match self.is_sync || self.order_key.is_some() {
             true => Lane::Urgent,
             false => Lane::Patient,
+        }
+    }
+
+    /// As [`NewDelivery`]: of a sync delivery a power cut may leave the row, which then is
+    /// recorded as abandoned, instead of the execution.
+    fn durability(&self) -> Durability {
+        match self.is_sync && self.also.is_empty() {
+            true => Durability::Kill,
+            false => Durability::PowerCut,
         }
     }
 
@@ -141,10 +151,11 @@ async fn delete_fenced(
           and outbox.lease_owner = done.lease_owner
         returning outbox.id";
     let mut deleted = Vec::with_capacity(items.len());
-    match &mut tx.conn {
-        Conn::Sqlite(held) => {
+    match tx.engine() {
+        Engine::Sqlite => {
             for chunk in chunks(items) {
-                let mut query = sqlx::QueryBuilder::new("delete from outbox where ");
+                let query = tx.sqlite_statement(chunk.len()).await?;
+                query.push("delete from outbox where ");
                 let mut fences = query.separated(" or ");
                 for item in chunk {
                     fences
@@ -157,12 +168,11 @@ async fn delete_fenced(
                         .push_unseparated(")");
                 }
                 query.push(" returning id");
-                let rows: Vec<DeliveryId> =
-                    query.build_query_scalar().fetch_all(&mut **held).await?;
-                deleted.extend(rows);
+                deleted.extend(tx.sqlite_rows::<DeliveryId>().await?);
             }
         }
-        Conn::Postgres(held) if !items.is_empty() => {
+        Engine::Postgres if items.is_empty() => {}
+        Engine::Postgres => {
             let ids: Vec<_> = items.iter().map(|item| item.id).collect();
             let attempts: Vec<_> = items.iter().map(|item| i64::from(item.attempt)).collect();
             let workers: Vec<_> = items.iter().map(|item| item.worker).collect();
@@ -170,9 +180,10 @@ async fn delete_fenced(
                 .bind(ids)
                 .bind(attempts)
                 .bind(workers);
-            deleted = query.fetch_all(&mut **held).await?;
+            if let Conn::Postgres(held) = tx.conn().await? {
+                deleted = query.fetch_all(&mut **held).await?;
+            }
         }
-        Conn::Postgres(_) => {}
     }
     Ok(deleted)
 }
@@ -190,7 +201,7 @@ async fn put_back(tx: &mut Tx, item: &Completion) -> Result<bool, StoreError> {
         Then::DueAfter(pause, history) => (DUE, tx.now + *pause, Some(json(history))),
         Then::Held => (HELD, tx.now, None),
     };
-    let rows = on!(&mut tx.conn, |c| {
+    let rows = on!(tx.conn().await?, |c| {
         let query = sqlx::query(sql).bind(item.id).bind(i64::from(item.attempt));
         let mut query = query.bind(item.worker).bind(due_at);
         if let Some(history) = history {
@@ -229,7 +240,7 @@ async fn unblock_next(tx: &mut Tx, kept: &[&Arc<Completion>]) -> Result<(), Stor
               and order_seq = (select min(order_seq) from outbox where order_key = $1)";
         lock_order_key(tx, key).await?;
         let now = tx.now;
-        on!(&mut tx.conn, |c| sqlx::query(SQL)
+        on!(tx.conn().await?, |c| sqlx::query(SQL)
             .bind(key)
             .bind(now)
             .execute(c)

@@ -23,7 +23,7 @@ use crate::executions::ExecutionId;
 use crate::idempotency::{self, Key, Known};
 use crate::identity::UserId;
 use crate::scripts::ScriptId;
-use crate::store::{Conn, Grouped, StoreError, Tx, insert_all, on};
+use crate::store::{Conn, Durability, Grouped, StoreError, Tx, insert_all, on};
 use crate::triggers::TriggerId;
 
 pub use completion::{Also, Completion, Then};
@@ -56,6 +56,16 @@ pub enum Placed {
 
 impl Grouped for NewDelivery {
     type Output = Placed;
+
+    /// After a power cut nobody waits for a sync delivery any more, and it is never run again: its
+    /// row only says whom to record as abandoned. What its script writes comes later, and brings
+    /// the row with it. A key must be known for as long as it was promised.
+    fn durability(&self) -> Durability {
+        match self.delivery.reply_to.is_some() && self.key.is_none() {
+            true => Durability::Kill,
+            false => Durability::PowerCut,
+        }
+    }
 
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Placed>, StoreError> {
         insert(tx, items).await
@@ -137,7 +147,7 @@ async fn last_of_order_keys<'i>(
     for key in keys {
         const SQL: &str = "select coalesce(max(order_seq), 0) from outbox where order_key = $1";
         lock_order_key(tx, key).await?;
-        let seq: i64 = on!(&mut tx.conn, |c| sqlx::query_scalar(SQL)
+        let seq: i64 = on!(tx.conn().await?, |c| sqlx::query_scalar(SQL)
             .bind(key)
             .fetch_one(c)
             .await)?;
@@ -148,7 +158,7 @@ async fn last_of_order_keys<'i>(
 
 async fn lock_order_key(tx: &mut Tx, key: &str) -> Result<(), StoreError> {
     const SQL: &str = "select pg_advisory_xact_lock(hashtextextended($1, 0))";
-    if let Conn::Postgres(held) = &mut tx.conn {
+    if let Conn::Postgres(held) = tx.conn().await? {
         sqlx::query(SQL).bind(key).execute(&mut **held).await?;
     }
     Ok(())
@@ -156,7 +166,7 @@ async fn lock_order_key(tx: &mut Tx, key: &str) -> Result<(), StoreError> {
 
 async fn insert_rows(tx: &mut Tx, rows: &[Row<'_>]) -> Result<(), StoreError> {
     let now = tx.now;
-    insert_all!(&mut tx.conn, "outbox", rows, |row| {
+    insert_all!(tx, "outbox", rows, |row| {
         id: row.new.delivery.id,
         app_id: row.new.delivery.app_id,
         script_id: row.new.delivery.script_id,
@@ -311,7 +321,7 @@ pub async fn apps_waiting(tx: &mut Tx) -> Result<Vec<(AppId, DateTime<Utc>)>, St
                               order by o.due_at limit 1) as due_at
             from apps a where a.app_id is not null
         ) waiting where due_at is not null";
-    Ok(on!(&mut tx.conn, |c| sqlx::query_as(SQL)
+    Ok(on!(tx.conn().await?, |c| sqlx::query_as(SQL)
         .fetch_all(c)
         .await)?)
 }
@@ -349,10 +359,9 @@ pub async fn claim(
     }
     let (now, sql) = (
         tx.now,
-        tx.conn
-            .text(claim_text!(""), claim_text!("for update skip locked")),
+        tx.text(claim_text!(""), claim_text!("for update skip locked")),
     );
-    let rows: Vec<DeliveryRow> = on!(&mut tx.conn, |c| {
+    let rows: Vec<DeliveryRow> = on!(tx.conn().await?, |c| {
         sqlx::query_as(sql)
             .bind(app_id)
             .bind(now)
@@ -383,7 +392,7 @@ pub async fn claim(
 pub async fn heartbeat(tx: &mut Tx, worker: WorkerId, lease: TimeDelta) -> Result<(), StoreError> {
     const SQL: &str = "update outbox set due_at = $2 where lease_owner = $1 and due_at > $3";
     let (now, until) = (tx.now, tx.now + lease);
-    on!(&mut tx.conn, |c| {
+    on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(worker)
             .bind(until)
@@ -402,7 +411,7 @@ pub async fn release(tx: &mut Tx, worker: Option<WorkerId>) -> Result<u64, Store
     const ALL: &str =
         "update outbox set due_at = $1, lease_owner = null where lease_owner is not null";
     let now = tx.now;
-    Ok(on!(&mut tx.conn, |c| {
+    Ok(on!(tx.conn().await?, |c| {
         let query = match worker {
             Some(worker) => sqlx::query(OF).bind(now).bind(worker),
             None => sqlx::query(ALL).bind(now),
@@ -425,7 +434,7 @@ pub async fn hold(tx: &mut Tx, trigger_id: TriggerId, held: bool) -> Result<u64,
         update outbox set held = false where id in (
             select id from outbox where trigger_id = $1 and held limit $2)";
     let sql = if held { HOLD } else { LET_GO };
-    Ok(on!(&mut tx.conn, |c| sqlx::query(sql)
+    Ok(on!(tx.conn().await?, |c| sqlx::query(sql)
         .bind(trigger_id)
         .bind(HOLD_BATCH.cast_signed())
         .execute(c)
@@ -479,7 +488,7 @@ pub async fn mend(tx: &mut Tx) -> Result<u64, StoreError> {
             where o.blocked limit $1)";
     let mut mended = 0;
     for sql in [HELD, BLOCKED] {
-        mended += on!(&mut tx.conn, |c| sqlx::query(sql)
+        mended += on!(tx.conn().await?, |c| sqlx::query(sql)
             .bind(HOLD_BATCH.cast_signed())
             .execute(c)
             .await
