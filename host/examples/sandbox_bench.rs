@@ -18,6 +18,8 @@ let name = request.query.name;
 #{ hello: name, method: request.method }
 "#;
 const RUNS: usize = 3_000;
+const LOOP: &str = "let sum = 0; for n in 0..1000000 { sum += n; } sum";
+const LOOP_RUNS: usize = 7;
 
 fn job(source: &Arc<str>) -> Job<NoImports> {
     let request = Request {
@@ -66,6 +68,15 @@ fn native() -> Duration {
     took
 }
 
+fn native_loop() -> Duration {
+    let engine = rhai::Engine::new();
+    let started = Instant::now();
+    let sum = engine.eval::<i64>(LOOP);
+    let took = started.elapsed();
+    assert!(sum.is_ok(), "the baseline does not run");
+    took
+}
+
 fn median_us(mut times: Vec<Duration>) -> f64 {
     times.sort();
     times[times.len() / 2].as_secs_f64() * 1e6
@@ -99,6 +110,22 @@ async fn main() {
             baseline.push(native);
         }
     }
+    let source: Arc<str> = LOOP.into();
+    let (mut looped, mut native_looped) = (Vec::new(), Vec::new());
+    for _ in 0..LOOP_RUNS {
+        let report = sandbox.execute(job(&source)).await;
+        assert!(
+            matches!(report.outcome, Outcome::Answered(_)),
+            "{:?}",
+            report.outcome
+        );
+        looped.push(report.duration);
+        native_looped.push(native_loop());
+    }
     let (ours, baseline) = (median_us(ours), median_us(baseline));
-    println!("{{\"fresh_us\": {ours:.1}, \"native_engine_per_call_us\": {baseline:.1}}}");
+    let (looped, native_looped) = (median_us(looped) / 1e3, median_us(native_looped) / 1e3);
+    println!(
+        "{{\"fresh_us\": {ours:.1}, \"native_engine_per_call_us\": {baseline:.1}, \
+         \"loop_ms\": {looped:.1}, \"native_loop_ms\": {native_looped:.1}}}"
+    );
 }

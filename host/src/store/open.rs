@@ -52,7 +52,12 @@ impl Connector {
             Self::Sqlite(options) => Conn::Sqlite(Held::Own(Box::new(options.connect().await?))),
             Self::Postgres(options) => {
                 let connecting = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect());
-                let conn = connecting.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+                let mut conn = connecting.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+                // What is written is found by its keys. A table that was empty when Postgres last
+                // looked, and holds 100,000 rows now, must not be read as a whole for that.
+                sqlx::raw_sql("set enable_seqscan = off")
+                    .execute(&mut conn)
+                    .await?;
                 Conn::Postgres(Held::Own(Box::new(conn)))
             }
         })

@@ -24,15 +24,27 @@ const PACE: u64 = 500;
 const IN_FLIGHT: u32 = 20;
 
 /// Measure all of it.
-pub(super) fn measure(root: &Path, folder: &Path, seconds: u32) -> Result<Vec<Measure>> {
-    let postgres = Postgres::start()?;
+pub(super) fn measure(
+    root: &Path,
+    folder: &Path,
+    postgres: &Postgres,
+    peers: Option<&Path>,
+    seconds: u32,
+) -> Result<Vec<Measure>> {
     let mut measures = Vec::new();
-    let peers = crate::step("the peers", || peers(root, folder, &postgres.url, seconds))?;
+    let queues = peers.map(|peers| {
+        crate::step("graphile-worker and pg-boss", || {
+            queues(peers, &postgres.url, seconds)
+        })
+    });
     let mut on_postgres = 0.0;
-    for (name, database) in [("SQLite", None), ("Postgres", Some(postgres.url.as_str()))] {
+    for (name, database) in [
+        ("SQLite", None),
+        ("Postgres", Some(postgres.create_database("deliveries")?)),
+    ] {
         let own = folder.join(name);
         std::fs::create_dir_all(&own)?;
-        let server = Server::start(root, &own, database)?;
+        let server = Server::start(root, &own, database.as_deref())?;
         server.log_in(&own)?;
         server.deploy(&own, "bench", "nothing", "()", &["--async"])?;
         let rate = crate::step(&format!("deliveries on {name}"), || {
@@ -88,7 +100,7 @@ pub(super) fn measure(root: &Path, folder: &Path, seconds: u32) -> Result<Vec<Me
             measures.push(line(name, values[n], units[n], goals[n]));
         }
     }
-    let Some([graphile, boss]) = peers else {
+    let Some([graphile, boss]) = queues.transpose()? else {
         return Ok(measures);
     };
     // What they do is told; what is held to a goal is ours beside the better of them.
@@ -107,25 +119,12 @@ pub(super) fn measure(root: &Path, folder: &Path, seconds: u32) -> Result<Vec<Me
     Ok(measures)
 }
 
-/// End to end and drain, of graphile-worker and of pg-boss; nothing where there is no npm.
-fn peers(root: &Path, folder: &Path, url: &str, seconds: u32) -> Result<Option<[(f64, f64); 2]>> {
-    let own = folder.join("peers");
-    std::fs::create_dir_all(&own)?;
-    for file in ["package.json", "peers.mjs"] {
-        std::fs::copy(root.join("tests/bench").join(file), own.join(file))?;
-    }
-    let mut install = Command::new("npm");
-    install
-        .current_dir(&own)
-        .args(["install", "--no-audit", "--no-fund", "--silent"]);
-    if !install.status().is_ok_and(|status| status.success()) {
-        eprintln!("NOTE: the peers could not be installed with npm; they are left out");
-        return Ok(None);
-    }
+/// End to end and drain, of graphile-worker and of pg-boss.
+fn queues(peers: &Path, url: &str, seconds: u32) -> Result<[(f64, f64); 2]> {
     let mut found = Vec::new();
     for peer in ["graphile-worker", "pg-boss"] {
-        let output = Command::new(own.join("node_modules/.bin/node"))
-            .current_dir(&own)
+        let output = Command::new(peers.join("node_modules/.bin/node"))
+            .current_dir(peers)
             .args(["peers.mjs", peer])
             .env("PEER_URL", url)
             .env("PEER_SECONDS", seconds.to_string())
@@ -135,7 +134,7 @@ fn peers(root: &Path, folder: &Path, url: &str, seconds: u32) -> Result<Option<[
         let number = |name: &str| said[name].as_f64().unwrap_or(0.0);
         found.push((number("endToEnd"), number("drain")));
     }
-    Ok(Some([found[0], found[1]]))
+    Ok([found[0], found[1]])
 }
 
 /// How many deliveries have ended, of async routes or of triggers.
@@ -161,7 +160,7 @@ fn end_to_end(server: &Server, seconds: u32) -> Result<f64> {
     // wrk warms up with a second of its own.
     let before = done(server, "http_async")?;
     let started = Instant::now();
-    let load = wrk_at(server, "/nothing", IN_FLIGHT, seconds)?;
+    let load = wrk_at(&format!("{}/nothing", server.url()), IN_FLIGHT, seconds)?;
     let after = started.elapsed();
     std::thread::sleep(Duration::from_millis(50));
     let ended = done(server, "http_async")?;
@@ -334,8 +333,12 @@ fn firing(server: &Server, folder: &Path, seconds: u32) -> Result<f64> {
     server.cli_json(folder, &trigger)?;
     let mut ratios = Vec::new();
     for _ in 0..3 {
-        let quiet = wrk_at(server, "/quiet", 1, seconds.div_ceil(3))?.p50_ms;
-        ratios.push(wrk_at(server, "/loud", 1, seconds.div_ceil(3))?.p50_ms / quiet);
+        let time = |path: &str| {
+            let load = wrk_at(&format!("{}{path}", server.url()), 1, seconds.div_ceil(3));
+            load.map(|load| load.p50_ms)
+        };
+        let quiet = time("/quiet")?;
+        ratios.push(time("/loud")? / quiet);
     }
     ratios.sort_by(f64::total_cmp);
     Ok(ratios[1])

@@ -71,11 +71,15 @@ impl Server {
     }
 
     pub(super) fn get(&self, path: &str) -> Result<String> {
+        self.request(path, "")
+    }
+
+    fn request(&self, path: &str, headers: &str) -> Result<String> {
         let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
         write!(
             stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
         )?;
         let mut answer = String::new();
         stream.read_to_string(&mut answer)?;
@@ -84,6 +88,14 @@ impl Server {
         } else {
             bail!("{answer}")
         }
+    }
+
+    /// Ask the admin API as who is signed in.
+    pub(super) fn api_get(&self, folder: &Path, path: &str) -> Result<String> {
+        let known = std::fs::read(folder.join("picloud/credentials.json"))?;
+        let known: serde_json::Value = serde_json::from_slice(&known)?;
+        let token = known["token"].as_str().context("no token")?;
+        self.request(path, &format!("Authorization: Bearer {token}\r\n"))
     }
 
     fn cli(&self, folder: &Path) -> Command {

@@ -145,11 +145,13 @@ async fn delete_fenced(
     tx: &mut Tx,
     items: &[&Arc<Completion>],
 ) -> Result<Vec<DeliveryId>, StoreError> {
+    // No join: where statistics say that the outbox is empty, as they often do, Postgres would read
+    // all of it for each of these rows.
     const ARRAYS: &str = "
-        delete from outbox using unnest($1, $2, $3) as done (id, attempt, lease_owner)
-        where outbox.id = done.id and outbox.attempt = done.attempt
-          and outbox.lease_owner = done.lease_owner
-        returning outbox.id";
+        delete from outbox where id = any($1)
+          and attempt = ($2)[array_position($1, id)]
+          and lease_owner = ($3)[array_position($1, id)]
+        returning id";
     let mut deleted = Vec::with_capacity(items.len());
     match tx.engine() {
         Engine::Sqlite => {

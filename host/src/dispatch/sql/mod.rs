@@ -338,7 +338,7 @@ pub async fn claim(
     // that is what makes it right when two claim at once; skipping locked rows only saves
     // waiting for each other.
     macro_rules! claim_text {
-        ($lock:literal) => {
+        ($lock:literal, $is_due:literal) => {
             concat!(
                 "with due as materialized (
                     select id from outbox
@@ -348,19 +348,21 @@ pub async fn claim(
                 ")
                 update outbox
                 set attempt = attempt + 1, lease_owner = $4, due_at = $5
-                from due
-                where outbox.id = due.id and outbox.due_at <= $2 and not held and not blocked
-                returning outbox.id, app_id, script_id, script_version, trigger_id,
+                where id ",
+                $is_due,
+                " and due_at <= $2 and not held and not blocked
+                returning id, app_id, script_id, script_version, trigger_id,
                           invocation_type, payload, request_id, parent_execution_id, principal_id,
                           trigger_depth, reply_to, dead_letter_id, attempt, attempts_max, backoff,
                           base_ms, jitter_pct, history, order_key"
             )
         };
     }
-    let (now, sql) = (
-        tx.now,
-        tx.text(claim_text!(""), claim_text!("for update skip locked")),
-    );
+    let now = tx.now;
+    let sqlite = claim_text!("", "in (select id from due)");
+    // An array, so that Postgres looks each row up, whatever it believes to know of the table.
+    let postgres = claim_text!("for update skip locked", "= any(array(select id from due))");
+    let sql = tx.text(sqlite, postgres);
     let rows: Vec<DeliveryRow> = on!(tx.conn().await?, |c| {
         sqlx::query_as(sql)
             .bind(app_id)
