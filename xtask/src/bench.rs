@@ -160,6 +160,9 @@ pub fn run(root: &Path, quick: bool) -> Result<()> {
         "MiB",
         -1_536.0,
     ));
+    let each = crate::step("the memory of each", || memory_of_sleepers(&server))?;
+    let name = "  memory of each while it waits (pages that are shared count once)";
+    measures.push(measure(name, each, "KiB", -400.0));
     drop(server);
     measures.extend(deliveries::measure(
         root,
@@ -309,6 +312,21 @@ fn milliseconds(text: &str) -> Result<f64> {
         }
     }
     bail!("`{text}` is no time")
+}
+
+/// What the server needs more for each of them, in KiB, at the worst moment.
+fn memory_of_sleepers(server: &Server) -> Result<f64> {
+    let idle = server.proportional_mib()?;
+    let most = std::thread::scope(|scope| {
+        let calls = scope.spawn(|| sleepers(server));
+        let mut most = idle;
+        while !calls.is_finished() {
+            most = server.proportional_mib()?.max(most);
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        calls.join().expect("it does not panic").map(|_| most)
+    })?;
+    Ok((most - idle) * 1024.0 / SLEEPERS as f64)
 }
 
 /// All at once, each on a connection of its own; how long until the last is answered.

@@ -14,9 +14,9 @@ pub fn chunks<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
 /// Insert a row for each of `rows`:
 /// `insert_all!(tx, "kv", rows, |row| { key: row.key, value: row.value })`.
 ///
-/// SQLite takes them as tuples, together with what follows in the transaction. Postgres takes an array for each column, whatever their length in
-/// one statement, because there every statement is a round trip; but a single row is cheaper as
-/// a tuple.
+/// SQLite takes them as tuples, together with what follows in the transaction. Postgres takes an
+/// array for each column, whatever their length in one statement, because there every statement is
+/// a round trip; but a single row is cheaper as a tuple.
 macro_rules! insert_all {
     ($tx:expr, $table:literal, $rows:expr, |$row:ident| {
         $first:ident: $first_value:expr $(, $column:ident: $value:expr)* $(,)?

@@ -38,7 +38,7 @@ const TRIES: u32 = 5;
 /// disk, few enough that commits stay large.
 const KEYED_LANES: usize = 4;
 /// After so many transactions in a row that need not wait for the disk, SQLite is told so.
-const KILLS_TO_RELAX: u32 = 4;
+const RELAX_AFTER: u32 = 4;
 /// How long a patient write waits for company.
 const PATIENCE: Duration = Duration::from_millis(2);
 /// How long one transaction may take before its connection counts as lost.
@@ -58,13 +58,13 @@ pub enum Lane {
 }
 
 /// What a write that was acknowledged outlives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Durability {
-    /// A power cut: its commit waits for the disk.
-    PowerCut,
     /// A killed PiCloud. A power cut, or a crash of Postgres, may take the last such writes, but
     /// never one that came before a write that outlives it: both databases log in one order.
     Kill,
+    /// A power cut: its commit waits for the disk.
+    PowerCut,
 }
 
 /// A write that goes into one transaction with others of its kind.
@@ -121,7 +121,7 @@ impl Writer {
             let worker = LaneWorker {
                 connector: connector.clone(),
                 conn: None,
-                kills_in_a_row: 0,
+                hasty_in_a_row: 0,
                 failing: failing.clone(),
             };
             tokio::spawn(worker.run(queue));
@@ -210,8 +210,8 @@ impl Writer {
 struct LaneWorker {
     connector: Connector,
     conn: Option<Conn>,
-    /// How many transactions in a row had to outlive no more than a killed process.
-    kills_in_a_row: u32,
+    /// How many transactions in a row need not wait for the disk.
+    hasty_in_a_row: u32,
     failing: Arc<AtomicBool>,
 }
 
@@ -254,13 +254,8 @@ impl LaneWorker {
 
     async fn together(&mut self, mut groups: Vec<Box<dyn Group>>) {
         metrics::histogram!("picloud_store_group_size").record(total(&groups) as f64);
-        let durability = match groups
-            .iter()
-            .all(|group| group.durability() == Durability::Kill)
-        {
-            true => Durability::Kill,
-            false => Durability::PowerCut,
-        };
+        let promised = groups.iter().map(|group| group.durability());
+        let durability = promised.max().unwrap_or(Durability::PowerCut);
         let written = self.transaction(durability, async |tx| {
             for group in &mut groups {
                 group.apply(tx).await?;
@@ -356,7 +351,7 @@ impl LaneWorker {
         {
             return Ok(tx);
         }
-        self.kills_in_a_row = 0;
+        self.hasty_in_a_row = 0;
         Tx::begin(self.connector.connect().await?, durability).await
     }
 
@@ -371,12 +366,12 @@ impl LaneWorker {
         let Conn::Sqlite(held) = conn else {
             return Ok(());
         };
-        let was_weak = self.kills_in_a_row >= KILLS_TO_RELAX;
-        self.kills_in_a_row = match durability {
-            Durability::Kill => self.kills_in_a_row.saturating_add(1),
+        let was_weak = self.hasty_in_a_row >= RELAX_AFTER;
+        self.hasty_in_a_row = match durability {
+            Durability::Kill => self.hasty_in_a_row.saturating_add(1),
             Durability::PowerCut => 0,
         };
-        let is_weak = self.kills_in_a_row >= KILLS_TO_RELAX;
+        let is_weak = self.hasty_in_a_row >= RELAX_AFTER;
         // Not prepared: the pragma takes effect when it is compiled.
         let change = match (was_weak, is_weak) {
             (true, false) => "pragma synchronous = full",
@@ -502,11 +497,8 @@ impl<G: Grouped> Group for Members<G> {
     }
 
     fn durability(&self) -> Durability {
-        let all = self.items.iter().map(Grouped::durability);
-        match all.into_iter().all(|one| one == Durability::Kill) {
-            true => Durability::Kill,
-            false => Durability::PowerCut,
-        }
+        let promised = self.items.iter().map(Grouped::durability);
+        promised.max().unwrap_or(Durability::PowerCut)
     }
 
     fn into_any(self: Box<Self>) -> Box<dyn Any> {

@@ -165,9 +165,19 @@ impl Server {
         Ok(found.unwrap_or(0.0))
     }
 
+    /// Its resident memory, with a page that several maps share counted once.
+    pub(super) fn proportional_mib(&self) -> Result<f64> {
+        self.of_proc("smaps_rollup", "Pss:")
+    }
+
     pub(super) fn memory_mib(&self, field: &str) -> Result<f64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status
+        self.of_proc("status", field)
+    }
+
+    /// A number of KiB in a file under `/proc`, in MiB.
+    fn of_proc(&self, file: &str, field: &str) -> Result<f64> {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?;
+        let line = text
             .lines()
             .find(|line| line.starts_with(field))
             .context("no such field")?;
