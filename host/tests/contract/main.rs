@@ -10,3 +10,4 @@ mod kv;
 mod outbox;
 mod retention;
 mod store;
+mod waiting;

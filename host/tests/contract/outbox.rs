@@ -4,10 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use chrono::{TimeDelta, Utc};
+use chrono::TimeDelta;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use picloud::apps::{AppId, sql as apps};
+use picloud::apps::AppId;
 use picloud::dead_letters::{DeadLetter, sql as dead_letters};
 use picloud::dispatch::dispatcher::{Dispatcher, Order};
 use picloud::dispatch::outbox::Outbox;
@@ -20,10 +20,7 @@ use picloud::executions::{AbandonReason, ExecutionError, OutcomeKind};
 use picloud::idempotency::Key;
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
-use picloud::store::{Db, Engine, Id, StoreError};
-use picloud::triggers::{
-    DeadLetterFilter, DispatchMode, Kind, Trigger, TriggerId, sql as triggers,
-};
+use picloud::store::{Db, Engine, StoreError};
 
 use crate::database::Database;
 use crate::on_both_engines;
@@ -41,18 +38,15 @@ on_both_engines!(
     i03_a_stale_worker_cannot_put_a_delivery_back,
     a_failed_attempt_is_due_again_and_then_dead,
     a_retry_is_claimed_when_it_is_due_and_not_at_the_next_poll,
-    what_is_held_or_blocked_is_not_claimed,
-    what_waits_for_nothing_goes_on,
-    deliveries_of_one_key_run_one_after_another,
     one_apps_flood_leaves_another_its_turn,
     a_key_makes_one_delivery,
     what_cannot_be_read_dies_and_is_not_lost,
 );
 
-const LEASE: TimeDelta = TimeDelta::seconds(60);
+pub const LEASE: TimeDelta = TimeDelta::seconds(60);
 const NO_LEASE: TimeDelta = TimeDelta::microseconds(-1);
 
-fn delivery() -> Delivery {
+pub fn delivery() -> Delivery {
     let payload = Payload::Request(Request {
         method: "POST".into(),
         ..Request::default()
@@ -64,7 +58,7 @@ fn delivery() -> Delivery {
     Delivery::new(AppId::new(), ScriptId::new(), "http_async", payload, retry)
 }
 
-async fn insert(db: &Db, delivery: &Delivery, lease: Option<(WorkerId, TimeDelta)>) -> Placed {
+pub async fn insert(db: &Db, delivery: &Delivery, lease: Option<(WorkerId, TimeDelta)>) -> Placed {
     let new = NewDelivery {
         delivery: delivery.clone(),
         born_claimed: lease,
@@ -75,7 +69,7 @@ async fn insert(db: &Db, delivery: &Delivery, lease: Option<(WorkerId, TimeDelta
 }
 
 /// Claim for every app that has something due.
-async fn claim(db: &Db, worker: WorkerId, lease: TimeDelta, limit: usize) -> Vec<Claimed> {
+pub async fn claim(db: &Db, worker: WorkerId, lease: TimeDelta, limit: usize) -> Vec<Claimed> {
     let claim = db.write::<_, StoreError, _>(move |tx| {
         Box::pin(async move {
             let mut claimed = Vec::new();
@@ -89,7 +83,7 @@ async fn claim(db: &Db, worker: WorkerId, lease: TimeDelta, limit: usize) -> Vec
     claim.await.unwrap()
 }
 
-fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Completion {
+pub fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Completion {
     let error = ExecutionError::new("x");
     let outcome = OutcomeKind::Threw;
     let ended = never_ran(
@@ -111,15 +105,15 @@ fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Completion
     }
 }
 
-async fn complete(db: &Db, completion: Completion) -> bool {
+pub async fn complete(db: &Db, completion: Completion) -> bool {
     db.write_grouped(Arc::new(completion)).await.unwrap()
 }
 
-async fn rows(db: &Db) -> i64 {
+pub async fn rows(db: &Db) -> i64 {
     sql::depth(&mut db.read().await.unwrap()).await.unwrap()
 }
 
-async fn executions_of(db: &Db, delivery: &Delivery) -> usize {
+pub async fn executions_of(db: &Db, delivery: &Delivery) -> usize {
     let mut conn = db.read().await.unwrap();
     let filter = executions::Filter::default();
     executions::page(&mut conn, delivery.app_id, &filter, None, 100)
@@ -468,149 +462,6 @@ async fn a_retry_is_claimed_when_it_is_due_and_not_at_the_next_poll(test: Databa
         "{took:?}"
     );
     dispatcher.stop();
-}
-
-async fn what_is_held_or_blocked_is_not_claimed(test: Database) {
-    let worker = WorkerId::new();
-    let trigger_id = Default::default();
-    let held = NewDelivery {
-        delivery: Delivery {
-            trigger_id: Some(trigger_id),
-            ..delivery()
-        },
-        born_claimed: Some((worker, LEASE)),
-        held: true,
-        key: None,
-    };
-    let placed = test.db.write_grouped(held.clone()).await.unwrap();
-    assert!(matches!(placed, Placed::Waiting));
-    assert!(claim(&test.db, worker, LEASE, 9).await.is_empty());
-    // No such trigger is paused, so it goes on.
-    let mended = test
-        .db
-        .write::<_, StoreError, _>(|tx| Box::pin(async move { sql::mend(tx).await }));
-    assert_eq!(mended.await.unwrap(), 1);
-    let claimed = claim(&test.db, worker, LEASE, 9).await;
-    assert_eq!((claimed.len(), claimed[0].attempt), (1, 1));
-    let put_back = Completion {
-        ended: None,
-        then: Then::Held,
-        ..completion(&held.delivery, 1, worker)
-    };
-    assert!(complete(&test.db, put_back).await);
-    assert!(claim(&test.db, worker, LEASE, 9).await.is_empty());
-    let release = test.db.write::<_, StoreError, _>(move |tx| {
-        Box::pin(async move { sql::hold(tx, trigger_id, false).await })
-    });
-    assert_eq!(release.await.unwrap(), 1);
-    let claimed = claim(&test.db, worker, LEASE, 9).await;
-    assert_eq!(claimed[0].attempt, 1, "being held is no attempt");
-}
-
-async fn what_waits_for_nothing_goes_on(test: Database) {
-    let paused = TriggerId::new();
-    insert_trigger(&test, paused).await;
-    let gone = [TriggerId::new(), TriggerId::new()];
-    for trigger_id in [gone[0], paused, gone[1], paused] {
-        let held = NewDelivery {
-            delivery: Delivery {
-                trigger_id: Some(trigger_id),
-                ..delivery()
-            },
-            born_claimed: None,
-            held: true,
-            key: None,
-        };
-        test.db.write_grouped(held).await.unwrap();
-    }
-    // Of the key `a` the first is blocked, though nothing is before it; of `b` the second.
-    for key in ["a", "a", "b", "b"] {
-        let next = Delivery {
-            order_key: Some(key.into()),
-            ..delivery()
-        };
-        insert(&test.db, &next, None).await;
-    }
-    test.execute("update outbox set blocked = true where order_key = 'a'")
-        .await;
-    let mended = || {
-        let mend = test
-            .db
-            .write::<_, StoreError, _>(|tx| Box::pin(async move { sql::mend(tx).await }));
-        async move { mend.await.unwrap() }
-    };
-    assert_eq!(mended().await, 3, "two held for nothing, one blocked");
-    assert_eq!(mended().await, 0);
-    let claimed = claim(&test.db, WorkerId::new(), LEASE, 9).await;
-    let claimed: Vec<_> = claimed.into_iter().map(|c| c.delivery.unwrap()).collect();
-    let mut keys: Vec<_> = claimed
-        .iter()
-        .filter_map(|d| d.order_key.as_deref())
-        .collect();
-    keys.sort_unstable();
-    assert_eq!((claimed.len(), keys), (4, vec!["a", "b"]));
-    assert!(claimed.iter().all(|d| d.trigger_id != Some(paused)));
-}
-
-/// A paused trigger.
-async fn insert_trigger(test: &Database, id: TriggerId) {
-    let trigger = Trigger {
-        id,
-        app_id: AppId::new(),
-        script_id: ScriptId::new(),
-        name: "t".into(),
-        kind: Kind::DeadLetter(DeadLetterFilter::default()),
-        enabled: true,
-        paused: true,
-        dispatch_mode: DispatchMode::Async,
-        retry: RetryPolicy::DEFAULT,
-        ordered_by: None,
-        idempotency: None,
-        registered_by_principal: Id::new(),
-        created_at: Utc::now(),
-        updated_at: Utc::now(),
-    };
-    let insert = test.db.write::<_, StoreError, _>(move |tx| {
-        Box::pin(async move {
-            apps::insert(tx, trigger.app_id, &"a".parse().unwrap(), "x").await?;
-            triggers::upsert(tx, &trigger).await
-        })
-    });
-    insert.await.unwrap();
-}
-
-async fn deliveries_of_one_key_run_one_after_another(test: Database) {
-    let worker = WorkerId::new();
-    let app = delivery();
-    let in_order: Vec<Delivery> = (0..4)
-        .map(|_| Delivery {
-            app_id: app.app_id,
-            order_key: Some("k".into()),
-            ..delivery()
-        })
-        .collect();
-    let first = insert(&test.db, &in_order[0], Some((worker, LEASE))).await;
-    assert!(matches!(first, Placed::Claimed));
-    for next in &in_order[1..] {
-        let placed = insert(&test.db, next, Some((worker, LEASE))).await;
-        assert!(matches!(placed, Placed::Waiting));
-    }
-    assert!(claim(&test.db, worker, LEASE, 9).await.is_empty());
-    // A retry keeps the key; only its end lets the next one go.
-    let again = Completion {
-        ended: None,
-        then: Then::DueAfter(TimeDelta::zero(), Vec::new()),
-        ..completion(&in_order[0], 0, worker)
-    };
-    assert!(complete(&test.db, again).await);
-    for (n, expected) in in_order.iter().enumerate() {
-        let claimed = claim(&test.db, worker, LEASE, 9).await;
-        let ids: Vec<_> = claimed.iter().map(|claimed| claimed.id).collect();
-        assert_eq!(ids, [expected.id], "number {n}");
-        let attempt = claimed[0].attempt;
-        assert!(complete(&test.db, completion(expected, attempt, worker)).await);
-    }
-    assert_eq!(rows(&test.db).await, 0);
 }
 
 async fn one_apps_flood_leaves_another_its_turn(test: Database) {
