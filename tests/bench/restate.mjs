@@ -1,5 +1,5 @@
 // A service for Restate that answers what our script answers. Serves it on PEER_PORT, registers it
-// at the Restate server whose admin API is at PEER_ADMIN, and says "ready".
+// at the Restate server whose admin API is at PEER_ADMIN.
 
 import * as restate from "@restatedev/restate-sdk";
 
@@ -24,4 +24,3 @@ for (;;) {
   }
   await new Promise((resolve) => setTimeout(resolve, 50));
 }
-console.log("ready");

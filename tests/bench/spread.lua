@@ -1,4 +1,4 @@
--- Requests to one of so many routes, or to one of so many apps with a route each:
+-- Requests to one of so many routes `/hello-N`, or to one of so many apps `app-N.localhost`:
 -- `wrk -s spread.lua URL -- routes 10000`.
 local what, count
 
@@ -9,7 +9,7 @@ end
 function request()
   local n = math.random(0, count - 1)
   if what == "apps" then
-    return wrk.format("GET", "/hello?name=Ada", { Host = "app-" .. n .. ".localhost" })
+    return wrk.format("GET", wrk.path, { Host = "app-" .. n .. ".localhost" })
   end
-  return wrk.format("GET", "/hello-" .. n .. "?name=Ada")
+  return wrk.format("GET", wrk.path .. "-" .. n)
 end

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Bench;
-use super::load::{Turns, at, median, wrk};
+use super::load::{Turns, at, for_each, median, wrk};
 use super::peers::{Peers, Queue};
 use super::plot::Bar;
 use super::report::{Row, thousands};
@@ -18,7 +18,7 @@ use super::server::Server;
 use crate::postgres::Postgres;
 
 /// How many deliveries one call of the script that fills a backlog makes.
-const FILL: u32 = 2_000;
+const FILL: u32 = 500;
 /// Calls a second for the time from the call to the start of the script: with something to do,
 /// and idle, where each is over long before the next.
 const PACE: u64 = 500;
@@ -145,7 +145,7 @@ fn beside_queues(
     };
     let bars = vec![
         Bar::new("PiCloud on Postgres", over(&|(ours, _, _)| ours.end_to_end)),
-        Bar::new("pg-boss", over(&|(_, _, boss)| boss.end_to_end)),
+        Bar::new("pg-boss, no sandbox", over(&|(_, _, boss)| boss.end_to_end)),
         Bar::new(
             "graphile-worker",
             over(&|(_, graphile, _)| graphile.end_to_end),
@@ -300,10 +300,8 @@ impl<'a> Backlog<'a> {
     /// Pause the trigger and let so many deliveries wait for it.
     fn fill(&self, count: u32) -> Result<()> {
         self.server.cli_json(&["triggers", "pause", &self.id])?;
-        for _ in 0..count / FILL {
-            self.server.get("/fill")?;
-        }
-        Ok(())
+        // Several at once share their commits.
+        for_each(count / FILL, |_| self.server.get("/fill").map(|_| ()))
     }
 
     fn resume(&self) -> Result<()> {

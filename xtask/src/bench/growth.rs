@@ -1,19 +1,15 @@
 //! What a request costs as scripts and apps become many.
 
-use std::sync::atomic::{AtomicU32, Ordering};
-
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Bench;
-use super::load::{Target, median, wrk};
+use super::load::{Target, for_each, median, wrk};
 use super::report::{Row, thousands};
 use super::server::Server;
 use super::sync::SCRIPT;
 
 const FEW_SCRIPTS: u32 = 10;
-/// Calls of the API at once while scripts and apps are made.
-const AT_ONCE: usize = 16;
 
 /// The processor time of a request with many scripts, and with many apps ÷ with few.
 pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
@@ -31,7 +27,7 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     let spread = bench.root.join("tests/bench/spread.lua");
     let target = |server: &Server, what: &str, count: u32| {
         let count = count.to_string();
-        let target = server.target("growth", "/");
+        let target = server.target("growth", "/hello");
         target.scripted(spread.clone(), &[what, &count])
     };
     let servers = [
@@ -106,23 +102,4 @@ fn create_script(server: &Server, app: &str, name: &str) -> Result<()> {
 
 fn id(made: &Value) -> Result<&str> {
     made["id"].as_str().context("no id")
-}
-
-/// Some at a time; ends with the first failure.
-fn for_each(count: u32, make: impl Fn(u32) -> Result<()> + Sync) -> Result<()> {
-    let next = AtomicU32::new(0);
-    let work = || -> Result<()> {
-        loop {
-            let n = next.fetch_add(1, Ordering::Relaxed);
-            if n >= count {
-                return Ok(());
-            }
-            make(n).inspect_err(|_| next.store(count, Ordering::Relaxed))?;
-        }
-    };
-    std::thread::scope(|scope| {
-        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let ends = workers.into_iter().map(|worker| worker.join());
-        ends.map(|end| end.expect("it does not panic")).collect()
-    })
 }

@@ -3,6 +3,7 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
@@ -116,6 +117,26 @@ fn milliseconds(text: &str) -> Result<f64> {
     bail!("`{text}` is no time")
 }
 
+/// Do something so many times, some of them at once; ends with the first failure.
+pub(super) fn for_each(count: u32, act: impl Fn(u32) -> Result<()> + Sync) -> Result<()> {
+    const AT_ONCE: u32 = 16;
+    let next = AtomicU32::new(0);
+    let work = || -> Result<()> {
+        loop {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if n >= count {
+                return Ok(());
+            }
+            act(n).inspect_err(|_| next.store(count, Ordering::Relaxed))?;
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
+        let ends = workers.into_iter().map(|worker| worker.join());
+        ends.map(|end| end.expect("it does not panic")).collect()
+    })
+}
+
 /// Several targets, each called once in every round.
 pub(super) struct Turns {
     targets: Vec<(&'static str, Vec<Load>)>,
@@ -131,7 +152,11 @@ impl Turns {
         }
         for _ in 0..scale.rounds {
             for (target, (_, loads)) in targets.iter().zip(&mut turns) {
-                loads.push(wrk(target, connections, scale.seconds_of_a_turn)?);
+                let load = wrk(target, connections, scale.seconds_of_a_turn)?;
+                if load.requests == 0.0 {
+                    bail!("{} answered nothing", target.name);
+                }
+                loads.push(load);
             }
         }
         Ok(Self { targets: turns })

@@ -1,7 +1,6 @@
 //! What people would use instead: installed, started, stopped. One that cannot be had here is
 //! left out, with a note.
 
-use std::io::{BufRead, BufReader};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -13,6 +12,9 @@ use serde_json::Value;
 use super::Scale;
 use super::load::Target;
 
+pub(super) const WORKERD: &str = "workerd";
+pub(super) const WASMTIME: &str = "wasmtime serve";
+pub(super) const RESTATE: &str = "Restate";
 /// How long a peer may take to start.
 const START: Duration = Duration::from_secs(30);
 
@@ -114,7 +116,7 @@ impl Peers {
     /// workerd with one worker that answers what our script answers: one isolate for all, and
     /// nothing durable.
     pub(super) fn workerd(&self) -> Option<Peer> {
-        self.started("workerd", || {
+        self.started(WORKERD, || {
             let port = free_port()?;
             let process = Command::new(self.installed("node_modules/.bin/workerd")?)
                 .current_dir(&self.folder)
@@ -124,7 +126,7 @@ impl Peers {
                 .spawn()?;
             Ok(Peer {
                 processes: Processes(vec![process]),
-                target: get("workerd", port),
+                target: get(WORKERD, port),
             })
         })
     }
@@ -132,7 +134,7 @@ impl Peers {
     /// `wasmtime serve` with the same as a component with a JavaScript interpreter: a fresh
     /// instance for each request, and nothing durable.
     pub(super) fn wasmtime(&self) -> Option<Peer> {
-        self.started("wasmtime serve", || {
+        self.started(WASMTIME, || {
             let port = free_port()?;
             let component = self.installed("wasmtime.wasm")?;
             let log = std::fs::File::create(self.folder.join("wasmtime.log"))?;
@@ -147,14 +149,14 @@ impl Peers {
                 .spawn()?;
             Ok(Peer {
                 processes: Processes(vec![process]),
-                target: get("wasmtime serve", port),
+                target: get(WASMTIME, port),
             })
         })
     }
 
     /// Restate with a service in Node: a durable request and response through its ingress.
     pub(super) fn restate(&self) -> Option<Peer> {
-        self.started("Restate", || {
+        self.started(RESTATE, || {
             let (ingress, admin, node) = (free_port()?, free_port()?, free_port()?);
             let data = self.folder.join("restate-data");
             let _ = std::fs::remove_dir_all(&data);
@@ -174,24 +176,27 @@ impl Peers {
                 .stderr(log)
                 .spawn()?;
             let mut processes = Processes(vec![server]);
+            let log = std::fs::File::create(self.folder.join("restate-service.log"))?;
             let mut service = self.node("restate.mjs");
             let service = service
                 .env("PEER_PORT", node.to_string())
                 .env("PEER_ADMIN", format!("http://{}", at(admin)))
-                .stdout(Stdio::piped())
-                .spawn();
-            let mut service = service?;
-            let said = service.stdout.take().context("it was piped")?;
-            processes.0.push(service);
-            let mut lines = BufReader::new(said).lines();
-            if !lines.any(|line| line.is_ok_and(|line| line == "ready")) {
-                bail!("its service could not be registered");
-            }
+                .env("RESTATE_LOGGING", "WARN")
+                .stdout(log.try_clone()?)
+                .stderr(log);
+            processes.0.push(service.spawn()?);
             let url = format!("http://{}/bench/hello", at(ingress));
+            let begun = Instant::now();
+            while ureq::post(&url).send_json("Ada").is_err() {
+                if begun.elapsed() > START {
+                    bail!("it did not answer");
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
             let script = self.folder.join("restate.lua");
             Ok(Peer {
                 processes,
-                target: Target::new("Restate", url).scripted(script, &[]),
+                target: Target::new(RESTATE, url).scripted(script, &[]),
             })
         })
     }

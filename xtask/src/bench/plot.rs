@@ -8,10 +8,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::report::thousands;
 
-const WIDTH: i32 = 760;
+const WIDTH: i32 = 800;
 /// Where the bars begin, and where the longest ends.
-const LEFT: i32 = 220;
-const RIGHT: i32 = 660;
+const LEFT: i32 = 290;
+const RIGHT: i32 = 720;
 const LINE: i32 = 28;
 const HEAD: i32 = 44;
 const MARGIN: i32 = 16;
@@ -43,9 +43,13 @@ impl Bar {
     }
 }
 
-/// Draw groups of bars, each with a title, as an SVG; a group without bars is left out.
+/// Draw groups of bars, each with a title and the longest first, as an SVG; a group without bars
+/// is left out.
 pub(super) fn draw(path: &Path, mut groups: Vec<(&str, Vec<Bar>)>) -> Result<()> {
     groups.retain(|(_, bars)| !bars.is_empty());
+    for (_, bars) in &mut groups {
+        bars.sort_by(|a, b| b.rate.total_cmp(&a.rate));
+    }
     let lines: usize = groups.iter().map(|(_, bars)| bars.len()).sum();
     let height = MARGIN + LINE * lines as i32 + (HEAD + MARGIN) * groups.len() as i32;
     let area = SVGBackend::new(path, (WIDTH as u32, height as u32)).into_drawing_area();
@@ -59,18 +63,18 @@ pub(super) fn draw(path: &Path, mut groups: Vec<(&str, Vec<Bar>)>) -> Result<()>
     };
     let mut y = MARGIN;
     for (title, bars) in &groups {
-        let style = text(17, false);
+        let style = text(18, false);
         area.draw(&Text::new(*title, (MARGIN, y + HEAD / 2), style))?;
         y += HEAD;
         let longest = bars.iter().map(|bar| bar.rate).fold(1.0, f64::max);
         for bar in bars {
             let middle = y + LINE / 2;
             let end = LEFT + (f64::from(RIGHT - LEFT) * bar.rate / longest) as i32;
-            area.draw(&Text::new(bar.name, (LEFT - 12, middle), text(14, true)))?;
+            area.draw(&Text::new(bar.name, (LEFT - 12, middle), text(15, true)))?;
             let corners = [(LEFT, y + 4), (end.max(LEFT + 1), y + LINE - 4)];
             area.draw(&Rectangle::new(corners, bar.colour().filled()))?;
             let rate = thousands(bar.rate.round());
-            area.draw(&Text::new(rate, (end + 8, middle), text(14, false)))?;
+            area.draw(&Text::new(rate, (end + 8, middle), text(15, false)))?;
             y += LINE;
         }
         y += MARGIN;

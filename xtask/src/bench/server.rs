@@ -40,6 +40,9 @@ impl Server {
             .arg(format!("127.0.0.1:{port}"))
             .arg("--data-dir")
             .arg(folder.join("data"))
+            // Only the very first compiles the guest.
+            .arg("--cache-dir")
+            .arg(bench.folder.join("cache"))
             .env("PICLOUD_OWNER_PASSWORD", PASSWORD)
             .stdout(Stdio::null());
         for (name, value) in settings {

@@ -8,7 +8,7 @@ use anyhow::Result;
 
 use super::Bench;
 use super::load::{Load, Turns, at, median};
-use super::peers::Peers;
+use super::peers::{Peers, RESTATE, WASMTIME, WORKERD};
 use super::plot::Bar;
 use super::report::Row;
 use super::server::Server;
@@ -28,6 +28,12 @@ fn rate(load: &Load) -> f64 {
     load.rate
 }
 
+/// A bar for each of these targets, with a label that says what it is, unless it was left out.
+fn bars(turns: &Turns, labels: &[(&str, &'static str)]) -> Vec<Bar> {
+    let bar = |&(name, label)| Some(Bar::new(label, turns.median(name, rate)?));
+    labels.iter().filter_map(bar).collect()
+}
+
 /// On SQLite, beside peers that keep nothing.
 pub(super) fn on_sqlite(
     bench: &Bench,
@@ -41,25 +47,28 @@ pub(super) fn on_sqlite(
     let mut targets = vec![&ours];
     targets.extend(workerd.iter().chain(&wasmtime).map(|peer| &peer.target));
     let turns = Turns::run(&targets, 32, &bench.scale)?;
-    let mut bars = Vec::new();
-    for target in &targets {
-        let rate = turns.median(target.name, rate).unwrap_or_default();
-        bars.push(Bar::new(target.name, rate));
-    }
+    let bars = bars(
+        &turns,
+        &[
+            (SQLITE, SQLITE),
+            (WORKERD, "workerd, one isolate, nothing durable"),
+            (WASMTIME, "wasmtime serve, JavaScript, nothing durable"),
+        ],
+    );
     let of_ours = |figure: fn(&Load) -> f64| turns.median(SQLITE, figure).unwrap_or_default();
     let name = "sync route, SQLite, 32 connections";
     rows.push(Row::new(name, of_ours(rate), "requests/s").at_least(5_000.0));
     rows.push(Row::new("  its p50", of_ours(|load| load.p50_ms), "ms").at_most(5.0));
     rows.push(Row::new("  its p99", of_ours(|load| load.p99_ms), "ms").at_most(25.0));
-    if let Some(ratio) = turns.ratio(SQLITE, "workerd", rate) {
+    if let Some(ratio) = turns.ratio(SQLITE, WORKERD, rate) {
         let name = "sync route ÷ workerd, 32 connections";
         rows.push(Row::new(name, ratio, "×").at_least(0.6).moonshot(1.0));
     }
-    if let Some(ratio) = turns.ratio(SQLITE, "workerd", |load| load.p99_ms) {
+    if let Some(ratio) = turns.ratio(SQLITE, WORKERD, |load| load.p99_ms) {
         let name = "  its p99 ÷ workerd's";
         rows.push(Row::new(name, ratio, "×").at_most(0.3).moonshot(0.05));
     }
-    if let Some(ratio) = turns.ratio(SQLITE, "wasmtime serve", rate) {
+    if let Some(ratio) = turns.ratio(SQLITE, WASMTIME, rate) {
         let name = "sync route ÷ wasmtime serve with a JavaScript interpreter";
         rows.push(Row::new(name, ratio, "×").at_least(3.0).moonshot(6.0));
     }
@@ -67,7 +76,7 @@ pub(super) fn on_sqlite(
 
     if let Some(workerd) = &workerd {
         let turns = Turns::run(&[&ours, &workerd.target], 128, &bench.scale)?;
-        if let Some(ratio) = turns.ratio(SQLITE, "workerd", rate) {
+        if let Some(ratio) = turns.ratio(SQLITE, WORKERD, rate) {
             let name = "sync route ÷ workerd, 128 connections";
             rows.push(Row::new(name, ratio, "×").at_least(0.6).moonshot(1.0));
         }
@@ -97,13 +106,15 @@ pub(super) fn on_postgres(
         let name = "sync route on Postgres ÷ on SQLite, 32 connections";
         rows.push(Row::new(name, ratio, "×").at_least(0.5).moonshot(0.9));
     }
-    if let Some(ratio) = turns.ratio(POSTGRES, "Restate", rate) {
+    if let Some(ratio) = turns.ratio(POSTGRES, RESTATE, rate) {
         let name = "sync route on Postgres ÷ Restate's request and response";
         rows.push(Row::new(name, ratio, "×").at_least(3.0).moonshot(8.0));
     }
-    let bar = |name| Some(Bar::new(name, turns.median(name, rate)?));
-    let bars = [POSTGRES, "Restate"].into_iter().filter_map(bar);
-    Ok((rows, bars.collect()))
+    let labels = [
+        (POSTGRES, POSTGRES),
+        (RESTATE, "Restate, durable, no sandbox"),
+    ];
+    Ok((rows, bars(&turns, &labels)))
 }
 
 /// What one read of the key-value store costs a script, in microseconds.
