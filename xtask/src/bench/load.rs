@@ -132,8 +132,8 @@ pub(super) fn for_each(count: u32, act: impl Fn(u32) -> Result<()> + Sync) -> Re
     };
     std::thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(work)).collect();
-        let ends = workers.into_iter().map(|worker| worker.join());
-        ends.map(|end| end.expect("it does not panic")).collect()
+        let mut ends = workers.into_iter().map(|worker| worker.join());
+        ends.try_for_each(|end| end.expect("it does not panic"))
     })
 }
 
