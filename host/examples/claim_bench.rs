@@ -1,5 +1,6 @@
-//! What a claim costs with a thousand rows in the outbox that are not due, and with a million.
-//! Prints one JSON object; `cargo xtask bench` runs it with the URL of a database of its own.
+//! What a claim costs with a thousand rows in the outbox that are not due, and with many more.
+//! Prints one JSON object; `cargo xtask bench` runs it with the URLs of two empty databases and how
+//! many are many.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +16,6 @@ use picloud::store::{Db, StoreError};
 use sqlx::{Connection, PgConnection, SqliteConnection};
 
 const FEW: i64 = 1_000;
-const MANY: i64 = 1_000_000;
 /// How many rows are due, and claimed at once.
 const DUE: usize = 64;
 const ROUNDS: usize = 50;
@@ -101,15 +101,15 @@ fn median(mut times: Vec<Duration>) -> f64 {
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let [few, many]: [String; 2] = std::env::args()
+    let [few, many, rows]: [String; 3] = std::env::args()
         .skip(1)
         .collect::<Vec<_>>()
         .try_into()
         .ok()
-        .context("usage: claim_bench URL_OF_ONE_DATABASE URL_OF_ANOTHER")?;
+        .context("usage: claim_bench URL_OF_ONE_DATABASE URL_OF_ANOTHER ROWS")?;
     let (small, large) = (Db::open(&few).await?, Db::open(&many).await?);
     fill(&few, FEW).await?;
-    fill(&many, MANY).await?;
+    fill(&many, rows.parse()?).await?;
     let (mut among_few, mut among_many) = (Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
         among_few.push(claim(&small).await?);

@@ -1,373 +1,223 @@
-//! What the server does on this machine: a table for people, JSON for comparing.
+//! What the server does on this machine, beside what people would use instead.
 
 mod deliveries;
+mod growth;
+mod load;
+mod peers;
+mod plot;
+mod report;
+mod sandbox;
 mod server;
 mod sync;
+mod waiting;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 
+use peers::Peers;
+use report::Row;
 use server::Server;
 
 use crate::postgres::Postgres;
 
-const SCRIPT: &str = r#"
-let name = ctx.request.query.get_or("name", "world");
-#{ hello: name, method: ctx.request.method }
-"#;
-/// Requests that wait inside the sandbox at once.
-const SLEEPERS: usize = 2_000;
-
-/// One line of the table.
-struct Measure {
-    name: &'static str,
-    value: f64,
-    unit: &'static str,
-    /// What it must be: at least if positive, at most if negative, whatever it is if zero.
-    goal: f64,
+/// How it is built, and how much is measured.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Everything, of a release build: these figures may be told.
+    Full,
+    /// Little of everything, of a release build.
+    Quick,
+    /// As little, of the build that the tests use: it shows that the benchmark works.
+    Smoke,
 }
 
-/// Measure everything; shorter with `quick`.
-pub fn run(root: &Path, quick: bool) -> Result<()> {
+/// How much is measured.
+struct Scale {
+    /// Turns of all that is compared; what counts is the median.
+    rounds: u32,
+    seconds_of_a_turn: u32,
+    seconds: u32,
+    sandbox_runs: u32,
+    backlog: u32,
+    /// How many deliveries of one app another's single ones must get past.
+    flood: u32,
+    /// Rows among which a claim finds its own.
+    rows: u32,
+    /// Executions that wait at once.
+    waiting: u32,
+    scripts: u32,
+    apps: u32,
+}
+
+const FULL: Scale = Scale {
+    rounds: 3,
+    seconds_of_a_turn: 4,
+    seconds: 10,
+    sandbox_runs: 3_000,
+    backlog: 20_000,
+    flood: 100_000,
+    rows: 1_000_000,
+    waiting: 5_000,
+    scripts: 10_000,
+    apps: 1_000,
+};
+const QUICK: Scale = Scale {
+    rounds: 3,
+    seconds_of_a_turn: 1,
+    seconds: 2,
+    sandbox_runs: 500,
+    backlog: 4_000,
+    flood: 10_000,
+    rows: 100_000,
+    waiting: 5_000,
+    scripts: 1_000,
+    apps: 100,
+};
+const SMOKE: Scale = Scale {
+    rounds: 1,
+    seconds_of_a_turn: 1,
+    seconds: 1,
+    sandbox_runs: 50,
+    backlog: 2_000,
+    flood: 6_000,
+    rows: 10_000,
+    waiting: 500,
+    scripts: 100,
+    apps: 20,
+};
+
+/// What every part of it needs.
+struct Bench<'a> {
+    root: &'a Path,
+    /// Where the programs under measurement are.
+    programs: PathBuf,
+    /// Where the servers keep their data, and where the results go.
+    folder: PathBuf,
+    scale: Scale,
+}
+
+/// Install the peers, where that can be done here.
+pub fn install_peers(root: &Path) -> Result<()> {
+    Peers::install(root).map(|_| ())
+}
+
+/// Measure everything; write a table, a picture and the figures.
+pub fn run(root: &Path, kind: Kind) -> Result<()> {
     crate::guest::build(root)?;
+    let (profile, programs, scale) = match kind {
+        Kind::Full => ("release", "target/release", FULL),
+        Kind::Quick => ("release", "target/release", QUICK),
+        Kind::Smoke => ("dev", "target/debug", SMOKE),
+    };
     crate::step("build the server and the benchmark", || {
         let mut build = Command::new(crate::cargo());
         build
             .current_dir(root)
-            .args(["build", "--release", "--locked", "--package", "picloud"])
-            .args(["--bins"])
+            .args(["build", "--locked", "--package", "picloud", "--bins"])
+            .args(["--profile", profile])
             .args(["--example", "sandbox_bench", "--example", "claim_bench"]);
         crate::run(&mut build)
     })?;
+    // Thousands of connections need as many files; many a machine gives a thousand.
+    rlimit::increase_nofile_limit(u64::MAX)?;
     let folder = root.join("target/bench");
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::create_dir_all(&folder)?;
-    let seconds = if quick { 2 } else { 10 };
-    let mut measures = Vec::new();
-
-    let sandbox = crate::step("one execution, inside the host", || {
-        let program = root.join("target/release/examples/sandbox_bench");
-        let output = Command::new(program).output()?;
-        Ok(String::from_utf8(output.stdout)?)
-    })?;
-    let ours = number_after(&sandbox, "\"fresh_us\": ")?;
-    let native = number_after(&sandbox, "\"native_engine_per_call_us\": ")?;
-    measures.push(measure(
-        "fresh instance, compile, run: median",
-        ours,
-        "µs",
-        -150.0,
-    ));
-    measures.push(measure(
-        "native Rhai, an engine per call ÷ that",
-        native / ours,
-        "×",
-        2.0,
-    ));
-
-    let looped = number_after(&sandbox, "\"loop_ms\": ")?;
-    let native_loop = number_after(&sandbox, "\"native_loop_ms\": ")?;
-    let name = "a loop of 1,000,000 turns, fuel and deadline on ÷ native Rhai";
-    measures.push(measure(name, looped / native_loop, "×", -1.6));
-
-    let mut server = Server::start(root, &folder, None)?;
-    measures.push(measure(
-        "first start to first answer",
-        server.took.as_secs_f64(),
-        "s",
-        -5.0,
-    ));
-    server.stop()?;
-    let server = Server::start(root, &folder, None)?;
-    measures.push(measure(
-        "second start to first answer",
-        server.took.as_secs_f64(),
-        "s",
-        -0.5,
-    ));
-    server.log_in(&folder)?;
-    server.deploy(&folder, "bench", "hello", SCRIPT, &[])?;
-    server.deploy(&folder, "bench", "sleep", "sleep(1); 1", &[])?;
-    server.get("/hello?name=Ada")?;
-    std::thread::sleep(Duration::from_secs(1));
-    measures.push(measure(
-        "idle memory",
-        server.memory_mib("VmRSS")?,
-        "MiB",
-        -120.0,
-    ));
-
-    let many = crate::step("sync route, 32 connections", || wrk(&server, 32, seconds))?;
-    measures.push(measure(
-        "sync route, 32 connections",
-        many.rate,
-        "requests/s",
-        5_000.0,
-    ));
-    measures.push(measure("  its p50", many.p50_ms, "ms", -5.0));
-    measures.push(measure("  its p99", many.p99_ms, "ms", -25.0));
-    let one = crate::step("sync route, 1 connection", || wrk(&server, 1, seconds))?;
-    measures.push(measure(
-        "sync route, 1 connection: p50",
-        one.p50_ms,
-        "ms",
-        -0.5,
-    ));
-
-    let peers = install_peers(root, &folder)?;
-    if let Some(peers) = &peers {
-        measures.extend(crate::step("beside workerd", || {
-            sync::beside_workerd(&server, peers, seconds)
-        })?);
-    }
-    let postgres = Postgres::start()?;
-    let on_postgres = {
-        let own = folder.join("sync-on-postgres");
-        std::fs::create_dir_all(&own)?;
-        let url = postgres.create_database("sync")?;
-        let on_postgres = Server::start(root, &own, Some(&url))?;
-        on_postgres.log_in(&own)?;
-        on_postgres.deploy(&own, "bench", "hello", SCRIPT, &[])?;
-        measures.extend(crate::step("Postgres beside SQLite", || {
-            sync::beside_sqlite(&on_postgres, &server, seconds)
-        })?);
-        crate::step("reads of a script", || sync::kv_get(&on_postgres, &own))?
+    let bench = Bench {
+        root,
+        programs: root.join(programs),
+        folder,
+        scale,
     };
+    let peers = Peers::install(root)?;
+    let rows = measure(&bench, &peers)?;
+    if kind == Kind::Full {
+        let picture = root.join("docs/bench.svg");
+        std::fs::copy(bench.folder.join("bench.svg"), picture)?;
+    }
+    report::report(&bench.folder, &rows)
+}
+
+fn measure(bench: &Bench, peers: &Peers) -> Result<Vec<Row>> {
+    let mut rows = crate::step("one execution, inside the host", || sandbox::rows(bench))?;
+    let size = bench.programs.join("picloud").metadata()?.len() as f64 / 1e6;
+    rows.push(
+        Row::new("the binary", size, "MB")
+            .at_most(60.0)
+            .moonshot(40.0),
+    );
+    rows.extend(crate::step("starts", || starts(bench))?);
+
+    let sqlite = Server::on(bench, "sync-SQLite", None)?;
+    sqlite.deploy("bench", "hello", sync::SCRIPT, &[])?;
+    let (more, mut requests) = crate::step("sync routes on SQLite", || {
+        sync::on_sqlite(bench, &sqlite, peers)
+    })?;
+    rows.extend(more);
+    let database = Postgres::start()?;
+    let url = database.create_database("sync")?;
+    let postgres = Server::on(bench, "sync-Postgres", Some(&url))?;
+    postgres.deploy("bench", "hello", sync::SCRIPT, &[])?;
+    let (more, bars) = crate::step("sync routes on Postgres", || {
+        sync::on_postgres(bench, &postgres, &sqlite, peers)
+    })?;
+    rows.extend(more);
+    requests.extend(bars);
+    let reads = crate::step("reads of a script", || {
+        Ok([sync::kv_get(&sqlite)?, sync::kv_get(&postgres)?])
+    })?;
+    drop(postgres);
     let name = "KV get from a script, SQLite";
-    let on_sqlite = sync::kv_get(&server, &folder)?;
-    measures.push(measure(name, on_sqlite, "µs", -60.0));
+    rows.push(Row::new(name, reads[0], "µs").at_most(60.0).moonshot(25.0));
     let name = "KV get from a script, Postgres";
-    measures.push(measure(name, on_postgres, "µs", -300.0));
+    rows.push(
+        Row::new(name, reads[1], "µs")
+            .at_most(300.0)
+            .moonshot(150.0),
+    );
     let api = crate::step("the API beside guests that loop", || {
-        sync::api_beside_loops(&server, &folder, seconds)
+        sync::api_beside_loops(bench, &sqlite)
     })?;
     let name = "API p99 while four guests loop";
-    measures.push(measure(name, api, "ms", -50.0));
+    rows.push(Row::new(name, api, "ms").at_most(50.0).moonshot(10.0));
+    drop(sqlite);
 
-    // Before the first of them: what they leave in their slots stays resident for the next.
-    let idle = server.proportional_mib()?;
-    let slept = crate::step("2,000 requests that wait 1 s at once", || sleepers(&server))?;
-    measures.push(measure(
-        "2,000 × sleep(1) at once: all answered",
-        slept.as_secs_f64(),
-        "s",
-        -3.0,
-    ));
-    measures.push(measure(
-        "  the server's peak memory",
-        server.memory_mib("VmHWM")?,
-        "MiB",
-        -1_536.0,
-    ));
-    let each = crate::step("the memory of each", || memory_of_sleepers(&server, idle))?;
-    let name = "  memory of each while it waits (pages that are shared count once)";
-    measures.push(measure(name, each, "KiB", -400.0));
-    drop(server);
-    measures.extend(deliveries::measure(
-        root,
-        &folder,
-        &postgres,
-        peers.as_deref(),
-        seconds,
-    )?);
-
-    report(&folder.join("bench.json"), &measures)
+    rows.extend(crate::step("executions that wait", || {
+        waiting::rows(bench)
+    })?);
+    rows.extend(crate::step("growth", || growth::rows(bench))?);
+    let (more, deliveries) = deliveries::measure(bench, &database, peers)?;
+    rows.extend(more);
+    let groups = vec![
+        ("Requests a second, 32 connections", requests),
+        ("Deliveries a second, end to end, 20 in flight", deliveries),
+    ];
+    plot::draw(&bench.folder.join("bench.svg"), groups)?;
+    Ok(rows)
 }
 
-/// Install what people would use instead; nothing where there is no npm.
-fn install_peers(root: &Path, folder: &Path) -> Result<Option<PathBuf>> {
-    let peers = folder.join("peers");
-    std::fs::create_dir_all(&peers)?;
-    for file in std::fs::read_dir(root.join("tests/bench"))? {
-        let file = file?;
-        std::fs::copy(file.path(), peers.join(file.file_name()))?;
-    }
-    let mut install = Command::new("npm");
-    install
-        .current_dir(&peers)
-        .args(["install", "--no-audit", "--no-fund", "--silent"]);
-    if !install.status().is_ok_and(|status| status.success()) {
-        eprintln!("NOTE: the peers could not be installed with npm; they are left out");
-        return Ok(None);
-    }
-    Ok(Some(peers))
-}
-
-fn measure(name: &'static str, value: f64, unit: &'static str, goal: f64) -> Measure {
-    Measure {
-        name,
-        value,
-        unit,
-        goal,
-    }
-}
-
-fn report(path: &Path, measures: &[Measure]) -> Result<()> {
-    let mut json = Vec::new();
-    println!(
-        "\n{:<62} {:>12}  {:<11} {:>12}",
-        "what", "measured", "", "goal"
-    );
-    for Measure {
-        name,
-        value,
-        unit,
-        goal,
-    } in measures
-    {
-        let met = match *goal {
-            goal if goal > 0.0 => *value >= goal,
-            goal if goal < 0.0 => *value <= -goal,
-            _ => true,
-        };
-        let mark = if met { "" } else { "  MISSED" };
-        let bound = match *goal {
-            goal if goal > 0.0 => format!("≥ {goal:>10}"),
-            goal if goal < 0.0 => format!("≤ {:>10}", -goal),
-            _ => String::new(),
-        };
-        println!("{name:<62} {value:>12.2}  {unit:<11} {bound}{mark}");
-        json.push(format!(
-            "  {{\"name\": \"{}\", \"value\": {value}, \"unit\": \"{unit}\", \"met\": {met}}}",
-            name.trim()
-        ));
-    }
-    std::fs::write(path, format!("[\n{}\n]\n", json.join(",\n")))?;
-    println!("\nwritten to {}", path.display());
-    Ok(())
-}
-
-fn number_after(text: &str, start: &str) -> Result<f64> {
-    let (_, rest) = text
-        .split_once(start)
-        .with_context(|| format!("no `{start}` in {text}"))?;
-    let end = rest
-        .find(|c: char| !c.is_ascii_digit() && c != '.')
-        .unwrap_or(rest.len());
-    Ok(rest[..end].parse()?)
-}
-
-struct Load {
-    requests: f64,
-    rate: f64,
-    p50_ms: f64,
-    p99_ms: f64,
-}
-
-/// Let wrk call `/hello`; one thread of it, for it shares the cores with the server.
-fn wrk(server: &Server, connections: u32, seconds: u32) -> Result<Load> {
-    let url = format!("{}/hello?name=Ada", server.url());
-    wrk_at(&url, connections, seconds)
-}
-
-fn wrk_at(url: &str, connections: u32, seconds: u32) -> Result<Load> {
-    let call = |seconds: u32| -> Result<String> {
-        let output = Command::new("wrk")
-            .args([
-                "--latency",
-                "-t1",
-                &format!("-c{connections}"),
-                &format!("-d{seconds}s"),
-            ])
-            .arg(url)
-            .output()
-            .context("wrk is not installed; run `cargo xtask setup --bench`")?;
-        Ok(String::from_utf8(output.stdout)?)
-    };
-    call(1)?;
-    let said = call(seconds)?;
-    if said.contains("Non-2xx") {
-        bail!("not every answer was 200:\n{said}");
-    }
-    let after = |start: &str| -> Result<&str> {
-        let found = said
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(start));
-        found
-            .map(str::trim)
-            .with_context(|| format!("no `{start}` in:\n{said}"))
-    };
-    let requests = said
-        .lines()
-        .find_map(|line| line.trim().split_once(" requests in "))
-        .and_then(|(count, _)| count.parse().ok())
-        .with_context(|| format!("no number of requests in:\n{said}"))?;
-    Ok(Load {
-        requests,
-        rate: after("Requests/sec:")?.parse()?,
-        p50_ms: milliseconds(after("50%")?)?,
-        p99_ms: milliseconds(after("99%")?)?,
-    })
-}
-
-/// `614.00us`, `3.31ms`, `1.02s`.
-fn milliseconds(text: &str) -> Result<f64> {
-    for (unit, factor) in [("us", 0.001), ("ms", 1.0), ("s", 1_000.0)] {
-        if let Some(number) = text
-            .strip_suffix(unit)
-            .and_then(|number| number.parse::<f64>().ok())
-        {
-            return Ok(number * factor);
-        }
-    }
-    bail!("`{text}` is no time")
-}
-
-/// What the server needs more for each of them than when it was idle, in KiB, at the worst moment.
-fn memory_of_sleepers(server: &Server, idle: f64) -> Result<f64> {
-    let most = std::thread::scope(|scope| {
-        let calls = scope.spawn(|| sleepers(server));
-        let mut most = idle;
-        while !calls.is_finished() {
-            most = server.proportional_mib()?.max(most);
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        calls.join().expect("it does not panic").map(|_| most)
-    })?;
-    Ok((most - idle) * 1024.0 / SLEEPERS as f64)
-}
-
-/// All at once, each on a connection of its own; how long until the last is answered.
-fn sleepers(server: &Server) -> Result<Duration> {
-    let started = Instant::now();
-    let failed = std::thread::scope(|scope| {
-        let call = || server.get("/sleep");
-        let calls: Vec<_> = (0..SLEEPERS)
-            .map(|_| {
-                std::thread::Builder::new()
-                    .stack_size(128 * 1024)
-                    .spawn_scoped(scope, call)
-            })
-            .collect();
-        let failures = calls.into_iter().map(|call| match call {
-            Ok(call) => call.join().map_or(Some("a panic".to_owned()), |done| {
-                done.err().map(|e| e.to_string())
-            }),
-            Err(error) => Some(error.to_string()),
-        });
-        failures.flatten().collect::<Vec<_>>()
-    });
-    if let Some(first) = failed.first() {
-        bail!(
-            "{} of {SLEEPERS} failed, the first with: {first}",
-            failed.len()
-        );
-    }
-    Ok(started.elapsed())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn wrks_times_are_read() {
-        for (text, ms) in [("614.00us", 0.614), ("3.31ms", 3.31), ("1.02s", 1020.0)] {
-            assert!((milliseconds(text).unwrap() - ms).abs() < 1e-9, "{text}");
-        }
-        assert!(milliseconds("soon").is_err());
-    }
+/// The first start, which compiles the guest, and one after it; and what the latter takes idle.
+fn starts(bench: &Bench) -> Result<Vec<Row>> {
+    let mut server = Server::on(bench, "starts", None)?;
+    let first = server.took.as_secs_f64();
+    server.stop()?;
+    let server = Server::on(bench, "starts", None)?;
+    server.deploy("bench", "hello", sync::SCRIPT, &[])?;
+    server.get("/hello")?;
+    // What it does at its start is over.
+    std::thread::sleep(Duration::from_secs(1));
+    let idle = server.memory_mib("VmRSS")?;
+    let later = server.took.as_secs_f64();
+    Ok(vec![
+        Row::new("first start to first answer", first, "s").at_most(5.0),
+        Row::new("second start to first answer", later, "s")
+            .at_most(0.3)
+            .moonshot(0.1),
+        Row::new("idle memory", idle, "MiB")
+            .at_most(100.0)
+            .moonshot(60.0),
+    ])
 }

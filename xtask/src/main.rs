@@ -62,11 +62,14 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
-    /// Measure the server on this machine
+    /// Measure the server on this machine, beside what people would use instead
     Bench {
-        /// Shorter, for a smoke test
+        /// Shorter: less of everything, within three minutes
         #[arg(long)]
         quick: bool,
+        /// Shortest, on the build of the tests: it only shows that the benchmark works
+        #[arg(long, conflicts_with = "quick")]
+        smoke: bool,
         /// Install what is missing without asking
         #[arg(long)]
         yes: bool,
@@ -85,7 +88,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, guest, unit, e2e
+        /// Only these steps: fmt, clippy, deny, guest, unit, e2e, bench
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking
@@ -114,6 +117,7 @@ fn perform(task: Task) -> Result<()> {
             }
             if bench {
                 setup::set_up(setup::For::Measuring, yes)?;
+                bench::install_peers(&root)?;
             }
             Ok(())
         }
@@ -129,9 +133,14 @@ fn perform(task: Task) -> Result<()> {
             setup::set_up(setup::For::Running, yes)?;
             up::run(&root, port, &data)
         }
-        Task::Bench { quick, yes } => {
+        Task::Bench { quick, smoke, yes } => {
             setup::set_up(setup::For::Measuring, yes)?;
-            bench::run(&root, quick)
+            let kind = match (quick, smoke) {
+                (true, _) => bench::Kind::Quick,
+                (_, true) => bench::Kind::Smoke,
+                _ => bench::Kind::Full,
+            };
+            bench::run(&root, kind)
         }
         Task::Soak { kills, yes } => {
             setup::set_up(setup::For::Testing, yes)?;

@@ -15,7 +15,7 @@ pub enum For {
     Running,
     /// All the checks too.
     Testing,
-    /// The benchmark too.
+    /// The benchmark.
     Measuring,
 }
 
@@ -79,7 +79,7 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             why: "the Rhai guest is compiled to WebAssembly with it",
         });
     }
-    if purpose == For::Measuring && !has_program("wrk") {
+    if purpose != For::Running && !has_program("wrk") {
         missing.push(Missing {
             package: "wrk",
             why: "it makes the load of the benchmark",
@@ -91,7 +91,7 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             why: "some tests give a node a clock that is wrong",
         });
     }
-    if purpose == For::Testing {
+    if purpose != For::Running {
         let own_postgres = std::env::var_os("PICLOUD_TEST_POSTGRES_URL").is_some();
         if !own_postgres && postgres_bin().is_none() {
             let why = "the tests run on a real Postgres (or set PICLOUD_TEST_POSTGRES_URL)";

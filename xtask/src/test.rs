@@ -11,7 +11,7 @@ use crate::postgres::Postgres;
 use crate::{cargo, guest, setup};
 
 /// Names of the steps, for `--only`.
-pub const STEPS: [&str; 6] = ["fmt", "clippy", "deny", "guest", "unit", "e2e"];
+pub const STEPS: [&str; 7] = ["fmt", "clippy", "deny", "guest", "unit", "e2e", "bench"];
 
 #[derive(Default)]
 struct Counts {
@@ -144,6 +144,9 @@ fn step(
             tests.envs(environment.iter().map(|(name, value)| (name, value)));
             tested(&mut tests, filters, counts)
         }
+        // It has no tests to filter.
+        "bench" if !filters.is_empty() => Ok(()),
+        "bench" => crate::bench::run(root, crate::bench::Kind::Smoke),
         other => bail!("there is no step `{other}`"),
     }
 }

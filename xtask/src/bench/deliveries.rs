@@ -3,138 +3,182 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
+use super::Bench;
+use super::load::{Turns, at, for_each, median, wrk};
+use super::peers::{Peers, Queue};
+use super::plot::Bar;
+use super::report::{Row, thousands};
 use super::server::Server;
-use super::{Measure, measure as line, wrk_at};
 use crate::postgres::Postgres;
 
-/// How many deliveries wait before the drain begins.
-const BACKLOG: f64 = 20_000.0;
-/// How many deliveries of one app another's single ones must get past.
-const FLOOD: f64 = 100_000.0;
-/// Calls a second for the time from the call to the start of the script.
+/// How many deliveries one call of the script that fills a backlog makes.
+const FILL: u32 = 500;
+/// Calls a second for the time from the call to the start of the script: with something to do,
+/// and idle, where each is over long before the next.
 const PACE: u64 = 500;
+const IDLE_PACE: u64 = 50;
 /// Calls in flight when they are enqueued one by one.
 const IN_FLIGHT: u32 = 20;
 
-/// Measure all of it.
+/// Measure all of it; the bars compare what the queues do end to end.
 pub(super) fn measure(
-    root: &Path,
-    folder: &Path,
+    bench: &Bench,
     postgres: &Postgres,
-    peers: Option<&Path>,
-    seconds: u32,
-) -> Result<Vec<Measure>> {
-    let mut measures = Vec::new();
-    let queues = peers.map(|peers| {
-        crate::step("graphile-worker and pg-boss", || {
-            queues(peers, &postgres.url, seconds)
-        })
-    });
-    let mut on_postgres = 0.0;
-    for (name, database) in [
-        ("SQLite", None),
-        ("Postgres", Some(postgres.create_database("deliveries")?)),
-    ] {
-        let own = folder.join(name);
-        std::fs::create_dir_all(&own)?;
-        let server = Server::start(root, &own, database.as_deref())?;
-        server.log_in(&own)?;
-        server.deploy(&own, "bench", "nothing", "()", &["--async"])?;
-        let rate = crate::step(&format!("deliveries on {name}"), || {
-            end_to_end(&server, seconds)
-        })?;
-        let waits = crate::step(&format!("enqueue → start on {name}"), || {
-            let count = PACE * u64::from(seconds.min(4));
-            enqueue_to_start(&server, &own, "bench", "/nothing", PACE, count)
-        })?;
-        let drained = crate::step(&format!("a backlog on {name}"), || drain(&server, &own))?;
-        let ratio = crate::step(&format!("a write that fires on {name}"), || {
-            firing(&server, &own, seconds)
-        })?;
-        let worst = crate::step(&format!("beside a flood on {name}"), || {
-            beside_a_flood(&server, &own)
-        })?;
-        let claims = crate::step(&format!("claims on {name}"), || {
-            let databases = match database {
-                None => ["few", "many"].map(|n| Ok(format!("sqlite://{}/{n}.db", own.display()))),
-                Some(_) => ["few", "many"].map(|name| postgres.create_database(name)),
-            };
-            let [few, many] = databases;
-            claims(root, &few?, &many?)
-        })?;
-        let names: [&'static str; 7] = match database {
-            None => [
-                "deliveries end to end, SQLite",
-                "enqueue → start at 500/s, SQLite: p50",
-                "  its p99, SQLite",
-                "a backlog of 20,000 drains, SQLite",
-                "a KV write that fires ÷ one that does not, SQLite",
-                "beside a flood of 100,000, worst of 40, SQLite",
-                "a claim among 1,000,000 rows ÷ 1,000, SQLite",
-            ],
-            Some(_) => {
-                on_postgres = rate;
-                [
-                    "deliveries end to end, Postgres",
-                    "enqueue → start at 500/s, Postgres: p50",
-                    "  its p99, Postgres",
-                    "a backlog of 20,000 drains, Postgres",
-                    "a KV write that fires ÷ one that does not, Postgres",
-                    "beside a flood of 100,000, worst of 40, Postgres",
-                    "a claim among 1,000,000 rows ÷ 1,000, Postgres",
-                ]
-            }
-        };
-        let (p50, p99) = (at(&waits, 0.5), at(&waits, 0.99));
-        let values = [rate, p50, p99, drained, ratio, worst, claims];
-        let units = ["/s", "ms", "ms", "/s", "×", "ms", "×"];
-        let goals = [3_000.0, -2.0, -20.0, 5_000.0, -1.3, -100.0, -2.0];
-        for (n, name) in names.into_iter().enumerate() {
-            measures.push(line(name, values[n], units[n], goals[n]));
-        }
-    }
-    let Some([graphile, boss]) = queues.transpose()? else {
-        return Ok(measures);
-    };
-    // What they do is told; what is held to a goal is ours beside the better of them.
-    measures.push(line(
-        "graphile-worker end to end, Postgres",
-        graphile.0,
-        "/s",
-        0.0,
-    ));
-    measures.push(line("  its drain of 20,000 jobs", graphile.1, "/s", 0.0));
-    measures.push(line("pg-boss end to end, Postgres", boss.0, "/s", 0.0));
-    measures.push(line("  its drain of 20,000 jobs", boss.1, "/s", 0.0));
-    let better = graphile.0.max(boss.0);
-    let name = "deliveries on Postgres ÷ the better of the two";
-    measures.push(line(name, on_postgres / better, "×", 2.5));
-    Ok(measures)
+    peers: &Peers,
+) -> Result<(Vec<Row>, Vec<Bar>)> {
+    let mut rows = on(bench, "SQLite", None)?;
+    let database = postgres.create_database("deliveries")?;
+    rows.extend(on(bench, "Postgres", Some((postgres, &database)))?);
+    let (beside, bars) = crate::step("deliveries beside graphile-worker and pg-boss", || {
+        beside_queues(bench, postgres, peers)
+    })?;
+    rows.extend(beside);
+    Ok((rows, bars))
 }
 
-/// End to end and drain, of graphile-worker and of pg-boss.
-fn queues(peers: &Path, url: &str, seconds: u32) -> Result<[(f64, f64); 2]> {
-    let mut found = Vec::new();
-    for peer in ["graphile-worker", "pg-boss"] {
-        let output = Command::new(peers.join("node_modules/.bin/node"))
-            .current_dir(peers)
-            .args(["peers.mjs", peer])
-            .env("PEER_URL", url)
-            .env("PEER_SECONDS", seconds.to_string())
-            .output()?;
-        let said: Value = serde_json::from_slice(&output.stdout)
-            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
-        let number = |name: &str| said[name].as_f64().unwrap_or(0.0);
-        found.push((number("endToEnd"), number("drain")));
+/// What is measured on each of the databases.
+fn on(bench: &Bench, on: &str, database: Option<(&Postgres, &str)>) -> Result<Vec<Row>> {
+    let scale = &bench.scale;
+    let folder = format!("deliveries-{on}");
+    let server = Server::on(bench, &folder, database.map(|(_, url)| url))?;
+    server.deploy("bench", "nothing", "()", &["--async"])?;
+    let step = |what: &str| format!("{what}, {on}");
+    let idle = crate::step(&step("enqueue → start, idle"), || {
+        let count = IDLE_PACE * u64::from(scale.seconds.min(4));
+        enqueue_to_start(&server, "bench", "/nothing", IDLE_PACE, count)
+    })?;
+    let paced = crate::step(&step("enqueue → start"), || {
+        let count = PACE * u64::from(scale.seconds.min(4));
+        enqueue_to_start(&server, "bench", "/nothing", PACE, count)
+    })?;
+    let backlog = Backlog::new(&server)?;
+    let (mut rates, mut drains) = (Vec::new(), Vec::new());
+    crate::step(&step("deliveries and a backlog"), || {
+        for _ in 0..scale.rounds {
+            rates.push(end_to_end(&server, scale.seconds_of_a_turn)?);
+            drains.push(backlog.drain(scale.backlog)?);
+        }
+        Ok(())
+    })?;
+    let ratio = crate::step(&step("a write that fires"), || firing(bench, &server))?;
+    let worst = crate::step(&step("beside a flood"), || {
+        beside_a_flood(&server, &backlog, scale.flood)
+    })?;
+    let claims = crate::step(&step("claims"), || {
+        let [few, many] = ["few", "many"].map(|name| match database {
+            None => Ok(format!("sqlite://{}/{name}.db", server.folder.display())),
+            Some((postgres, _)) => postgres.create_database(name),
+        });
+        claims(bench, &few?, &many?)
+    })?;
+    let count = |count: u32| thousands(count.into());
+    Ok(vec![
+        Row::new(step("deliveries end to end"), median(rates), "/s").at_least(3_000.0),
+        Row::new(step("enqueue → start, idle: p50"), at(&idle, 0.5), "ms")
+            .at_most(1.0)
+            .moonshot(0.3),
+        Row::new(step("enqueue → start at 500/s: p50"), at(&paced, 0.5), "ms").at_most(2.0),
+        Row::new("  its p99", at(&paced, 0.99), "ms").at_most(20.0),
+        Row::new(
+            step(&format!("a backlog of {} drains", count(scale.backlog))),
+            median(drains),
+            "/s",
+        )
+        .at_least(5_000.0),
+        Row::new(
+            step("a KV write that fires ÷ one that does not"),
+            ratio,
+            "×",
+        )
+        .at_most(1.3),
+        Row::new(
+            step(&format!(
+                "beside a flood of {}, worst of 40",
+                count(scale.flood)
+            )),
+            worst,
+            "ms",
+        )
+        .at_most(100.0),
+        Row::new(
+            step(&format!("a claim among {} rows ÷ 1,000", count(scale.rows))),
+            claims,
+            "×",
+        )
+        .at_most(2.0),
+    ])
+}
+
+/// Ours and the queues in turns, on one Postgres.
+fn beside_queues(
+    bench: &Bench,
+    postgres: &Postgres,
+    peers: &Peers,
+) -> Result<(Vec<Row>, Vec<Bar>)> {
+    let scale = &bench.scale;
+    let ours = postgres.create_database("beside")?;
+    let theirs = postgres.create_database("queues")?;
+    let server = Server::on(bench, "beside-queues", Some(&ours))?;
+    server.deploy("bench", "nothing", "()", &["--async"])?;
+    let backlog = Backlog::new(&server)?;
+    let mut rounds: Vec<(Queue, Queue, Queue)> = Vec::new();
+    for _ in 0..scale.rounds {
+        let ours = Queue {
+            end_to_end: end_to_end(&server, scale.seconds_of_a_turn)?,
+            drain: backlog.drain(scale.backlog)?,
+        };
+        let graphile = peers.queue("graphile-worker", &theirs, scale);
+        let boss = peers.queue("pg-boss", &theirs, scale);
+        let (Some(graphile), Some(boss)) = (graphile, boss) else {
+            return Ok((Vec::new(), Vec::new()));
+        };
+        rounds.push((ours, graphile, boss));
     }
-    Ok([found[0], found[1]])
+    let over = |figure: &dyn Fn(&(Queue, Queue, Queue)) -> f64| {
+        median(rounds.iter().map(figure).collect())
+    };
+    let bars = vec![
+        Bar::new("PiCloud on Postgres", over(&|(ours, _, _)| ours.end_to_end)),
+        Bar::new("pg-boss, no sandbox", over(&|(_, _, boss)| boss.end_to_end)),
+        Bar::new(
+            "graphile-worker",
+            over(&|(_, graphile, _)| graphile.end_to_end),
+        ),
+    ];
+    let ratio =
+        over(&|(ours, graphile, boss)| ours.end_to_end / graphile.end_to_end.max(boss.end_to_end));
+    let drain = over(&|(ours, graphile, _)| ours.drain / graphile.drain);
+    let name = "deliveries on Postgres ÷ the better of graphile-worker, pg-boss";
+    let drain_name = "a backlog drains, Postgres ÷ graphile-worker's local queue of 500";
+    let rows = vec![
+        Row::new(
+            "graphile-worker end to end",
+            over(&|(_, graphile, _)| graphile.end_to_end),
+            "/s",
+        ),
+        Row::new(
+            "  its drain, a local queue of 500",
+            over(&|(_, graphile, _)| graphile.drain),
+            "/s",
+        ),
+        Row::new(
+            "pg-boss end to end",
+            over(&|(_, _, boss)| boss.end_to_end),
+            "/s",
+        ),
+        Row::new("  its drain", over(&|(_, _, boss)| boss.drain), "/s"),
+        Row::new(name, ratio, "×").at_least(3.0).moonshot(8.0),
+        Row::new(drain_name, drain, "×")
+            .at_least(0.25)
+            .moonshot(0.6),
+    ];
+    Ok((rows, bars))
 }
 
 /// How many deliveries have ended, of async routes or of triggers.
@@ -157,33 +201,23 @@ fn until_done(server: &Server, source: &str, count: f64) -> Result<()> {
 
 /// Enqueued one by one, 20 in flight: how many a second, the last one's end included.
 fn end_to_end(server: &Server, seconds: u32) -> Result<f64> {
-    // wrk warms up with a second of its own.
     let before = done(server, "http_async")?;
     let started = Instant::now();
-    let load = wrk_at(&format!("{}/nothing", server.url()), IN_FLIGHT, seconds)?;
-    let after = started.elapsed();
-    std::thread::sleep(Duration::from_millis(50));
-    let ended = done(server, "http_async")?;
-    // Both seconds and both loads count: what the second left over is in the time, too.
-    let all = ended - before;
-    if ended < before + load.requests {
-        let left = Instant::now();
-        until_done(server, "http_async", before + load.requests)?;
-        return Ok((done(server, "http_async")? - before) / (after + left.elapsed()).as_secs_f64());
-    }
-    Ok(all / after.as_secs_f64())
+    let load = wrk(&server.target("nothing", "/nothing"), IN_FLIGHT, seconds)?;
+    until_done(server, "http_async", before + load.requests)?;
+    Ok((done(server, "http_async")? - before) / started.elapsed().as_secs_f64())
 }
 
 /// From the moment before the call to the start of its script, `pace` times a second: the
 /// milliseconds, sorted.
 fn enqueue_to_start(
     server: &Server,
-    folder: &Path,
     app: &str,
     path: &str,
     pace: u64,
     count: u64,
 ) -> Result<Vec<f64>> {
+    let before = done(server, "http_async")?;
     let mut stream = BufReader::new(TcpStream::connect(("127.0.0.1", server.port))?);
     let begun = Instant::now();
     let mut sent = std::collections::HashMap::new();
@@ -200,10 +234,10 @@ fn enqueue_to_start(
             .to_owned();
         sent.insert(id, at.as_micros() as f64);
     }
-    std::thread::sleep(Duration::from_millis(300));
+    until_done(server, "http_async", before + count as f64)?;
     let most = (count + 100).to_string();
     let list = ["executions", "list", "--app", app, "--limit", &most];
-    let executions = server.cli_json(folder, &list)?;
+    let executions = server.cli_json(&list)?;
     let mut waits = Vec::new();
     for execution in executions.as_array().into_iter().flatten() {
         let Some(sent) = execution["id"].as_str().and_then(|id| sent.get(id)) else {
@@ -217,11 +251,6 @@ fn enqueue_to_start(
     }
     waits.sort_by(f64::total_cmp);
     Ok(waits)
-}
-
-/// The value below which `part` of the sorted ones lie.
-fn at(sorted: &[f64], part: f64) -> f64 {
-    sorted[((sorted.len() - 1) as f64 * part) as usize]
 }
 
 /// The body of one HTTP answer.
@@ -247,68 +276,75 @@ fn micros(instant: &str) -> Result<f64> {
     Ok(chrono::DateTime::parse_from_rfc3339(instant)?.timestamp_micros() as f64)
 }
 
-/// A paused trigger is resumed: how many of its deliveries end a second.
-fn drain(server: &Server, folder: &Path) -> Result<f64> {
-    let fill = r#"let c = kv::collection("backlog"); for n in 0..2000 { c.set(`${n}`, n); }"#;
-    server.deploy(folder, "bench", "fill", fill, &[])?;
-    server.deploy(folder, "bench", "handle", "()", &[])?;
-    let trigger = [
-        "triggers",
-        "create-kv",
-        "handle",
-        "--collection",
-        "backlog",
-        "--app",
-        "bench",
-    ];
-    let trigger = server.cli_json(folder, &trigger)?;
-    let id = trigger["id"].as_str().context("no id")?;
-    fill_paused(server, folder, id, BACKLOG)?;
-    let before = done(server, "kv")?;
-    let started = Instant::now();
-    server.cli_json(folder, &["triggers", "resume", id])?;
-    until_done(server, "kv", before + BACKLOG)?;
-    Ok(BACKLOG / started.elapsed().as_secs_f64())
+/// Deliveries that wait for a trigger that is paused.
+struct Backlog<'a> {
+    server: &'a Server,
+    /// The trigger.
+    id: String,
 }
 
-/// Pause a trigger and let so many deliveries wait for it.
-fn fill_paused(server: &Server, folder: &Path, trigger: &str, count: f64) -> Result<()> {
-    server.cli_json(folder, &["triggers", "pause", trigger])?;
-    for _ in 0..(count / 2_000.0) as u32 {
-        server.get("/fill")?;
+impl<'a> Backlog<'a> {
+    /// A script that handles them, and one whose calls make them.
+    fn new(server: &'a Server) -> Result<Self> {
+        let fill = format!(
+            r#"let c = kv::collection("backlog"); for n in 0..{FILL} {{ c.set(`${{n}}`, n); }}"#
+        );
+        server.deploy("bench", "fill", &fill, &[])?;
+        server.deploy("bench", "handle", "()", &[])?;
+        let trigger = ["triggers", "create-kv", "handle", "--collection", "backlog"];
+        let trigger = server.cli_json(&[&trigger[..], &["--app", "bench"]].concat())?;
+        let id = trigger["id"].as_str().context("no id")?.to_owned();
+        Ok(Self { server, id })
     }
-    Ok(())
+
+    /// Pause the trigger and let so many deliveries wait for it.
+    fn fill(&self, count: u32) -> Result<()> {
+        self.server.cli_json(&["triggers", "pause", &self.id])?;
+        // Several at once share their commits.
+        for_each(count / FILL, |_| self.server.get("/fill").map(|_| ()))
+    }
+
+    fn resume(&self) -> Result<()> {
+        self.server.cli_json(&["triggers", "resume", &self.id])?;
+        Ok(())
+    }
+
+    /// So many wait and the trigger is resumed: how many end a second.
+    fn drain(&self, count: u32) -> Result<f64> {
+        self.fill(count)?;
+        let count = f64::from(count);
+        let before = done(self.server, "kv")?;
+        let started = Instant::now();
+        self.resume()?;
+        until_done(self.server, "kv", before + count)?;
+        Ok(count / started.elapsed().as_secs_f64())
+    }
 }
 
 /// The longest of 40 single deliveries of one app, from the call to the start of the script,
 /// while another app's flood runs.
-fn beside_a_flood(server: &Server, folder: &Path) -> Result<f64> {
-    server.deploy(folder, "other", "single", "()", &["--async"])?;
-    let host = ["apps", "update", "other", "--host", "other.localhost"];
-    server.cli_json(folder, &host)?;
-    let triggers = server.cli_json(folder, &["triggers", "list", "--app", "bench"])?;
-    let of_backlog = |trigger: &&Value| trigger["filter"]["collection"] == "backlog";
-    let trigger = triggers.as_array().into_iter().flatten().find(of_backlog);
-    let id = trigger.and_then(|trigger| trigger["id"].as_str());
-    let id = id.context("the trigger of the backlog")?;
-    fill_paused(server, folder, id, FLOOD)?;
-    let before = done(server, "kv")?;
+fn beside_a_flood(server: &Server, backlog: &Backlog, flood: u32) -> Result<f64> {
+    server.deploy("other", "single", "()", &["--async"])?;
+    server.cli_json(&["apps", "update", "other", "--host", "other.localhost"])?;
+    backlog.fill(flood)?;
+    let end = done(server, "kv")? + f64::from(flood);
     let waits = std::thread::scope(|scope| {
-        let resume = scope.spawn(|| server.cli_json(folder, &["triggers", "resume", id]));
-        let waits = enqueue_to_start(server, folder, "other", "/single", 20, 40);
+        let resume = scope.spawn(|| backlog.resume());
+        let waits = enqueue_to_start(server, "other", "/single", 20, 40);
         resume.join().expect("it does not panic").and(waits)
     })?;
-    if done(server, "kv")? >= before + FLOOD {
-        bail!("the flood was over before the single deliveries were");
+    if done(server, "kv")? >= end {
+        eprintln!("NOTE: the flood was over before the single deliveries were");
     }
-    until_done(server, "kv", before + FLOOD)?;
+    until_done(server, "kv", end)?;
     Ok(at(&waits, 1.0))
 }
 
-/// The median time of a claim among a million rows that are not due ÷ that among a thousand.
-fn claims(root: &Path, few: &str, many: &str) -> Result<f64> {
-    let program = root.join("target/release/examples/claim_bench");
-    let output = Command::new(program).args([few, many]).output()?;
+/// The median time of a claim among many rows that are not due ÷ that among a thousand.
+fn claims(bench: &Bench, few: &str, many: &str) -> Result<f64> {
+    let output = Command::new(bench.programs.join("examples/claim_bench"))
+        .args([few, many, &bench.scale.rows.to_string()])
+        .output()?;
     let said: Value = serde_json::from_slice(&output.stdout)
         .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
     let number = |name: &str| said[name].as_f64().context("no number");
@@ -317,29 +353,17 @@ fn claims(root: &Path, few: &str, many: &str) -> Result<f64> {
 
 /// The median time of a route whose script writes a key that a trigger listens to, and one that
 /// nobody listens to, in turns.
-fn firing(server: &Server, folder: &Path, seconds: u32) -> Result<f64> {
+fn firing(bench: &Bench, server: &Server) -> Result<f64> {
     let write = |collection: &str| format!(r#"kv::collection("{collection}").set("k", 1);"#);
-    server.deploy(folder, "bench", "loud", &write("loud"), &[])?;
-    server.deploy(folder, "bench", "quiet", &write("quiet"), &[])?;
-    let trigger = [
-        "triggers",
-        "create-kv",
-        "handle",
-        "--collection",
-        "loud",
-        "--app",
-        "bench",
-    ];
-    server.cli_json(folder, &trigger)?;
-    let mut ratios = Vec::new();
-    for _ in 0..3 {
-        let time = |path: &str| {
-            let load = wrk_at(&format!("{}{path}", server.url()), 1, seconds.div_ceil(3));
-            load.map(|load| load.p50_ms)
-        };
-        let quiet = time("/quiet")?;
-        ratios.push(time("/loud")? / quiet);
-    }
-    ratios.sort_by(f64::total_cmp);
-    Ok(ratios[1])
+    server.deploy("bench", "loud", &write("loud"), &[])?;
+    server.deploy("bench", "quiet", &write("quiet"), &[])?;
+    let trigger = ["triggers", "create-kv", "handle", "--collection", "loud"];
+    server.cli_json(&[&trigger[..], &["--app", "bench"]].concat())?;
+    let (loud, quiet) = (
+        server.target("loud", "/loud"),
+        server.target("quiet", "/quiet"),
+    );
+    let turns = Turns::run(&[&quiet, &loud], 1, &bench.scale)?;
+    let ratio = turns.ratio("loud", "quiet", |load| load.p50_ms);
+    ratio.context("both were called")
 }

@@ -1,54 +1,65 @@
 //! The server under measurement, and how it is reached.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
+use std::io::Write;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::Bench;
+use super::load::Target;
+use super::peers::free_port;
 
 const PASSWORD: &str = "only for this benchmark";
 
-/// A server under measurement.
+/// A server under measurement, and who administers it.
 pub(super) struct Server {
     child: Child,
     program: PathBuf,
+    /// Its data, and the CLI's credentials.
+    pub(super) folder: PathBuf,
     pub(super) port: u16,
     /// From the start of the process to its first answer.
     pub(super) took: Duration,
+    agent: ureq::Agent,
+    token: String,
 }
 
 impl Server {
-    /// Start one that keeps its data in `folder`, on SQLite or on the Postgres at `database`.
-    pub(super) fn start(root: &Path, folder: &Path, database: Option<&str>) -> Result<Self> {
-        let program = root.join("target/release/picloud");
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
-        let started = Instant::now();
+    /// Start one with these settings that keeps its data in the folder `name`, and sign in.
+    pub(super) fn start(bench: &Bench, name: &str, settings: &[(&str, &str)]) -> Result<Self> {
+        let program = bench.programs.join("picloud");
+        let folder = bench.folder.join(name);
+        std::fs::create_dir_all(&folder)?;
+        let port = free_port()?;
         let mut serve = Command::new(&program);
-        serve.arg("serve");
-        if let Some(url) = database {
-            serve.args(["--database-url", url]);
-        }
-        let child = serve
-            .args([
-                "--log",
-                "warn",
-                "--listen",
-                &format!("127.0.0.1:{port}"),
-                "--data-dir",
-            ])
+        serve
+            .args(["serve", "--log", "warn", "--listen"])
+            .arg(format!("127.0.0.1:{port}"))
+            .arg("--data-dir")
             .arg(folder.join("data"))
+            // Only the very first compiles the guest.
+            .arg("--cache-dir")
+            .arg(bench.folder.join("cache"))
             .env("PICLOUD_OWNER_PASSWORD", PASSWORD)
-            .stdout(Stdio::null())
-            .spawn()?;
+            .stdout(Stdio::null());
+        for (name, value) in settings {
+            serve.arg(format!("--{name}")).arg(value);
+        }
+        let started = Instant::now();
+        let agent = ureq::Agent::config_builder()
+            .timeout_global(Some(Duration::from_secs(30)))
+            .build();
         let mut server = Self {
-            child,
+            child: serve.spawn()?,
             program,
+            folder,
             port,
             took: Duration::ZERO,
+            agent: agent.into(),
+            token: String::new(),
         };
         while server.get("/readyz").is_err() {
             if started.elapsed() > Duration::from_secs(60) || server.child.try_wait()?.is_some() {
@@ -57,83 +68,87 @@ impl Server {
             std::thread::sleep(Duration::from_millis(2));
         }
         server.took = started.elapsed();
+        server.log_in()?;
         Ok(server)
     }
 
+    /// Start one on a database of its own.
+    pub(super) fn on(bench: &Bench, name: &str, database: Option<&str>) -> Result<Self> {
+        match database {
+            None => Self::start(bench, name, &[]),
+            Some(url) => Self::start(bench, name, &[("database-url", url)]),
+        }
+    }
+
+    fn log_in(&mut self) -> Result<()> {
+        let mut login = self
+            .cli()
+            .args(["login", "--password-stdin"])
+            .stdin(Stdio::piped())
+            .spawn()?;
+        let mut stdin = login.stdin.take().context("it was piped")?;
+        stdin.write_all(PASSWORD.as_bytes())?;
+        drop(stdin);
+        login.wait()?;
+        let known = std::fs::read(self.folder.join("picloud/credentials.json"))?;
+        let known: Value = serde_json::from_slice(&known)?;
+        known["token"]
+            .as_str()
+            .context("no token")?
+            .clone_into(&mut self.token);
+        Ok(())
+    }
+
+    /// End it as an operator would.
     pub(super) fn stop(&mut self) -> Result<()> {
         crate::run(Command::new("kill").arg(self.child.id().to_string()))?;
         self.child.wait()?;
         Ok(())
     }
 
-    pub(super) fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+    fn url(&self, path: &str) -> String {
+        format!("http://127.0.0.1:{}{path}", self.port)
     }
 
+    /// A route of it under load.
+    pub(super) fn target(&self, name: &'static str, path: &str) -> Target {
+        Target::new(name, self.url(path))
+    }
+
+    /// The body of a GET.
     pub(super) fn get(&self, path: &str) -> Result<String> {
-        self.request(path, "")
+        let mut answer = self.agent.get(self.url(path)).call()?;
+        Ok(answer.body_mut().read_to_string()?)
     }
 
-    fn request(&self, path: &str, headers: &str) -> Result<String> {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port))?;
-        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{headers}\r\n"
-        )?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        if answer.starts_with("HTTP/1.1 200") {
-            Ok(answer)
-        } else {
-            bail!("{answer}")
-        }
+    /// Ask the admin API.
+    pub(super) fn api_get(&self, path: &str) -> Result<Value> {
+        let call = self.agent.get(self.url(path));
+        let call = call.header("authorization", format!("Bearer {}", self.token));
+        Ok(call.call()?.body_mut().read_json()?)
     }
 
-    /// Ask the admin API as who is signed in.
-    pub(super) fn api_get(&self, folder: &Path, path: &str) -> Result<String> {
-        let known = std::fs::read(folder.join("picloud/credentials.json"))?;
-        let known: serde_json::Value = serde_json::from_slice(&known)?;
-        let token = known["token"].as_str().context("no token")?;
-        self.request(path, &format!("Authorization: Bearer {token}\r\n"))
+    /// Tell the admin API to make something.
+    pub(super) fn api_post(&self, path: &str, body: &Value) -> Result<Value> {
+        let call = self.agent.post(self.url(path));
+        let call = call.header("authorization", format!("Bearer {}", self.token));
+        let answer = call.send_json(body).with_context(|| path.to_owned());
+        Ok(answer?.body_mut().read_json()?)
     }
 
-    fn cli(&self, folder: &Path) -> Command {
+    fn cli(&self) -> Command {
         let mut cli = Command::new(&self.program);
-        cli.env("XDG_CONFIG_HOME", folder)
-            .args(["--url", &self.url()])
+        cli.env("XDG_CONFIG_HOME", &self.folder)
+            .args(["--url", &self.url("")])
             .stdout(Stdio::null());
         cli
     }
 
-    /// Sign in, as the CLI does for what follows.
-    pub(super) fn log_in(&self, folder: &Path) -> Result<()> {
-        let mut login = self.cli(folder);
-        let mut login = login
-            .args(["login", "--password-stdin"])
-            .stdin(Stdio::piped())
-            .spawn()?;
-        login
-            .stdin
-            .take()
-            .context("it was piped")?
-            .write_all(PASSWORD.as_bytes())?;
-        login.wait()?;
-        Ok(())
-    }
-
     /// Upload a script to an app and bind it to `GET /name`.
-    pub(super) fn deploy(
-        &self,
-        folder: &Path,
-        app: &str,
-        name: &str,
-        source: &str,
-        more: &[&str],
-    ) -> Result<()> {
-        let path = folder.join(format!("{name}.rhai"));
+    pub(super) fn deploy(&self, app: &str, name: &str, source: &str, more: &[&str]) -> Result<()> {
+        let path = self.folder.join(format!("{name}.rhai"));
         std::fs::write(&path, source)?;
-        let mut deploy = self.cli(folder);
+        let mut deploy = self.cli();
         deploy
             .arg("deploy")
             .arg(path)
@@ -143,13 +158,10 @@ impl Server {
     }
 
     /// What the CLI prints for `words`, as JSON.
-    pub(super) fn cli_json(&self, folder: &Path, words: &[&str]) -> Result<serde_json::Value> {
-        let output = self
-            .cli(folder)
-            .args(words)
-            .arg("--json")
-            .stdout(Stdio::piped())
-            .output()?;
+    pub(super) fn cli_json(&self, words: &[&str]) -> Result<Value> {
+        let mut cli = self.cli();
+        let cli = cli.args(words).arg("--json").stdout(Stdio::piped());
+        let output = cli.output()?;
         if !output.status.success() {
             bail!("{words:?}: {}", String::from_utf8_lossy(&output.stderr));
         }
@@ -165,11 +177,26 @@ impl Server {
         Ok(found.unwrap_or(0.0))
     }
 
+    /// The processor time that it has used.
+    pub(super) fn cpu(&self) -> Result<Duration> {
+        /// `sysconf(_SC_CLK_TCK)`, the same on every Linux.
+        const TICKS_A_SECOND: f64 = 100.0;
+        let text = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()))?;
+        // What comes before is the program's name, in brackets; utime and stime are fields 14 and 15.
+        let (_, rest) = text.rsplit_once(')').context("no name")?;
+        let ticks = rest.split_whitespace().skip(11).take(2);
+        let ticks: Vec<f64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+        Ok(Duration::from_secs_f64(
+            ticks.iter().sum::<f64>() / TICKS_A_SECOND,
+        ))
+    }
+
     /// Its resident memory, with a page that several maps share counted once.
     pub(super) fn proportional_mib(&self) -> Result<f64> {
         self.of_proc("smaps_rollup", "Pss:")
     }
 
+    /// A field of `/proc/…/status`.
     pub(super) fn memory_mib(&self, field: &str) -> Result<f64> {
         self.of_proc("status", field)
     }
@@ -177,15 +204,9 @@ impl Server {
     /// A number of KiB in a file under `/proc`, in MiB.
     fn of_proc(&self, file: &str, field: &str) -> Result<f64> {
         let text = std::fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?;
-        let line = text
-            .lines()
-            .find(|line| line.starts_with(field))
-            .context("no such field")?;
-        let kib: f64 = line
-            .split_whitespace()
-            .nth(1)
-            .context("no number")?
-            .parse()?;
+        let line = text.lines().find(|line| line.starts_with(field));
+        let number = line.and_then(|line| line.split_whitespace().nth(1));
+        let kib: f64 = number.context("no such field")?.parse()?;
         Ok(kib / 1024.0)
     }
 }

@@ -1,5 +1,5 @@
 // What the peers' queues do on the Postgres of PEER_URL: jobs enqueued one by one with 20 in
-// flight and done, per second; and a backlog of 20,000 drained, per second. Their handlers do
+// flight and done, per second; and a backlog of PEER_BACKLOG drained, per second. Their handlers do
 // nothing, in the worker's own process. Prints one JSON object.
 
 import { makeWorkerUtils, run, Logger } from "graphile-worker";
@@ -8,7 +8,7 @@ import { PgBoss } from "pg-boss";
 const url = process.env.PEER_URL;
 const seconds = Number(process.env.PEER_SECONDS ?? 5);
 const IN_FLIGHT = 20;
-const BACKLOG = 20_000;
+const BACKLOG = Number(process.env.PEER_BACKLOG ?? 20_000);
 
 /** Enqueue for some seconds; answers how many it were. */
 async function enqueue(one) {
