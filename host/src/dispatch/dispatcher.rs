@@ -19,6 +19,7 @@ use super::record::{
 };
 use super::retry::RetryPolicy;
 use super::sql::{self, Also, Claimed, Completion, NewDelivery, Placed, Then};
+use super::unwritten::Unwritten;
 use super::{Answer, Attempt, Attempted, Delivery, Executor};
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
@@ -49,6 +50,7 @@ pub struct Dispatcher {
     outbox: Arc<Outbox>,
     handed: Mutex<Option<HandOver>>,
     inbox: Inbox,
+    unwritten: Unwritten,
     executor: Arc<dyn Executor>,
     turns: Arc<Mutex<Turns>>,
     /// Deliveries that are worked on.
@@ -78,6 +80,7 @@ impl Dispatcher {
             outbox,
             handed: Mutex::new(Some(handed)),
             inbox: Inbox::default(),
+            unwritten: Unwritten::default(),
             executor,
             turns: Arc::default(),
             tasks: TaskTracker::new(),
@@ -112,8 +115,7 @@ impl Dispatcher {
             match dispatcher.outbox.db.write_grouped(row).await {
                 Ok(Placed::Known(known)) => dispatcher.turn_away(&delivery, Answer::Known(known)),
                 Ok(_) => {
-                    let kept = key.and_then(|(key, keep_answer)| keep_answer.then_some(key));
-                    dispatcher.work(delivery, permit, kept).await;
+                    dispatcher.work(delivery, permit, key).await;
                 }
                 Err(error) => {
                     tracing::error!(delivery_id = %delivery.id, %error, "a delivery could not be written");
@@ -132,6 +134,11 @@ impl Dispatcher {
         }
     }
 
+    /// Wait until the outcomes of all calls are written that this node answered before now.
+    pub async fn settled(&self) {
+        self.unwritten.settled().await;
+    }
+
     /// A place at the gate for an execution whose caller waits.
     ///
     /// # Errors
@@ -140,9 +147,9 @@ impl Dispatcher {
         self.outbox.gate.enter(app_id).ok_or(GateFull)
     }
 
-    /// See a leased delivery through this attempt. The answer is kept under `kept` for whoever
-    /// asks again.
-    async fn work(self: Arc<Self>, delivery: Delivery, permit: Permit, kept: Option<Key>) {
+    /// See a leased delivery through this attempt. `key` is what makes it happen once, and
+    /// whether its answer is kept for whoever asks again.
+    async fn work(self: Arc<Self>, delivery: Delivery, permit: Permit, key: Option<(Key, bool)>) {
         if delivery.reply_to.is_none() && self.executor.is_held(&delivery) {
             let completion = self.completion(&delivery, Then::Held);
             drop(permit);
@@ -175,26 +182,46 @@ impl Dispatcher {
         metrics::counter!("picloud_executions_total", "outcome" => ended.execution.outcome.as_str())
             .increment(1);
         match delivery.reply_to {
-            Some(_) => self.answer(&delivery, ended, answer, kept).await,
+            Some(_) => self.answer(&delivery, ended, answer, key).await,
             None => self.conclude(delivery, ended).await,
         }
     }
 
     /// The end of a delivery whose caller waits: it is attempted once, whatever came of it.
-    async fn answer(&self, delivery: &Delivery, ended: Ended, answer: Answer, kept: Option<Key>) {
+    async fn answer(
+        &self,
+        delivery: &Delivery,
+        ended: Ended,
+        answer: Answer,
+        key: Option<(Key, bool)>,
+    ) {
         let slot = self.inbox.take(delivery.id);
         let mut completion = self.completion(delivery, Then::Gone);
+        completion.ended = Some(ended);
+        let Some((key, keep_answer)) = key else {
+            // The answer tells all that the caller wants to know: what is written comes after.
+            let _pending = self.unwritten.begin();
+            let answered = slot.and_then(|slot| slot.answer(answer));
+            if let Err(reason) = answered {
+                let row = abandoned(delivery, reason);
+                completion.also.push(Also::Abandoned(row));
+            }
+            self.complete(completion).await;
+            return;
+        };
+        // Whoever has the answer may call again with the key, and must find the first call ended.
+        completion.is_awaited = true;
         if let Err(reason) = &slot {
             let row = abandoned(delivery, *reason);
             completion.also.push(Also::Abandoned(row));
         }
-        if let (Some(key), Answer::Outcome(Outcome::Answered(response))) = (kept, &answer)
+        if keep_answer
+            && let Answer::Outcome(Outcome::Answered(response)) = &answer
             && let Some(answer) = KeptAnswer::of(response)
         {
             let keep = Also::Keep(delivery.app_id, key, answer);
             completion.also.push(keep);
         }
-        completion.ended = Some(ended);
         let completed = self.complete(completion).await;
         if let Ok(slot) = slot
             && slot.answer(answer).is_err()
@@ -287,6 +314,7 @@ impl Dispatcher {
             worker: self.outbox.worker,
             ended: None,
             is_sync: delivery.reply_to.is_some(),
+            is_awaited: delivery.order_key.is_some(),
             then,
             order_key: delivery.order_key.clone(),
             also: Vec::new(),

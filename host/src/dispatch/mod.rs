@@ -4,7 +4,7 @@
 //! - [`outbox`]: where deliveries enter; [`sql`]: its rows.
 //! - [`dispatcher`]: takes deliveries on, under a lease, and sees them through.
 //! - [`retry`]: when one that failed is tried again.
-//! - [`inbox`]: where a sync caller waits.
+//! - [`inbox`]: where a sync caller waits; [`unwritten`]: what they were answered already.
 //! - [`gate`]: how many executions there may be at once.
 //!
 //! What a delivery runs is somebody else's affair: [`Executor`] is all that this room knows.
@@ -17,6 +17,7 @@ pub mod outbox;
 pub mod record;
 pub mod retry;
 pub mod sql;
+mod unwritten;
 
 use std::sync::Arc;
 

@@ -18,6 +18,7 @@ use crate::http::extract::{
 };
 use crate::http::problem::Problem;
 use crate::node::Node;
+use crate::store::{Conn, StoreError};
 
 /// The paths of this room.
 pub fn router() -> Router<Arc<Node>> {
@@ -26,6 +27,12 @@ pub fn router() -> Router<Arc<Node>> {
         .route("/apps/{app}/abandoned-executions", get(abandoned))
         .route("/executions/{id}", get(show))
         .route("/executions/{id}/tree", get(tree))
+}
+
+/// A connection that sees the outcome of every call that this node has answered.
+async fn settled(node: &Node) -> Result<Conn, StoreError> {
+    node.dispatcher.settled().await;
+    node.db.read().await
 }
 
 #[derive(Deserialize)]
@@ -71,7 +78,7 @@ async fn list(
         since: parsed("since", query.since.as_deref(), instant, INSTANT)?,
         until: parsed("until", query.until.as_deref(), instant, INSTANT)?,
     };
-    let mut conn = node.db.read().await?;
+    let mut conn = settled(&node).await?;
     let executions = sql::page(&mut conn, app_id, &filter, before, limit + 1).await?;
     Ok(page(executions, limit, |execution| {
         execution.id.to_string()
@@ -85,7 +92,7 @@ async fn show(
 ) -> Result<Json<Value>, Problem> {
     let missing = || Problem::not_found(format!("there is no execution `{id}`"));
     let parsed: ExecutionId = id.parse().map_err(|_| missing())?;
-    let ended = sql::get(&mut node.db.read().await?, parsed)
+    let ended = sql::get(&mut settled(&node).await?, parsed)
         .await?
         .ok_or_else(missing)?;
     let mut shown = serde_json::to_value(&ended.execution).map_err(Problem::internal)?;
@@ -105,7 +112,7 @@ async fn tree(
 ) -> Result<Json<Value>, Problem> {
     let missing = || Problem::not_found(format!("there is no execution `{id}`"));
     let parsed: ExecutionId = id.parse().map_err(|_| missing())?;
-    let mut conn = node.db.read().await?;
+    let mut conn = settled(&node).await?;
     let ended = sql::get(&mut conn, parsed).await?.ok_or_else(missing)?;
     let Execution {
         app_id, request_id, ..
@@ -152,6 +159,6 @@ async fn abandoned(
     let limit = page_limit(query.limit.as_deref())?;
     let before = page_cursor(query.cursor.as_deref())?.unwrap_or_else(|| Uuid::max().into());
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let rows = sql::abandoned_page(&mut node.db.read().await?, app_id, before, limit + 1).await?;
+    let rows = sql::abandoned_page(&mut settled(&node).await?, app_id, before, limit + 1).await?;
     Ok(page(rows, limit, |row| row.id.to_string()))
 }

@@ -142,6 +142,33 @@ macro_rules! execution_columns {
     };
 }
 
+const OF_APP: &str = concat!(
+    "select ",
+    execution_columns!(),
+    " from executions where app_id = "
+);
+
+/// Narrow a query to the executions whose `$column` is `$value`. That whose own id this is has no
+/// entry in the index of the column.
+macro_rules! narrow {
+    ($query:expr, $column:literal, $value:expr) => {
+        $query
+            .push(concat!(
+                " and id in (select id from executions where ",
+                $column,
+                " = "
+            ))
+            .push_bind($value)
+            .push(concat!(
+                " and ",
+                $column,
+                " <> id union all select id from executions where id = "
+            ))
+            .push_bind($value)
+            .push(concat!(" and ", $column, " = id)"))
+    };
+}
+
 /// One execution with its log.
 pub async fn get(conn: &mut Conn, id: ExecutionId) -> Result<Option<Ended>, StoreError> {
     const SQL: &str = concat!(
@@ -193,11 +220,7 @@ pub async fn page(
     limit: i64,
 ) -> Result<Vec<Execution>, StoreError> {
     let rows: Vec<ExecutionRow> = on!(conn, |c| {
-        let mut query = sqlx::QueryBuilder::new(concat!(
-            "select ",
-            execution_columns!(),
-            " from executions where app_id = "
-        ));
+        let mut query = sqlx::QueryBuilder::new(OF_APP);
         query.push_bind(app_id);
         if let Some(before) = before {
             query.push(" and id < ").push_bind(before);
@@ -209,10 +232,10 @@ pub async fn page(
             query.push(" and outcome = ").push_bind(outcome.as_str());
         }
         if let Some(request_id) = filter.request_id {
-            query.push(" and request_id = ").push_bind(request_id);
+            narrow!(query, "request_id", request_id);
         }
         if let Some(delivery_id) = filter.delivery_id {
-            query.push(" and delivery_id = ").push_bind(delivery_id);
+            narrow!(query, "delivery_id", delivery_id);
         }
         if let Some(invocation_type) = &filter.invocation_type {
             query
@@ -238,17 +261,13 @@ pub async fn of_request(
     request_id: Uuid,
     limit: i64,
 ) -> Result<Vec<Execution>, StoreError> {
-    const SQL: &str = concat!(
-        "select ",
-        execution_columns!(),
-        " from executions where request_id = $1 and app_id = $2 order by id limit $3"
-    );
-    let rows: Vec<ExecutionRow> = on!(conn, |c| sqlx::query_as(SQL)
-        .bind(request_id)
-        .bind(app_id)
-        .bind(limit)
-        .fetch_all(c)
-        .await)?;
+    let rows: Vec<ExecutionRow> = on!(conn, |c| {
+        let mut query = sqlx::QueryBuilder::new(OF_APP);
+        query.push_bind(app_id);
+        narrow!(query, "request_id", request_id);
+        query.push(" order by id limit ").push_bind(limit);
+        query.build_query_as().fetch_all(c).await
+    })?;
     rows.into_iter().map(Execution::try_from).collect()
 }
 

@@ -14,6 +14,10 @@ use super::{Conn, Engine, StoreError, migrate};
 
 /// Readers of SQLite: WAL lets them run beside the writer.
 const SQLITE_READERS: u32 = 4;
+/// How long SQLite's log grows before it is copied into the file: 16 MiB.
+const CHECKPOINT_PAGES: &str = "4000";
+/// What the writer on SQLite keeps of the file in memory: 16 MiB, in SQLite's notation.
+const WRITER_CACHE_KIB: &str = "-16384";
 /// Readers of Postgres for one node.
 const POSTGRES_READERS: u32 = 16;
 /// How long a reader waits for a connection before the database counts as unavailable.
@@ -88,6 +92,8 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         .disable_statement_logging();
     // Statements for each number of rows, joined with others: see `Tx`.
     let options = options.statement_cache_capacity(500);
+    // The pages that every call changes are copied into the file once for many commits.
+    let options = options.pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
     let mut writer = options.connect().await?;
     migrate::run(&mut writer, Engine::Sqlite).await?;
     writer.close().await?;
@@ -100,7 +106,7 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         .await?;
     Ok(Opened {
         reads: Reads::Sqlite(reads),
-        writes: Connector::Sqlite(Box::new(options)),
+        writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
         lock: Some(lock),
     })
 }

@@ -99,6 +99,7 @@ pub fn completion(delivery: &Delivery, attempt: u32, worker: WorkerId) -> Comple
         worker,
         ended: Some(ended),
         is_sync: false,
+        is_awaited: false,
         then: Then::Gone,
         order_key: delivery.order_key.clone(),
         also: Vec::new(),

@@ -25,8 +25,11 @@ pub struct Completion {
     pub worker: WorkerId,
     /// The execution, if there was one.
     pub ended: Option<Ended>,
-    /// Whether a caller waits for it.
+    /// Whether it is the end of a sync call.
     pub is_sync: bool,
+    /// Whether somebody waits until it is written: a caller who may call again with the same key,
+    /// or the next delivery of its order key.
+    pub is_awaited: bool,
     /// What becomes of the row.
     pub then: Then,
     /// The order key, whose next delivery may run once this row is gone.
@@ -97,8 +100,7 @@ impl Grouped for Arc<Completion> {
     type Output = bool;
 
     fn lane(&self) -> Lane {
-        // The caller waits for it, or the next delivery of its key.
-        match self.is_sync || self.order_key.is_some() {
+        match self.is_awaited {
             true => Lane::Urgent,
             false => Lane::Patient,
         }
