@@ -147,7 +147,7 @@ fn beside_queues(
         Bar::new("PiCloud on Postgres", over(&|(ours, _, _)| ours.end_to_end)),
         Bar::new("pg-boss, no sandbox", over(&|(_, _, boss)| boss.end_to_end)),
         Bar::new(
-            "graphile-worker",
+            "graphile-worker, no sandbox",
             over(&|(_, graphile, _)| graphile.end_to_end),
         ),
     ];

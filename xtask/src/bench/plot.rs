@@ -8,10 +8,10 @@ use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::report::thousands;
 
-const WIDTH: i32 = 800;
+const WIDTH: i32 = 840;
 /// Where the bars begin, and where the longest ends.
-const LEFT: i32 = 290;
-const RIGHT: i32 = 720;
+const LEFT: i32 = 330;
+const RIGHT: i32 = 760;
 const LINE: i32 = 28;
 const HEAD: i32 = 44;
 const MARGIN: i32 = 16;
