@@ -117,9 +117,9 @@ fn milliseconds(text: &str) -> Result<f64> {
     bail!("`{text}` is no time")
 }
 
-/// Do something so many times, some of them at once; ends with the first failure.
+/// Do something so many times, many of them at once; ends with the first failure.
 pub(super) fn for_each(count: u32, act: impl Fn(u32) -> Result<()> + Sync) -> Result<()> {
-    const AT_ONCE: u32 = 16;
+    const AT_ONCE: u32 = 32;
     let next = AtomicU32::new(0);
     let work = || -> Result<()> {
         loop {
