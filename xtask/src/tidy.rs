@@ -1,5 +1,6 @@
 //! The layout is the architecture; modules cannot enforce it, so these tests do.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -177,23 +178,43 @@ fn both_databases_have_the_same_migrations_tables_and_columns() {
         names
     };
     assert_eq!(list("sqlite"), list("postgres"));
-    for name in list("sqlite") {
-        let columns = |engine: &str| -> Vec<String> {
-            let path = root().join("migrations").join(engine).join(&name);
-            let text = fs::read_to_string(path).unwrap();
-            let lines = text
+    // The tables as they are after every migration, each with the first words of its lines.
+    let tables = |engine: &str| {
+        let mut tables = BTreeMap::<String, BTreeSet<String>>::new();
+        for name in list(engine) {
+            let text = fs::read_to_string(root().join("migrations").join(engine).join(name));
+            let text = text.unwrap();
+            let code = text
                 .lines()
                 .map(|line| line.split("--").next().unwrap_or_default());
-            // Tables, and the first word of each column.
-            let words = lines.filter_map(|line| {
-                let line = line.trim();
-                match line.strip_prefix("create table ") {
-                    Some(table) => Some(table.to_owned()),
-                    None => line.split_whitespace().next().map(str::to_owned),
+            let code = code.collect::<Vec<_>>().join("\n");
+            for statement in code.split(';') {
+                let words: Vec<&str> = statement.split_whitespace().collect();
+                match words[..] {
+                    ["create", "table", table, ..] => {
+                        let lines = statement.trim().lines().skip(1);
+                        let columns = lines.filter_map(|line| line.split_whitespace().next());
+                        let columns = columns.filter(|word| !word.starts_with(')'));
+                        let columns = columns.map(str::to_owned).collect();
+                        tables.insert(table.to_owned(), columns);
+                    }
+                    ["alter", "table", table, "add", "column", column, ..] => {
+                        tables.get_mut(table).unwrap().insert(column.to_owned());
+                    }
+                    ["alter", "table", table, "rename", "to", new] => {
+                        let columns = tables.remove(table).unwrap();
+                        tables.insert(new.to_owned(), columns);
+                    }
+                    ["drop", "table", table] => {
+                        tables.remove(table).unwrap();
+                    }
+                    _ => {}
                 }
-            });
-            words.filter(|word| !word.starts_with(')')).collect()
-        };
-        assert_eq!(columns("sqlite"), columns("postgres"), "{name:?}");
-    }
+            }
+        }
+        tables
+    };
+    let (sqlite, postgres) = (tables("sqlite"), tables("postgres"));
+    assert!(sqlite["executions"].contains("request_id"), "{sqlite:?}");
+    assert_eq!(sqlite, postgres);
 }
