@@ -1,6 +1,7 @@
 //! What the server does on this machine: a table for people, JSON for comparing.
 
 mod deliveries;
+mod flame;
 mod server;
 mod sync;
 
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
+pub use flame::run as flame;
 use server::Server;
 
 use crate::postgres::Postgres;

@@ -8,10 +8,18 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{cargo, guest, setup};
+use crate::{cargo, guest, instructions, setup};
 
 /// Names of the steps, for `--only`.
-pub const STEPS: [&str; 6] = ["fmt", "clippy", "deny", "guest", "unit", "e2e"];
+pub const STEPS: [&str; 7] = [
+    "fmt",
+    "clippy",
+    "deny",
+    "guest",
+    "unit",
+    "e2e",
+    "instructions",
+];
 
 #[derive(Default)]
 struct Counts {
@@ -62,7 +70,7 @@ fn print_summary(summary: &[(&str, f64, bool)]) {
     eprintln!();
     for (name, seconds, fine) in summary {
         eprintln!(
-            "{name:<8} {seconds:>7.1} s  {}",
+            "{name:<12} {seconds:>7.1} s  {}",
             if *fine { "ok" } else { "FAILED" }
         );
     }
@@ -144,6 +152,9 @@ fn step(
             tests.envs(environment.iter().map(|(name, value)| (name, value)));
             tested(&mut tests, filters, counts)
         }
+        // Whoever filters tests wants an answer soon, and this has a build of its own.
+        "instructions" if !filters.is_empty() => Ok(()),
+        "instructions" => instructions::run(root, false),
         other => bail!("there is no step `{other}`"),
     }
 }

@@ -22,7 +22,15 @@ pub(super) struct Server {
 impl Server {
     /// Start one that keeps its data in `folder`, on SQLite or on the Postgres at `database`.
     pub(super) fn start(root: &Path, folder: &Path, database: Option<&str>) -> Result<Self> {
-        let program = root.join("target/release/picloud");
+        Self::start_program(root.join("target/release/picloud"), folder, database)
+    }
+
+    /// The same with another build of it.
+    pub(super) fn start_program(
+        program: PathBuf,
+        folder: &Path,
+        database: Option<&str>,
+    ) -> Result<Self> {
         let port = std::net::TcpListener::bind("127.0.0.1:0")?
             .local_addr()?
             .port();
@@ -58,6 +66,10 @@ impl Server {
         }
         server.took = started.elapsed();
         Ok(server)
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     pub(super) fn stop(&mut self) -> Result<()> {
