@@ -1,6 +1,7 @@
 //! What the server does on this machine, beside what people would use instead.
 
 mod deliveries;
+mod flame;
 mod growth;
 mod load;
 mod peers;
@@ -17,6 +18,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+pub use flame::run as flame;
 use peers::Peers;
 use report::Row;
 use server::Server;

@@ -37,6 +37,14 @@ pub fn missing_packages() -> Vec<&'static str> {
         .collect()
 }
 
+/// What the guest is compiled with, in a word.
+pub fn toolchain_name() -> &'static str {
+    match toolchain() {
+        Toolchain::Rustup => "rustup",
+        Toolchain::Debian => "debian",
+    }
+}
+
 /// `PICLOUD_GUEST_TOOLCHAIN` decides; else rustup if it has the target or can add it.
 fn toolchain() -> Toolchain {
     match std::env::var("PICLOUD_GUEST_TOOLCHAIN").as_deref() {

@@ -2,6 +2,7 @@
 
 mod bench;
 mod guest;
+mod instructions;
 mod postgres;
 mod setup;
 mod test;
@@ -74,6 +75,25 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
+    /// Count the instructions of one execution under callgrind, and compare with the baseline in
+    /// tests/bench/instructions.json: an error above 5 % more
+    Instructions {
+        /// Make the count the new baseline
+        #[arg(long)]
+        accept: bool,
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Profile a server under load and draw tests/bench/flame.svg
+    Flame {
+        /// For how long
+        #[arg(long, default_value_t = 10)]
+        seconds: u32,
+        /// Install what is missing without asking
+        #[arg(long)]
+        yes: bool,
+    },
     /// Kill a server under load and break its database, for hours, and compare with a ledger
     /// outside of it
     Soak {
@@ -88,7 +108,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, guest, unit, e2e, bench
+        /// Only these steps: fmt, clippy, deny, guest, unit, e2e, instructions, bench
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking
@@ -141,6 +161,14 @@ fn perform(task: Task) -> Result<()> {
                 _ => bench::Kind::Full,
             };
             bench::run(&root, kind)
+        }
+        Task::Instructions { accept, yes } => {
+            setup::set_up(setup::For::Counting, yes)?;
+            instructions::run(&root, accept)
+        }
+        Task::Flame { seconds, yes } => {
+            setup::set_up(setup::For::Profiling, yes)?;
+            bench::flame(&root, seconds)
         }
         Task::Soak { kills, yes } => {
             setup::set_up(setup::For::Testing, yes)?;

@@ -17,6 +17,10 @@ pub enum For {
     Testing,
     /// The benchmark.
     Measuring,
+    /// Counting instructions too.
+    Counting,
+    /// Profiling the server under load too.
+    Profiling,
 }
 
 struct Missing {
@@ -79,10 +83,22 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             why: "the Rhai guest is compiled to WebAssembly with it",
         });
     }
-    if purpose != For::Running && !has_program("wrk") {
+    if !matches!(purpose, For::Running | For::Counting) && !has_program("wrk") {
         missing.push(Missing {
             package: "wrk",
             why: "it makes the load of the benchmark",
+        });
+    }
+    if purpose == For::Profiling && !has_program("perf") {
+        missing.push(Missing {
+            package: "linux-perf",
+            why: "it samples what the server does",
+        });
+    }
+    if matches!(purpose, For::Testing | For::Counting) && !has_program("valgrind") {
+        missing.push(Missing {
+            package: "valgrind",
+            why: "it counts the instructions of an execution",
         });
     }
     if purpose == For::Testing && !has_program("faketime") {

@@ -8,10 +8,19 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{cargo, guest, setup};
+use crate::{cargo, guest, instructions, setup};
 
 /// Names of the steps, for `--only`.
-pub const STEPS: [&str; 7] = ["fmt", "clippy", "deny", "guest", "unit", "e2e", "bench"];
+pub const STEPS: [&str; 8] = [
+    "fmt",
+    "clippy",
+    "deny",
+    "guest",
+    "unit",
+    "e2e",
+    "instructions",
+    "bench",
+];
 
 #[derive(Default)]
 struct Counts {
@@ -62,7 +71,7 @@ fn print_summary(summary: &[(&str, f64, bool)]) {
     eprintln!();
     for (name, seconds, fine) in summary {
         eprintln!(
-            "{name:<8} {seconds:>7.1} s  {}",
+            "{name:<12} {seconds:>7.1} s  {}",
             if *fine { "ok" } else { "FAILED" }
         );
     }
@@ -147,6 +156,9 @@ fn step(
         // It has no tests to filter.
         "bench" if !filters.is_empty() => Ok(()),
         "bench" => crate::bench::run(root, crate::bench::Kind::Smoke),
+        // Whoever filters tests wants an answer soon, and this has a build of its own.
+        "instructions" if !filters.is_empty() => Ok(()),
+        "instructions" => instructions::run(root, false),
         other => bail!("there is no step `{other}`"),
     }
 }

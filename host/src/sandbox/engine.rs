@@ -115,10 +115,17 @@ impl<I: Imports> Sandbox<I> {
     /// # Errors
     /// [`SandboxError`].
     pub fn new(config: SandboxConfig) -> Result<Self, SandboxError> {
+        Self::with_spare(config, SPARE_INSTANCES)
+    }
+
+    /// The same with another number of instances beyond `executions_max`: the pool reserves 4 GiB
+    /// of addresses for each, and valgrind, under which `instructions/main.rs` runs, has few.
+    #[doc(hidden)]
+    pub fn with_spare(config: SandboxConfig, spare: u32) -> Result<Self, SandboxError> {
         let executions_max = within_map_limit(config.executions_max);
         let mut engine_config = engine_config();
         engine_config.allocation_strategy(InstanceAllocationStrategy::Pooling(pool(
-            executions_max + SPARE_INSTANCES,
+            executions_max + spare,
             config.memory_bytes_max,
         )));
         let engine = Engine::new(&engine_config)?;

@@ -72,6 +72,10 @@ impl Server {
         Ok(server)
     }
 
+    pub(super) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Start one on a database of its own.
     pub(super) fn on(bench: &Bench, name: &str, database: Option<&str>) -> Result<Self> {
         match database {

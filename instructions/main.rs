@@ -1,0 +1,96 @@
+//! Runs one small script again and again, so that `cargo xtask instructions` can count under
+//! callgrind what an execution takes: a fresh instance, compiling the script, running it.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+// Not through the library `picloud`, which would have CI compile SQLite, HTTP and the rest a second
+// time; tidy.rs keeps the sandbox free of them.
+#[path = "../host/src/sandbox/mod.rs"]
+#[allow(
+    dead_code,
+    unused_imports,
+    unfulfilled_lint_expectations,
+    reason = "it is a library's module, and only a part of it is counted"
+)]
+mod sandbox;
+
+use sandbox::{
+    Code, Context, Job, Limits, NoImports, Outcome, RHAI_GUEST, Request, Sandbox, SandboxConfig,
+};
+use uuid::Uuid;
+
+/// What the server uses: allocating is part of what is counted.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// The script of the benchmark.
+const SOURCE: &str = r#"
+let name = ctx.request.query.get_or("name", "world");
+#{ hello: name, method: ctx.request.method }
+"#;
+
+fn job(source: &Arc<str>) -> Job<NoImports> {
+    let request = Request {
+        method: "GET".into(),
+        path: "/hello".into(),
+        query: vec![("name".into(), "Ada".into())],
+        ..Request::default()
+    };
+    let context = Context {
+        app_id: Uuid::nil(),
+        app_slug: "bench".into(),
+        script_id: Uuid::nil(),
+        script_name: "bench".into(),
+        script_version: 1,
+        execution_id: Uuid::nil(),
+        request_id: Uuid::nil(),
+        invocation_type: "http".into(),
+        principal: None,
+        trigger_depth: 0,
+        attempt: 1,
+        event: None,
+    };
+    Job {
+        code: Code::Rhai(source.clone()),
+        request: Some(request),
+        context: Arc::new(context),
+        // Under valgrind everything takes fifty times as long.
+        limits: Limits {
+            timeout_ms: 60_000,
+            ..Limits::DEFAULT
+        },
+        imports: NoImports,
+    }
+}
+
+fn main() {
+    let mut words = std::env::args().skip(1);
+    let (Some(runs), Some(cache_dir)) = (words.next(), words.next()) else {
+        panic!("say how many executions, and where compiled code is kept");
+    };
+    let runs: usize = runs.parse().expect("a number of executions");
+    let config = SandboxConfig {
+        guest: RHAI_GUEST,
+        cache_dir: PathBuf::from(cache_dir),
+        key: [7; 32],
+        // The pool reserves addresses for each, and valgrind has few of them.
+        executions_max: 1,
+        threads: 1,
+        memory_bytes_max: Limits::DEFAULT.memory_bytes,
+    };
+    let sandbox = Sandbox::with_spare(config, 1).expect("a sandbox");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let source: Arc<str> = SOURCE.into();
+    for _ in 0..runs {
+        let report = runtime.block_on(sandbox.execute(job(&source)));
+        assert!(
+            matches!(report.outcome, Outcome::Answered(_)),
+            "{:?}",
+            report.outcome
+        );
+    }
+}
