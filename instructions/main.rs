@@ -1,5 +1,5 @@
 //! Runs one small script again and again, so that `cargo xtask instructions` can count under
-//! callgrind what an execution takes: a fresh instance, compiling the script, running it.
+//! callgrind what an execution takes: a fresh instance, the program put into it, its run.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,9 +16,8 @@ use std::sync::Arc;
 mod sandbox;
 
 use sandbox::{
-    Code, Context, Job, Limits, NoImports, Outcome, RHAI_GUEST, Request, Sandbox, SandboxConfig,
+    Code, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox, SandboxConfig,
 };
-use uuid::Uuid;
 
 /// What the server uses: allocating is part of what is counted.
 #[global_allocator]
@@ -30,31 +29,17 @@ let name = ctx.request.query.get_or("name", "world");
 #{ hello: name, method: ctx.request.method }
 "#;
 
-fn job(source: &Arc<str>) -> Job<NoImports> {
+fn job(program: &Program) -> Job<NoImports> {
     let request = Request {
         method: "GET".into(),
         path: "/hello".into(),
         query: vec![("name".into(), "Ada".into())],
         ..Request::default()
     };
-    let context = Context {
-        app_id: Uuid::nil(),
-        app_slug: "bench".into(),
-        script_id: Uuid::nil(),
-        script_name: "bench".into(),
-        script_version: 1,
-        execution_id: Uuid::nil(),
-        request_id: Uuid::nil(),
-        invocation_type: "http".into(),
-        principal: None,
-        trigger_depth: 0,
-        attempt: 1,
-        event: None,
-    };
     Job {
-        code: Code::Rhai(source.clone()),
+        code: Code::Rhai(program.clone()),
         request: Some(request),
-        context: Arc::new(context),
+        context: Arc::default(),
         // Under valgrind everything takes fifty times as long.
         limits: Limits {
             timeout_ms: 60_000,
@@ -84,9 +69,11 @@ fn main() {
         .enable_all()
         .build()
         .expect("a runtime");
-    let source: Arc<str> = SOURCE.into();
+    let program = runtime
+        .block_on(sandbox.program(SOURCE.into(), NoImports))
+        .expect("a program");
     for _ in 0..runs {
-        let report = runtime.block_on(sandbox.execute(job(&source)));
+        let report = runtime.block_on(sandbox.execute(job(&program)));
         assert!(
             matches!(report.outcome, Outcome::Answered(_)),
             "{:?}",

@@ -5,8 +5,10 @@
 wit_bindgen::generate!({ path: "../wit", world: "rhai", generate_all });
 
 use exports::picloud::function::interpreter::{Diagnostic, Failure, Guest, Invocation, Response};
+use picloud::function::program;
 use picloud::function::types::{Header, Position, Thrown};
 
+use crate::arena;
 use crate::ctx;
 use crate::engine;
 use crate::outcome;
@@ -22,14 +24,14 @@ extern "C" fn initialize() {
 }
 
 impl Guest for Interpreter {
-    fn validate(source: String) -> Vec<Diagnostic> {
-        engine::validate(&source)
-            .into_iter()
-            .map(diagnostic)
-            .collect()
+    fn compile(source: String) -> Result<Option<Vec<u8>>, Vec<Diagnostic>> {
+        let tree = engine::parse(&source).map_err(diagnostics)?;
+        let image = engine::compile(&source, &tree)
+            .and_then(|compiled| arena::image_of(|| engine::load(&compiled)));
+        Ok(image)
     }
 
-    fn run(source: String, invocation: Invocation) -> Result<Response, Failure> {
+    fn run(source: Option<String>, invocation: Invocation) -> Result<Response, Failure> {
         ctx::set_request(invocation.request.map(|request| {
             ctx::Request {
                 method: request.method,
@@ -49,7 +51,15 @@ impl Guest for Interpreter {
                 body: request.body.map(|body| body.bytes),
             }
         }));
-        match engine::run(&source) {
+        let ended = match source {
+            None => engine::run(arena::restore(program::image)),
+            Some(source) => {
+                let tree = engine::parse(&source)
+                    .map_err(|found| Failure::InvalidSource(diagnostics(found)))?;
+                engine::walk(&tree)
+            }
+        };
+        match ended {
             Ok(response) => Ok(Response {
                 status: response.status,
                 headers: response
@@ -59,9 +69,6 @@ impl Guest for Interpreter {
                     .collect(),
                 body: response.body,
             }),
-            Err(outcome::Failure::InvalidSource(found)) => Err(Failure::InvalidSource(
-                found.into_iter().map(diagnostic).collect(),
-            )),
             Err(outcome::Failure::Threw(thrown)) => Err(Failure::Threw(Thrown {
                 message: thrown.message,
                 position: thrown.position.map(position),
@@ -78,9 +85,10 @@ fn position((line, column): (u32, u32)) -> Position {
     Position { line, column }
 }
 
-fn diagnostic(found: outcome::Diagnostic) -> Diagnostic {
-    Diagnostic {
+fn diagnostics(found: Vec<outcome::Diagnostic>) -> Vec<Diagnostic> {
+    let found = found.into_iter().map(|found| Diagnostic {
         message: found.message,
         position: found.position.map(position),
-    }
+    });
+    found.collect()
 }

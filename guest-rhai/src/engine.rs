@@ -2,13 +2,17 @@
 
 use std::cell::RefCell;
 
+use rhai::grain::{Compiler, Program, SharedProgram, Vm};
 use rhai::module_resolvers::DummyModuleResolver;
-use rhai::{Dynamic, Engine, OptimizationLevel, Scope};
+use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
 
 use crate::host::{self, Level};
 use crate::outcome::{self, Diagnostic, Failure, Response};
 use crate::{ctx, modules};
 
+/// The longest source that is compiled: the time that this takes grows with its square, and is a
+/// tenth of a second here.
+const COMPILED_SOURCE_BYTES_MAX: usize = 64 * 1024;
 /// How deep functions may call each other. Each level takes up to 6 KiB of the two stacks.
 const CALL_LEVELS_MAX: usize = 64;
 /// How deep expressions may be nested, at the top and in a function.
@@ -31,10 +35,13 @@ thread_local! {
 /// Build the engine, and run a script with it once, so that the snapshot has whatever is made
 /// on first use.
 pub fn prepare() {
-    let engine = build();
+    ENGINE.set(Some(build()));
     // Nothing of the host is there yet: only what needs none.
-    let _ = engine.eval::<Dynamic>("let m = #{ a: [1, 2.5, \"x\"] }; m.a.len() + `${m}`.len()");
-    ENGINE.set(Some(engine));
+    let source = "let m = #{ a: [1, 2.5, \"x\"] }; m.a.len() + `${m}`.len()";
+    let program = parse(source)
+        .ok()
+        .and_then(|tree| load(&compile(source, &tree)?));
+    let _ = program.map(|program| run(&program));
 }
 
 fn with_engine<T>(work: impl FnOnce(&Engine) -> T) -> T {
@@ -46,7 +53,7 @@ fn build() -> Engine {
     engine
         .set_module_resolver(DummyModuleResolver::new())
         .disable_symbol("eval")
-        .set_optimization_level(OptimizationLevel::Simple)
+        .set_optimization_level(OptimizationLevel::None)
         .set_max_call_levels(CALL_LEVELS_MAX)
         .set_max_expr_depths(EXPR_DEPTH_MAX, EXPR_DEPTH_MAX)
         .set_max_string_size(STRING_BYTES_MAX)
@@ -69,30 +76,53 @@ fn build() -> Engine {
     engine
 }
 
-/// Say what is wrong with a source.
-pub fn validate(source: &str) -> Vec<Diagnostic> {
-    with_engine(|engine| {
-        engine
-            .compile(source)
-            .err()
-            .map(|error| outcome::diagnostic(&error))
-            .into_iter()
-            .collect()
-    })
+/// Parse a source.
+///
+/// # Errors
+/// What is wrong with it.
+pub fn parse(source: &str) -> Result<AST, Vec<Diagnostic>> {
+    with_engine(|engine| engine.compile(source)).map_err(|error| vec![outcome::diagnostic(&error)])
 }
 
-/// Compile and run a source.
+/// Compile what was parsed, for [`run`]; none when there is no program for it, or it would take
+/// too long to make one. [`walk`] runs any script, but has to parse it first.
+pub fn compile(source: &str, tree: &AST) -> Option<Vec<u8>> {
+    if source.len() > COMPILED_SOURCE_BYTES_MAX {
+        return None;
+    }
+    Compiler::new().compile(tree).write().ok()
+}
+
+/// The program that [`compile`] made. It shares nothing with the engine.
+pub fn load(compiled: &[u8]) -> Option<SharedProgram> {
+    Some(Program::read(compiled).ok()?.into_owned().into_shared())
+}
+
+/// Run a program.
 ///
 /// # Errors
 /// [`Failure`] says why there is no response.
-pub fn run(source: &str) -> Result<Response, Failure> {
+pub fn run(program: &SharedProgram) -> Result<Response, Failure> {
     with_engine(|engine| {
-        let ast = engine
-            .compile(source)
-            .map_err(|error| Failure::InvalidSource(vec![outcome::diagnostic(&error)]))?;
-        let value = engine
-            .eval_ast_with_scope::<Dynamic>(&mut Scope::new(), &ast)
-            .map_err(|error| Failure::Threw(outcome::thrown(*error)))?;
-        outcome::response(value)
+        let mut scope = Scope::new();
+        let mut vm = Vm::new(engine);
+        ended(if program.makes_fn_pointers() {
+            vm.eval_with_callbacks(&mut scope, program)
+        } else {
+            vm.eval_with_scope(&mut scope, program)
+        })
     })
+}
+
+/// Run what was parsed.
+///
+/// # Errors
+/// [`Failure`] says why there is no response.
+pub fn walk(tree: &AST) -> Result<Response, Failure> {
+    with_engine(|engine| ended(engine.eval_ast_with_scope(&mut Scope::new(), tree)))
+}
+
+fn ended(value: Result<Dynamic, Box<EvalAltResult>>) -> Result<Response, Failure> {
+    let value = value.map_err(|error| Failure::Threw(outcome::thrown(*error)))?;
+    outcome::response(value)
 }

@@ -41,8 +41,6 @@ pub struct Thrown {
 /// Why there is no response.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The source does not validate.
-    InvalidSource(Vec<Diagnostic>),
     /// The script threw.
     Threw(Thrown),
     /// What it returned is no response.

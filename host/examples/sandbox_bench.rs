@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use picloud::sandbox::{
-    Code, Context, Job, Limits, NoImports, Outcome, RHAI_GUEST, Request, Sandbox, SandboxConfig,
+    Code, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox, SandboxConfig,
 };
-use uuid::Uuid;
 
 const SOURCE: &str = r#"
 let name = ctx.request.query.get_or("name", "world");
@@ -19,57 +18,46 @@ let name = request.query.name;
 "#;
 /// As long as scripts become; a request runs a part of it.
 const LONG: &str = include_str!("../../tests/bench/orders.rhai");
+/// What that script answers to a method that it does not know.
+const REFUSING: &str = "#{ statusCode: 405, body: () }";
 /// Runs before those that count.
 const WARM_UP: usize = 200;
 const LOOP: &str = "let sum = 0; for n in 0..1000000 { sum += n; } sum";
 const LOOP_RUNS: usize = 7;
 
-fn context() -> Arc<Context> {
-    Arc::new(Context {
-        app_id: Uuid::nil(),
-        app_slug: "bench".into(),
-        script_id: Uuid::nil(),
-        script_name: "bench".into(),
-        script_version: 1,
-        execution_id: Uuid::nil(),
-        request_id: Uuid::nil(),
-        invocation_type: "http".into(),
-        principal: None,
-        trigger_depth: 0,
-        attempt: 1,
-        event: None,
-    })
+/// Answer `GET /hello?name=Ada` in a fresh instance; how long that took.
+async fn run(sandbox: &Sandbox<NoImports>, program: &Program) -> Duration {
+    ask(sandbox, program, "GET").await
 }
 
-/// Answer `GET /hello?name=Ada` in a fresh instance; how long that took.
-async fn run(sandbox: &Sandbox<NoImports>, source: &Arc<str>) -> Duration {
+/// The same with any method.
+async fn ask(sandbox: &Sandbox<NoImports>, program: &Program, method: &str) -> Duration {
     let request = Request {
-        method: "GET".into(),
+        method: method.into(),
         path: "/hello".into(),
         query: vec![("name".into(), "Ada".into())],
         ..Request::default()
     };
     let job = Job {
-        code: Code::Rhai(source.clone()),
+        code: Code::Rhai(program.clone()),
         request: Some(request),
-        context: context(),
+        context: Arc::default(),
         limits: Limits::DEFAULT,
         imports: NoImports,
     };
     let report = sandbox.execute(job).await;
     match report.outcome {
-        Outcome::Answered(answer) if answer.status == 200 => report.duration,
+        Outcome::Answered(_) => report.duration,
         other => panic!("{other:?}"),
     }
 }
 
-/// Parse a source in a fresh instance and do no more; how long that took.
-async fn validate(sandbox: &Sandbox<NoImports>, source: &Arc<str>) -> Duration {
-    let started = Instant::now();
-    let found = sandbox.validate(source.clone(), context(), NoImports).await;
-    let took = started.elapsed();
-    assert!(found.is_ok_and(|found| found.is_empty()), "it is valid");
-    took
+/// The program of a source, as it is kept.
+async fn compile(sandbox: &Sandbox<NoImports>, source: &str) -> Program {
+    let program = sandbox.program(source.into(), NoImports).await;
+    let program = program.expect("it is valid");
+    assert!(matches!(program, Program::Image(_)), "it can be kept");
+    program
 }
 
 fn native() -> Duration {
@@ -103,47 +91,58 @@ fn median_us(mut times: Vec<Duration>) -> f64 {
     times[times.len() / 2].as_secs_f64() * 1e6
 }
 
-/// A small script, and native Rhai with an engine per call, turn by turn, so that both see the
-/// same machine. In microseconds.
-async fn small(sandbox: &Sandbox<NoImports>, runs: usize) -> (f64, f64) {
-    let source: Arc<str> = SOURCE.into();
-    let (mut ours, mut baseline) = (Vec::new(), Vec::new());
+/// A small script, compiled for the run and kept; and native Rhai with an engine per call; turn
+/// by turn, so that all see the same machine. In microseconds.
+async fn small(sandbox: &Sandbox<NoImports>, runs: usize) -> (f64, f64, f64) {
+    let source = Program::Source(SOURCE.into());
+    let kept = compile(sandbox, SOURCE).await;
+    let mut times = (Vec::new(), Vec::new(), Vec::new());
     for turn in 0..runs + WARM_UP {
-        let (run, native) = (run(sandbox, &source).await, native());
+        let (whole, kept) = (run(sandbox, &source).await, run(sandbox, &kept).await);
+        let native = native();
         if turn >= WARM_UP {
-            ours.push(run);
-            baseline.push(native);
+            times.0.push(whole);
+            times.1.push(kept);
+            times.2.push(native);
         }
     }
-    (median_us(ours), median_us(baseline))
+    (median_us(times.0), median_us(times.1), median_us(times.2))
 }
 
-/// A long script: fresh, compiled and run; and how much of that is its parsing. The latter is
-/// what its validation takes (a fresh instance that parses it and ends) beyond the validation of
-/// next to nothing. A parsed script that were kept could save no more than that: getting it into
-/// a fresh instance would cost something, too. In microseconds.
-async fn long(sandbox: &Sandbox<NoImports>, runs: usize) -> (f64, f64) {
-    let (source, nothing): (Arc<str>, Arc<str>) = (LONG.into(), "()".into());
-    let (mut whole, mut parsed, mut empty) = (Vec::new(), Vec::new(), Vec::new());
+/// A long script: compiled for the run; kept; and kept with its program already in place. Getting
+/// it there costs what a request that it refuses at once takes longer than with a script that
+/// can do nothing else. In microseconds.
+async fn long(sandbox: &Sandbox<NoImports>, runs: usize) -> (f64, f64, f64) {
+    let source = Program::Source(LONG.into());
+    let (long, refusing) = (
+        compile(sandbox, LONG).await,
+        compile(sandbox, REFUSING).await,
+    );
+    let mut times = <[Vec<Duration>; 4]>::default();
     for turn in 0..runs / 5 + WARM_UP {
-        let run = run(sandbox, &source).await;
-        let parse = validate(sandbox, &source).await;
-        let nothing = validate(sandbox, &nothing).await;
+        let all = [
+            run(sandbox, &source).await,
+            run(sandbox, &long).await,
+            ask(sandbox, &long, "PUT").await,
+            ask(sandbox, &refusing, "PUT").await,
+        ];
         if turn >= WARM_UP {
-            whole.push(run);
-            parsed.push(parse);
-            empty.push(nothing);
+            times
+                .iter_mut()
+                .zip(all)
+                .for_each(|(times, took)| times.push(took));
         }
     }
-    (median_us(whole), median_us(parsed) - median_us(empty))
+    let [whole, kept, refused, nothing] = times.map(median_us);
+    (whole, kept, kept - (refused - nothing))
 }
 
 /// A loop with fuel and deadline, and natively, in milliseconds.
 async fn looped(sandbox: &Sandbox<NoImports>) -> (f64, f64) {
-    let source: Arc<str> = LOOP.into();
+    let program = compile(sandbox, LOOP).await;
     let (mut ours, mut native) = (Vec::new(), Vec::new());
     for _ in 0..LOOP_RUNS {
-        ours.push(run(sandbox, &source).await);
+        ours.push(run(sandbox, &program).await);
         native.push(native_loop());
     }
     (median_us(ours) / 1e3, median_us(native) / 1e3)
@@ -163,12 +162,13 @@ async fn main() {
         memory_bytes_max: Limits::DEFAULT.memory_bytes,
     };
     let sandbox = Sandbox::new(config).expect("a sandbox");
-    let (fresh, native) = small(&sandbox, runs).await;
-    let (long, parse) = long(&sandbox, runs).await;
+    let (fresh, kept, native) = small(&sandbox, runs).await;
+    let (long, long_kept, long_in_place) = long(&sandbox, runs).await;
     let (looped, native_looped) = looped(&sandbox).await;
     println!(
-        "{{\"fresh_us\": {fresh:.1}, \"native_engine_per_call_us\": {native:.1}, \
-         \"long_us\": {long:.1}, \"long_parse_us\": {parse:.1}, \
+        "{{\"fresh_us\": {fresh:.1}, \"kept_us\": {kept:.1}, \
+         \"native_engine_per_call_us\": {native:.1}, \"long_us\": {long:.1}, \
+         \"long_kept_us\": {long_kept:.1}, \"long_in_place_us\": {long_in_place:.1}, \
          \"loop_ms\": {looped:.1}, \"native_loop_ms\": {native_looped:.1}}}"
     );
 }

@@ -16,7 +16,7 @@ use super::bindings::{context, dead_letters, function, kv, log, rhai, types};
 use super::compile::{self, CompileError};
 use super::imports::Imports;
 use super::run::{self, State};
-use super::{Context, Diagnostic, Job, Outcome, Report, wasi};
+use super::{Job, Outcome, Program, ProgramError, Report, wasi};
 
 /// How often guests that compute look up: it bounds how late a deadline is noticed and how
 /// long one guest holds its thread.
@@ -57,7 +57,7 @@ pub struct SandboxConfig {
     pub memory_bytes_max: u64,
 }
 
-/// Why there is no sandbox, or why it could not look at a source.
+/// Why there is no sandbox.
 #[derive(Debug, thiserror::Error)]
 pub enum SandboxError {
     /// wasmtime refused something of ours.
@@ -66,9 +66,6 @@ pub enum SandboxError {
     /// The folder for compiled code cannot be used.
     #[error("the folder for compiled code: {0}")]
     Cache(#[from] std::io::Error),
-    /// The source could not be looked at within the limits.
-    #[error("the source could not be validated: {0:?}")]
-    Validation(Outcome),
 }
 
 impl From<wasmtime::Error> for SandboxError {
@@ -179,22 +176,18 @@ impl<I: Imports> Sandbox<I> {
         })
     }
 
-    /// Say what is wrong with a Rhai source; nothing, if it can run. `context` and `imports` are
-    /// never used by a source that is only looked at.
+    /// Compile a Rhai source, in an instance of its own. Nothing is run, so nothing calls
+    /// `imports`.
     ///
     /// # Errors
-    /// [`SandboxError::Validation`] when the interpreter could not look at it within its limits.
-    pub async fn validate(
-        &self,
-        source: Arc<str>,
-        context: Arc<Context>,
-        imports: I,
-    ) -> Result<Vec<Diagnostic>, SandboxError> {
-        let asked = run::validate(self.shared.clone(), source, context, imports);
-        let asked = self.guests.spawn(asked).await;
-        asked
-            .map_err(|error| SandboxError::Engine(error.to_string()))?
-            .map_err(SandboxError::Validation)
+    /// [`ProgramError`] says what is wrong with it.
+    pub async fn program(&self, source: Arc<str>, imports: I) -> Result<Program, ProgramError> {
+        let compiling = run::compile(self.shared.clone(), source, imports);
+        let compiled = self.guests.spawn(compiling).await;
+        compiled.unwrap_or_else(|error| {
+            let problem = format!("compiling ended without a result: {error}");
+            Err(ProgramError::Ended(Outcome::Platform(problem)))
+        })
     }
 
     /// Check an uploaded component and compile it, in a child process with limits, unless that
@@ -284,6 +277,14 @@ fn linker<I: Imports>(engine: &Engine) -> wasmtime::Result<Linker<State<I>>> {
     kv::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
     log::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
     dead_letters::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
+    // By hand, because the generated trait would have the image copied twice.
+    l.instance("picloud:function/program@1.0.0")?
+        .func_wrap("image", |store, ()| {
+            let state: &State<I> = store.data();
+            let image = state.image.clone();
+            let image = image.ok_or_else(|| wasmtime::Error::msg("there is no image to run"))?;
+            Ok((image,))
+        })?;
     Ok(linker)
 }
 

@@ -160,7 +160,7 @@ pub struct Principal {
 }
 
 /// What an execution knows of itself.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Context {
     /// The app's id.
     pub app_id: Uuid,
@@ -188,11 +188,42 @@ pub struct Context {
     pub event: Option<String>,
 }
 
+/// A Rhai script as the interpreter runs it. [`Sandbox::program`] makes it.
+#[derive(Clone)]
+pub enum Program {
+    /// The compiled program: memory that is copied into every instance. It is good for the
+    /// sandbox that made it only, and holds nothing but what the source says.
+    Image(Arc<[u8]>),
+    /// The source, which every execution compiles: of a script whose image would be too large.
+    Source(Arc<str>),
+}
+
+impl Program {
+    /// How many bytes it holds.
+    pub fn size(&self) -> usize {
+        match self {
+            Self::Image(image) => image.len(),
+            Self::Source(source) => source.len(),
+        }
+    }
+}
+
+/// Why there is no program.
+#[derive(Debug, thiserror::Error)]
+pub enum ProgramError {
+    /// The source does not validate.
+    #[error("the source does not validate: {0:?}")]
+    Invalid(Vec<Diagnostic>),
+    /// It could not be compiled within the limits.
+    #[error("the source could not be compiled: {0:?}")]
+    Ended(Outcome),
+}
+
 /// What a guest runs.
 #[derive(Clone)]
 pub enum Code {
-    /// A source text for the Rhai interpreter.
-    Rhai(Arc<str>),
+    /// A program for the Rhai interpreter.
+    Rhai(Program),
     /// An uploaded component.
     Component(Component),
 }

@@ -11,7 +11,9 @@ use super::imports::{HostLimitReached, Imports, Meter};
 use super::limiter::{Limiter, MemoryExceeded};
 use super::log::Log;
 use super::wasi::Wasi;
-use super::{Code, Context, Diagnostic, Job, Limits, Outcome, Report, Request, Response};
+use super::{
+    Code, Context, Job, Limits, Outcome, Program, ProgramError, Report, Request, Response,
+};
 
 /// How many bytes one host call may make the host copy out of a guest. A value of the largest
 /// size fits, and wasmtime's default of 128 MiB times the executions at once would not.
@@ -26,6 +28,8 @@ pub(super) struct State<I> {
     pub(super) log: Log,
     pub(super) meter: Meter,
     pub(super) wasi: Wasi,
+    /// The image of the program that the interpreter is to run.
+    pub(super) image: Option<Arc<[u8]>>,
     limiter: Limiter,
     deadline: Instant,
 }
@@ -49,6 +53,7 @@ fn store<I: Imports>(
         log: Log::new(limits.log_bytes),
         meter: Meter::default(),
         wasi: Wasi::default(),
+        image: None,
         limiter: Limiter::new(limits.memory_bytes),
         deadline,
     };
@@ -126,7 +131,14 @@ async fn call<I: Imports>(
     invocation: &types::Invocation,
 ) -> wasmtime::Result<Result<types::Response, types::Failure>> {
     match code {
-        Code::Rhai(source) => {
+        Code::Rhai(program) => {
+            let source = match program {
+                Program::Image(image) => {
+                    store.data_mut().image = Some(image.clone());
+                    None
+                }
+                Program::Source(source) => Some(&**source),
+            };
             let guest = shared.rhai.instantiate_async(&mut *store).await?;
             let interpreter = guest.picloud_function_interpreter();
             interpreter.call_run(store, source, invocation).await
@@ -144,28 +156,30 @@ async fn call<I: Imports>(
     }
 }
 
-/// Ask the interpreter what is wrong with a source.
-pub(super) async fn validate<I: Imports>(
+/// Have the interpreter compile a source.
+pub(super) async fn compile<I: Imports>(
     shared: Arc<Shared<I>>,
     source: Arc<str>,
-    context: Arc<Context>,
     imports: I,
-) -> Result<Vec<Diagnostic>, Outcome> {
+) -> Result<Program, ProgramError> {
     let limits = Limits::DEFAULT;
     let deadline = Instant::now() + Duration::from_millis(limits.timeout_ms);
+    let context = Arc::default();
     let mut store = store(&shared, context, &limits, imports, deadline)
-        .map_err(|error| Outcome::Platform(format!("{error:#}")))?;
+        .map_err(|error| ProgramError::Ended(Outcome::Platform(format!("{error:#}"))))?;
     let asked = async {
         let guest = shared.rhai.instantiate_async(&mut store).await?;
         guest
             .picloud_function_interpreter()
-            .call_validate(&mut store, &source)
+            .call_compile(&mut store, &source)
             .await
     };
     match tokio::time::timeout_at(deadline.into(), asked).await {
-        Ok(Ok(diagnostics)) => Ok(diagnostics),
-        Ok(Err(error)) => Err(trapped(&error)),
-        Err(_) => Err(Outcome::TimedOut),
+        Ok(Ok(Ok(Some(image)))) => Ok(Program::Image(image.into())),
+        Ok(Ok(Ok(None))) => Ok(Program::Source(source)),
+        Ok(Ok(Err(diagnostics))) => Err(ProgramError::Invalid(diagnostics)),
+        Ok(Err(error)) => Err(ProgramError::Ended(trapped(&error))),
+        Err(_) => Err(ProgramError::Ended(Outcome::TimedOut)),
     }
 }
 

@@ -19,12 +19,14 @@ use crate::executions::sql::Ended;
 use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind};
 use crate::imports::GuestImports;
 use crate::kv::KvStore;
-use crate::sandbox::{Code, Context, Job, Limits, Outcome, Principal, Report, Request, Sandbox};
+use crate::sandbox::{
+    Code, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report, Request, Sandbox,
+};
 use crate::store::{Db, micros};
 use crate::triggers::firing::{self, Origin};
 
-/// How much code is kept ready in memory, in bytes of source; a component counts for more than
-/// its bytes, because its machine code is kept too.
+/// How much code is kept ready in memory, in bytes; a component counts for more than its own,
+/// because its machine code is kept too.
 const CODE_CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a loaded component counts for besides the bytes that it came from.
 const COMPONENT_BYTES: usize = 2 * 1024 * 1024;
@@ -39,6 +41,22 @@ pub struct Runner {
     outbox: Arc<Outbox>,
     codes: moka::future::Cache<(ScriptId, u32), (Code, u32)>,
     host: Handle,
+}
+
+/// Why no code is kept.
+enum NoCode {
+    /// The version was deleted.
+    Gone,
+    /// It could not be compiled at this moment; its source can be run.
+    NotNow(Program),
+    /// It could not be loaded.
+    Failed(ScriptError),
+}
+
+impl From<ScriptError> for NoCode {
+    fn from(error: ScriptError) -> Self {
+        Self::Failed(error)
+    }
 }
 
 /// Who runs what, and why.
@@ -119,28 +137,16 @@ impl Runner {
         app: &App,
         source: &str,
     ) -> Result<Vec<crate::sandbox::Diagnostic>, ScriptError> {
-        let context = Context {
-            app_id: app.id.uuid(),
-            app_slug: app.slug.to_string(),
-            script_id: Uuid::nil(),
-            script_name: String::new(),
-            script_version: 0,
-            execution_id: Uuid::nil(),
-            request_id: Uuid::nil(),
-            invocation_type: "validate".into(),
-            principal: None,
-            trigger_depth: 0,
-            attempt: 0,
-            event: None,
-        };
-        self.sandbox
-            .validate(
-                source.into(),
-                Arc::new(context),
-                self.imports(app, None, Origin::act()),
-            )
-            .await
-            .map_err(|error| ScriptError::Sandbox(error.to_string()))
+        match self.program(app, source.into()).await {
+            Ok(_) => Ok(Vec::new()),
+            Err(ProgramError::Invalid(found)) => Ok(found),
+            Err(error) => Err(ScriptError::Sandbox(error.to_string())),
+        }
+    }
+
+    async fn program(&self, app: &App, source: Arc<str>) -> Result<Program, ProgramError> {
+        let imports = self.imports(app, None, Origin::act());
+        self.sandbox.program(source, imports).await
     }
 
     fn imports(&self, app: &App, principal: Option<&Principal>, origin: Origin) -> GuestImports {
@@ -156,34 +162,66 @@ impl Runner {
     }
 
     /// The code of a version of a script; `None` when it is gone.
-    async fn code(&self, script: &Script, version: u32) -> Result<Option<Code>, ScriptError> {
-        let key = (script.id, version);
-        if let Some((code, _)) = self.codes.get(&key).await {
-            return Ok(Some(code));
-        }
-        let mut conn = self.db.read().await?;
-        let Some(bytes) = sql::code(&mut conn, script.id, version).await? else {
-            return Ok(None);
+    async fn code(
+        &self,
+        app: &App,
+        script: &Script,
+        version: u32,
+    ) -> Result<Option<Code>, ScriptError> {
+        let loading = async {
+            let mut conn = self.db.read().await.map_err(ScriptError::from)?;
+            let bytes = sql::code(&mut conn, script.id, version).await;
+            let bytes = bytes.map_err(ScriptError::from)?.ok_or(NoCode::Gone)?;
+            drop(conn);
+            let (code, weight) = self.load(app, script.kind, bytes).await?;
+            Ok((code, u32::try_from(weight).unwrap_or(u32::MAX)))
         };
-        drop(conn);
-        let size = bytes.len();
-        let (code, weight) = match script.kind {
-            Kind::Rhai => (Code::Rhai(String::from_utf8_lossy(&bytes).into()), size),
+        // Those who want the same code wait for whoever is loading it.
+        let loaded = self.codes.try_get_with((script.id, version), loading);
+        match loaded.await {
+            Ok((code, _)) => Ok(Some(code)),
+            Err(no_code) => match &*no_code {
+                NoCode::Gone => Ok(None),
+                NoCode::NotNow(program) => Ok(Some(Code::Rhai(program.clone()))),
+                NoCode::Failed(error) => Err(ScriptError::Sandbox(error.to_string())),
+            },
+        }
+    }
+
+    /// Code that can run, and how many bytes of memory it takes.
+    async fn load(
+        &self,
+        app: &App,
+        kind: Kind,
+        bytes: bytes::Bytes,
+    ) -> Result<(Code, usize), NoCode> {
+        match kind {
+            Kind::Rhai => {
+                let source: Arc<str> = String::from_utf8_lossy(&bytes).into();
+                let program = match self.program(app, source.clone()).await {
+                    Ok(program) => program,
+                    Err(ProgramError::Ended(Outcome::NoCapacity | Outcome::Platform(_))) => {
+                        return Err(NoCode::NotNow(Program::Source(source)));
+                    }
+                    // Whoever runs it learns why.
+                    Err(_) => Program::Source(source),
+                };
+                let size = program.size();
+                Ok((Code::Rhai(program), size))
+            }
             Kind::Component => {
+                let size = bytes.len() + COMPONENT_BYTES;
                 let component = self.sandbox.component(bytes).await;
                 let component =
                     component.map_err(|error| ScriptError::Sandbox(error.to_string()))?;
-                (Code::Component(component), size + COMPONENT_BYTES)
+                Ok((Code::Component(component), size))
             }
-        };
-        let weight = u32::try_from(weight).unwrap_or(u32::MAX);
-        self.codes.insert(key, (code.clone(), weight)).await;
-        Ok(Some(code))
+        }
     }
 
     async fn run(&self, call: Call<'_>) -> (Ended, Answer) {
         let begun = micros(Utc::now());
-        let code = match self.code(call.script, call.version).await {
+        let code = match self.code(call.app, call.script, call.version).await {
             Ok(Some(code)) => code,
             Ok(None) => {
                 let error = ExecutionError::new("this version of the script was deleted");
