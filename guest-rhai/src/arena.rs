@@ -14,7 +14,7 @@ use std::mem::MaybeUninit;
 
 /// The largest image that is kept; what does not fit is compiled again for each execution. It
 /// costs addresses, and memory only where it is used.
-const ARENA_BYTES: usize = 4 * 1024 * 1024;
+const ARENA_BYTES: usize = 1024 * 1024;
 
 /// The alignment of every place in the arena.
 const ALIGN: usize = 16;

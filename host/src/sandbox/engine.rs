@@ -33,7 +33,7 @@ const TABLES_PER_COMPONENT: u32 = 4;
 const TABLE_ELEMENTS: usize = 10_000;
 /// How much of a slot's memory stays mapped between two executions. With `pagemap_scan` only
 /// the pages that were written are reset; without it, keeping them made things slower.
-const KEEP_RESIDENT_BYTES: usize = 4 * 1024 * 1024;
+const KEEP_RESIDENT_BYTES: usize = 6 * 1024 * 1024;
 /// Instances beyond those that the gate lets in: validation of sources, and the moment
 /// between a place at the gate and the slot that becomes free.
 const SPARE_INSTANCES: u32 = 64;

@@ -114,7 +114,7 @@ pub async fn rows(db: &Db) -> i64 {
     sql::depth(&mut db.read().await.unwrap()).await.unwrap()
 }
 
-pub async fn executions_of(db: &Db, delivery: &Delivery) -> usize {
+async fn executions_of(db: &Db, delivery: &Delivery) -> usize {
     let mut conn = db.read().await.unwrap();
     let filter = executions::Filter::default();
     executions::page(&mut conn, delivery.app_id, &filter, None, 100)
