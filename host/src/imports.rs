@@ -13,6 +13,10 @@ use crate::kv::Kv;
 pub struct GuestImports {
     /// The app's key-value store.
     pub kv: Kv,
+    /// Whether whoever acts may read it.
+    pub may_read_kv: bool,
+    /// Whether whoever acts may change it.
+    pub may_write_kv: bool,
     /// The app's dead letters, if somebody acts who may manage them; a public route's script
     /// acts as nobody.
     pub dead_letters: Option<DeadLetters>,

@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` is the map: which room does what, and which arrows point where.
 
 pub mod apps;
+pub mod audit;
 pub mod cli;
 pub mod config;
 pub mod dead_letters;

@@ -17,7 +17,8 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::outbox::Outbox;
-use crate::identity::{PASSWORD_CHARS_MIN, Sessions, random_text};
+use crate::identity::guesses::Guesses;
+use crate::identity::{Sessions, password, token};
 use crate::kv::KvStore;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
@@ -50,6 +51,8 @@ pub struct Node {
     pub kv: KvStore,
     /// Begins and ends sessions.
     pub sessions: Sessions,
+    /// Slows down whoever guesses.
+    pub guesses: Guesses,
     database_problem: Mutex<Option<String>>,
     metrics: PrometheusHandle,
 }
@@ -100,7 +103,11 @@ impl Node {
         ));
         let dispatcher = Dispatcher::new(outbox.clone(), hand_over, runner.clone());
         dispatcher.take_over().await?;
-        let sessions = Sessions::new(db.clone(), config.session_ttl_hours);
+        let sessions = Sessions::new(
+            db.clone(),
+            config.session_ttl_hours,
+            config.session_idle_hours,
+        );
         let database_problem = Mutex::new(None);
         Ok(Arc::new(Self {
             config,
@@ -111,6 +118,7 @@ impl Node {
             dispatcher,
             kv,
             sessions,
+            guesses: Guesses::default(),
             database_problem,
             metrics,
         }))
@@ -181,16 +189,13 @@ impl Node {
     async fn create_first_owner(&self) -> anyhow::Result<()> {
         let name = &self.config.owner_name;
         let given = self.config.owner_password.clone();
-        if given
-            .as_ref()
-            .is_some_and(|password| password.chars().count() < PASSWORD_CHARS_MIN)
-        {
-            anyhow::bail!("owner_password has fewer than {PASSWORD_CHARS_MIN} characters");
+        if let Some(given) = &given {
+            password::check(given, name).context("owner_password")?;
         }
         let made_up = given.is_none();
         let password = match given {
             Some(password) => password,
-            None => random_text()?.chars().take(20).collect(),
+            None => token::random_digits(20)?.into_iter().collect(),
         };
         if self
             .sessions
@@ -276,6 +281,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     };
     println!("listening on http://{address}");
     let router = crate::http::router(node.clone());
+    let router = router.into_make_service_with_connect_info::<SocketAddr>();
     let serving = axum::serve(listener, router).with_graceful_shutdown(stopped);
     let serving = tokio::spawn(serving.into_future());
     dispatching.await??;

@@ -334,6 +334,11 @@ impl Server {
         }
     }
 
+    /// Add something to its clock from its next start on.
+    pub fn set_clock(&mut self, offset: &'static str) {
+        self.options.clock = Some(offset);
+    }
+
     /// SIGKILL.
     pub fn kill(&mut self) {
         if let Some(mut child) = self.child.take() {
@@ -424,7 +429,12 @@ impl Server {
 
     /// A call of the admin API, as the owner.
     pub fn api(&self, method: &str, path: &str, body: Option<Value>) -> Answer {
-        let authorization = format!("Bearer {}", self.token);
+        self.api_as(&self.token, method, path, body)
+    }
+
+    /// A call of the admin API, as whoever has a token.
+    pub fn api_as(&self, token: &str, method: &str, path: &str, body: Option<Value>) -> Answer {
+        let authorization = format!("Bearer {token}");
         let body = body.map(|body| body.to_string());
         let headers = [("authorization", authorization.as_str())];
         self.call(
@@ -433,6 +443,27 @@ impl Server {
             &headers,
             body.as_ref().map(|body| body.as_bytes()),
         )
+    }
+
+    /// A user of this role on the instance and in apps: their id and a token.
+    pub fn join(&self, name: &str, role: &str, apps: Value) -> (String, String) {
+        let invitation = json!({ "role": role, "apps": apps });
+        let link = self.api("POST", "/invitations", Some(invitation));
+        assert_eq!(link.status, 201, "{}", link.text());
+        let join = json!({ "token": link.json()["token"], "name": name, "password": PASSWORD });
+        let joined = self.post("/api/v1/auth/join", &join);
+        assert_eq!(joined.status, 201, "{}", joined.text());
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        let joined = joined.json();
+        (text(&joined["user"]["id"]), text(&joined["token"]))
+    }
+
+    /// An API key of whoever has a token.
+    pub fn key(&self, token: &str, name: &str, scopes: &[&str], apps: Option<&[&str]>) -> String {
+        let key = json!({ "name": name, "scopes": scopes, "apps": apps });
+        let made = self.api_as(token, "POST", "/auth/keys", Some(key));
+        assert_eq!(made.status, 201, "{}", made.text());
+        made.json()["token"].as_str().expect("a token").to_owned()
     }
 
     /// Bytes as they are, and what came back before the connection ended or fell silent.

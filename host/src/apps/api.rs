@@ -2,27 +2,39 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{App, AppError, AppId, HostPattern, Slug, sql};
 use crate::directory;
+use crate::http::endpoints::{Api, Of, Rule, may_see, require};
 use crate::http::extract::{
     Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
 };
 use crate::http::problem::Problem;
+use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::store::StoreError;
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/apps", get(list).post(create))
-        .route("/apps/{app}", get(show).patch(change).delete(remove))
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get("/apps", Rule::SignedIn, list)
+        .post("/apps", Rule::Instance(Capability::CreateApps), create)
+        .get("/apps/{app}", Rule::App(Capability::SeeApp, Of::App), show)
+        .patch(
+            "/apps/{app}",
+            Rule::App(Capability::SeeApp, Of::App),
+            change,
+        )
+        .delete(
+            "/apps/{app}",
+            Rule::App(Capability::ManageApp, Of::App),
+            remove,
+        )
 }
 
 /// The most hosts of an app.
@@ -42,7 +54,7 @@ fn view(node: &Node, app: App) -> AppView {
 
 async fn list(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
+    SignedIn(who): SignedIn,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Value>, Problem> {
     let limit = page_limit(query.limit.as_deref())?;
@@ -50,7 +62,8 @@ async fn list(
     let apps = sql::all(&mut node.db.read().await?).await?;
     let apps = apps
         .into_iter()
-        .filter(|app| after.is_none_or(|after| app.id > after));
+        .filter(|app| after.is_none_or(|after| app.id > after))
+        .filter(|app| may_see(&node, &who, app.id));
     let views = apps
         .take(usize::try_from(limit).unwrap_or(0) + 1)
         .map(|app| view(&node, app));
@@ -70,7 +83,6 @@ struct NewApp {
 
 async fn create(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Body(new): Body<NewApp>,
 ) -> Result<(StatusCode, Json<AppView>), Problem> {
     let NewApp { slug, name, hosts } = new;
@@ -124,7 +136,6 @@ fn checked_hosts(mut hosts: Vec<HostPattern>) -> Result<Vec<HostPattern>, Proble
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
 ) -> Result<Json<AppView>, Problem> {
     let app = app_named(&node.directory.picture(), &app)?.clone();
@@ -141,13 +152,19 @@ struct Change {
 
 async fn change(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(change): Body<Change>,
 ) -> Result<Json<AppView>, Problem> {
     let id = app_named(&node.directory.picture(), &app)?.id;
     if let Some(name) = &change.name {
         checked_name("name", name)?;
+    }
+    if change.slug.is_some() || change.name.is_some() {
+        require(&node, &who, id, Capability::ManageApp)?;
+    }
+    if change.hosts.is_some() {
+        require(&node, &who, id, Capability::ManageDomains)?;
     }
     let hosts = change.hosts.map(checked_hosts).transpose()?;
     let app = node
@@ -178,7 +195,6 @@ async fn change(
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = app_named(&node.directory.picture(), &app)?.id;

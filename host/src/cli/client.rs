@@ -211,6 +211,22 @@ pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
+/// A password from standard input, or asked for on the terminal.
+pub(super) fn password(from_stdin: bool, ask: &str) -> Result<String, Failure> {
+    if from_stdin {
+        let mut text = String::new();
+        std::io::stdin().read_to_string(&mut text)?;
+        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
+    }
+    if !std::io::stdin().is_terminal() {
+        let detail = "no terminal to ask on; use --password-stdin";
+        return Err(Failure::Usage(detail.into()));
+    }
+    eprint!("{ask}");
+    std::io::stderr().flush()?;
+    Ok(rpassword::read_password()?)
+}
+
 /// Sign in.
 #[derive(clap::Args)]
 pub(super) struct Login {
@@ -225,20 +241,8 @@ pub(super) struct Login {
 impl Login {
     pub(super) fn run(self, url: Option<&str>, out: &Output) -> Result<(), Failure> {
         let url = url.unwrap_or(DEFAULT_URL).trim_end_matches('/').to_owned();
-        let password = if self.password_stdin {
-            let mut text = String::new();
-            std::io::stdin().read_to_string(&mut text)?;
-            text.trim_end_matches(['\r', '\n']).to_owned()
-        } else {
-            if !std::io::stdin().is_terminal() {
-                return Err(Failure::Usage(
-                    "no terminal to ask on; use --password-stdin".into(),
-                ));
-            }
-            eprint!("Password of {} on {url}: ", self.user);
-            std::io::stderr().flush()?;
-            rpassword::read_password()?
-        };
+        let ask = format!("Password of {} on {url}: ", self.user);
+        let password = password(self.password_stdin, &ask)?;
         let client = Client {
             agent: agent(),
             url: url.clone(),

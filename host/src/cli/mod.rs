@@ -1,5 +1,6 @@
 //! The command line.
 
+mod access;
 mod client;
 mod deploy;
 mod manage;
@@ -104,6 +105,17 @@ enum Command {
     /// Look at executions
     #[command(subcommand)]
     Executions(operate::Executions),
+    /// Invite people, and decide what they may
+    #[command(subcommand)]
+    Users(access::Users),
+    /// Decide who has which role in an app
+    #[command(subcommand)]
+    Members(access::Members),
+    /// Make and revoke your API keys
+    #[command(subcommand)]
+    Keys(access::Keys),
+    /// See who changed what
+    Audit(access::Audit),
     /// Remove what is past its retention
     Gc(operate::Gc),
     /// Print the completions for a shell
@@ -156,6 +168,10 @@ pub fn main() -> ExitCode {
         Command::Triggers(triggers) => client().and_then(|client| triggers.run(&client, &out)),
         Command::DeadLetters(letters) => client().and_then(|client| letters.run(&client, &out)),
         Command::Executions(which) => client().and_then(|client| which.run(&client, &out)),
+        Command::Users(users) => client().and_then(|client| users.run(&client, &out)),
+        Command::Members(members) => client().and_then(|client| members.run(&client, &out)),
+        Command::Keys(keys) => client().and_then(|client| keys.run(&client, &out)),
+        Command::Audit(audit) => client().and_then(|client| audit.run(&client, &out)),
         Command::Gc(gc) => client().and_then(|client| gc.run(&client, &out)),
     };
     match done {

@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 
 use chrono::TimeDelta;
 
+use ipnet::IpNet;
+
 use crate::dispatch::retry::{self, RetryPolicy};
 use crate::retention::Retention;
 use crate::sandbox::Limits;
@@ -50,6 +52,10 @@ pub struct Config {
     pub retention: Retention,
     /// How long a session lasts.
     pub session_ttl_hours: u32,
+    /// How long one lasts that is not used.
+    pub session_idle_hours: u32,
+    /// The proxies whose `x-forwarded-for` is believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// What a script gets that sets no limits.
     pub default_limits: Limits,
     /// What a script may set at most.
@@ -194,7 +200,7 @@ impl Values {
     /// # Errors
     /// [`ConfigError::InvalidValue`] for the first that cannot be.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        use settings::{address, backoff, bytes, format, number, optional, text};
+        use settings::{address, backoff, bytes, format, networks, number, optional, text};
         let limits = |prefix: [&'static str; 5]| -> Result<Limits, ConfigError> {
             Ok(Limits {
                 fuel: self.get(prefix[0], number(1..=u64::MAX / 2))?,
@@ -240,6 +246,8 @@ impl Values {
                 executions: days("execution_retention_days")?,
             },
             session_ttl_hours: self.get("session_ttl_hours", number(1..=24 * 366))? as u32,
+            session_idle_hours: self.get("session_idle_hours", number(1..=24 * 366))? as u32,
+            trusted_proxies: self.get("trusted_proxies", networks)?,
             default_limits: limits([
                 "default_fuel",
                 "default_timeout_ms",

@@ -1,7 +1,9 @@
 //! The settings: each described once.
 
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
+
+use ipnet::IpNet;
 
 use super::LogFormat;
 use crate::dispatch::retry::Backoff;
@@ -147,6 +149,16 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("session_ttl_hours", "720", "How long a sign-in lasts"),
     setting(
+        "session_idle_hours",
+        "168",
+        "How long a sign-in lasts that is not used",
+    ),
+    setting(
+        "trusted_proxies",
+        "",
+        "Networks whose X-Forwarded-For is believed: 10.0.0.0/8, 127.0.0.1",
+    ),
+    setting(
         "default_fuel",
         "5000000000",
         "Fuel of a script that sets none",
@@ -247,6 +259,20 @@ pub(super) fn number(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<
         let (least, most) = range.into_inner();
         number.ok_or_else(|| format!("must be a whole number from {least} to {most}, not `{text}`"))
     }
+}
+
+/// Networks, separated by commas; a single address is a network, too.
+pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
+    let words = text
+        .split(',')
+        .map(str::trim)
+        .filter(|word| !word.is_empty());
+    let network = |word: &str| {
+        let single = || word.parse::<IpAddr>().map(IpNet::from);
+        let parsed = word.parse().or_else(|_| single());
+        parsed.map_err(|_| format!("must be networks like 10.0.0.0/8 or 127.0.0.1, not `{word}`"))
+    };
+    words.map(network).collect()
 }
 
 /// A number of bytes: `1048576`, `1024KiB`, `1MiB`.

@@ -2,9 +2,8 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -16,10 +15,13 @@ use super::{
     State as Settled,
 };
 use crate::apps::AppId;
+use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
     Body, INSTANT, Path, Query, SignedIn, app_named, instant, page, page_cursor, page_limit, parsed,
 };
 use crate::http::problem::Problem;
+use crate::identity::Caller;
+use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::triggers::Source;
 
@@ -27,16 +29,44 @@ use crate::triggers::Source;
 const BULK: i64 = 500;
 const BULK_MAX: i64 = 1_000;
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/apps/{app}/dead-letters", get(list))
-        .route("/apps/{app}/dead-letters/counts", get(counts))
-        .route("/apps/{app}/dead-letters/replay", post(replay_many))
-        .route("/apps/{app}/dead-letters/resolve", post(resolve_many))
-        .route("/dead-letters/{id}", get(show))
-        .route("/dead-letters/{id}/replay", post(replay))
-        .route("/dead-letters/{id}/resolve", post(resolve))
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get(
+            "/apps/{app}/dead-letters",
+            Rule::App(Capability::ManageDeadLetters, Of::App),
+            list,
+        )
+        .get(
+            "/apps/{app}/dead-letters/counts",
+            Rule::App(Capability::ManageDeadLetters, Of::App),
+            counts,
+        )
+        .post(
+            "/apps/{app}/dead-letters/replay",
+            Rule::App(Capability::ManageDeadLetters, Of::App),
+            replay_many,
+        )
+        .post(
+            "/apps/{app}/dead-letters/resolve",
+            Rule::App(Capability::ManageDeadLetters, Of::App),
+            resolve_many,
+        )
+        .get(
+            "/dead-letters/{id}",
+            Rule::App(Capability::ManageDeadLetters, Of::DeadLetter),
+            show,
+        )
+        .post(
+            "/dead-letters/{id}/replay",
+            Rule::App(Capability::ManageDeadLetters, Of::DeadLetter),
+            replay,
+        )
+        .post(
+            "/dead-letters/{id}/resolve",
+            Rule::App(Capability::ManageDeadLetters, Of::DeadLetter),
+            resolve,
+        )
 }
 
 /// The filters, as a query and a bulk body have them.
@@ -109,7 +139,6 @@ struct ListQuery {
 
 async fn list(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -140,7 +169,6 @@ async fn list(
 
 async fn counts(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
@@ -181,7 +209,6 @@ fn whole(letter: &DeadLetter) -> Result<Value, Problem> {
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let (app_id, letter_id) = named(&node, &id).await?;
@@ -189,7 +216,7 @@ async fn show(
     Ok(Json(whole(&letter.ok_or_else(|| not_found(&id))?)?))
 }
 
-fn managed(node: &Node, app_id: AppId, who: &SignedIn) -> DeadLetters {
+fn managed(node: &Node, app_id: AppId, who: &Caller) -> DeadLetters {
     DeadLetters::new(node.db.clone(), node.outbox.clone(), app_id, who.user.id)
 }
 
@@ -203,7 +230,7 @@ struct Replay {
 
 async fn replay(
     State(node): State<Arc<Node>>,
-    who: SignedIn,
+    SignedIn(who): SignedIn,
     Path(id): Path<String>,
     Body(replay): Body<Replay>,
 ) -> Result<Json<Value>, Problem> {
@@ -222,7 +249,7 @@ struct Resolve {
 
 async fn resolve(
     State(node): State<Arc<Node>>,
-    who: SignedIn,
+    SignedIn(who): SignedIn,
     Path(id): Path<String>,
     Body(resolve): Body<Resolve>,
 ) -> Result<Json<Value>, Problem> {
@@ -259,7 +286,7 @@ struct Bulk {
 
 async fn replay_many(
     State(node): State<Arc<Node>>,
-    who: SignedIn,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(bulk): Body<Bulk>,
 ) -> Result<Json<Value>, Problem> {
@@ -272,7 +299,7 @@ async fn replay_many(
 
 async fn resolve_many(
     State(node): State<Arc<Node>>,
-    who: SignedIn,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(bulk): Body<Bulk>,
 ) -> Result<Json<Value>, Problem> {
@@ -297,7 +324,7 @@ async fn resolve_many(
 
 async fn in_bulk(
     node: &Node,
-    who: &SignedIn,
+    who: &Caller,
     app: &str,
     bulk: Bulk,
     act: BulkAct,

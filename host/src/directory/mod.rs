@@ -12,6 +12,7 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use crate::apps::{self, App, AppId, HostPattern};
+use crate::identity::capability::AppRole;
 use crate::identity::{self, User, UserId};
 use crate::routes::{self, table::RouteTable};
 use crate::scripts::{self, Script, ScriptId};
@@ -49,6 +50,7 @@ pub struct Picture {
     dead_letter_triggers: HashMap<AppId, Vec<Arc<Trigger>>>,
     /// Those who are not disabled.
     users: HashMap<UserId, User>,
+    members: HashMap<(AppId, UserId), AppRole>,
 }
 
 impl Picture {
@@ -117,6 +119,20 @@ impl Picture {
         self.users.get(&id)
     }
 
+    /// The role that a user was given in an app.
+    pub fn role(&self, app_id: AppId, user_id: UserId) -> Option<AppRole> {
+        self.members.get(&(app_id, user_id)).copied()
+    }
+
+    /// The roles that a user was given in apps.
+    pub fn roles_of(&self, user_id: UserId) -> impl Iterator<Item = (AppId, AppRole)> {
+        let theirs = self
+            .members
+            .iter()
+            .filter(move |((_, id), _)| *id == user_id);
+        theirs.map(|((app_id, _), role)| (*app_id, *role))
+    }
+
     async fn load(conn: &mut Conn) -> Result<Self, StoreError> {
         // The version first: what is changed while we read makes the picture newer than its
         // version says, and the next refresh looks again.
@@ -168,8 +184,13 @@ impl Picture {
             }
             picture.triggers.insert(trigger.id, trigger);
         }
-        let users = identity::sql::enabled_users(conn).await?;
+        let users = identity::sql::users::enabled(conn).await?;
         picture.users = users.into_iter().map(|user| (user.id, user)).collect();
+        let members = identity::sql::members::all(conn).await?;
+        picture.members = members
+            .into_iter()
+            .map(|(app_id, user_id, role)| ((app_id, user_id), role))
+            .collect();
         Ok(picture)
     }
 }

@@ -3,30 +3,46 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::sql::{self, Filter};
 use super::{Execution, ExecutionId, OutcomeKind};
+use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
-    INSTANT, PageQuery, Path, Query, SignedIn, app_named, instant, page, page_cursor, page_limit,
-    parsed,
+    INSTANT, PageQuery, Path, Query, app_named, instant, page, page_cursor, page_limit, parsed,
 };
 use crate::http::problem::Problem;
+use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::store::{Conn, StoreError};
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/apps/{app}/executions", get(list))
-        .route("/apps/{app}/abandoned-executions", get(abandoned))
-        .route("/executions/{id}", get(show))
-        .route("/executions/{id}/tree", get(tree))
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get(
+            "/apps/{app}/executions",
+            Rule::App(Capability::ReadLogs, Of::App),
+            list,
+        )
+        .get(
+            "/apps/{app}/abandoned-executions",
+            Rule::App(Capability::ReadLogs, Of::App),
+            abandoned,
+        )
+        .get(
+            "/executions/{id}",
+            Rule::App(Capability::ReadLogs, Of::Execution),
+            show,
+        )
+        .get(
+            "/executions/{id}/tree",
+            Rule::App(Capability::ReadLogs, Of::Execution),
+            tree,
+        )
 }
 
 /// A connection that sees the outcome of every call that this node has answered.
@@ -51,7 +67,6 @@ struct ListQuery {
 
 async fn list(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -87,7 +102,6 @@ async fn list(
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let missing = || Problem::not_found(format!("there is no execution `{id}`"));
@@ -107,7 +121,6 @@ const TREE_MAX: i64 = 1_000;
 /// Everything that the request of an execution led to, as a tree.
 async fn tree(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<Value>, Problem> {
     let missing = || Problem::not_found(format!("there is no execution `{id}`"));
@@ -152,7 +165,6 @@ fn branches(
 
 async fn abandoned(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Value>, Problem> {

@@ -169,6 +169,15 @@ macro_rules! narrow {
     };
 }
 
+/// The app of an execution.
+pub async fn app_of(conn: &mut Conn, id: ExecutionId) -> Result<Option<AppId>, StoreError> {
+    const SQL: &str = "select app_id from executions where id = $1";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(id)
+        .fetch_optional(c)
+        .await)?)
+}
+
 /// One execution with its log.
 pub async fn get(conn: &mut Conn, id: ExecutionId) -> Result<Option<Ended>, StoreError> {
     const SQL: &str = concat!(

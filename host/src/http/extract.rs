@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Request};
+use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::http::{StatusCode, header};
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
@@ -14,38 +14,19 @@ use super::problem::Problem;
 use crate::apps::App;
 use crate::directory::Picture;
 use crate::idempotency::TTL_S_MAX;
-use crate::identity::User;
+use crate::identity::Caller;
 use crate::node::Node;
 
-/// Who signed in. Handlers that take it answer 401 to everybody else.
-pub struct SignedIn {
-    /// Who.
-    pub user: User,
-    /// The token that they came with.
-    pub token: String,
-}
+/// Who calls, as the endpoint's rule found.
+pub struct SignedIn(pub Caller);
 
 impl FromRequestParts<Arc<Node>> for SignedIn {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
-        let value = parts
-            .headers
-            .get(header::AUTHORIZATION)
-            .and_then(|value| value.to_str().ok());
-        let token = value.and_then(|value| {
-            let (scheme, token) = value.split_once(' ')?;
-            scheme
-                .eq_ignore_ascii_case("bearer")
-                .then(|| token.trim().to_owned())
-        });
-        let token = token.ok_or_else(|| {
-            Problem::unauthorized(
-                "Send `Authorization: Bearer <token>`; POST /api/v1/auth/login gives one",
-            )
-        })?;
-        let user = node.sessions.user_of(&token).await?;
-        Ok(Self { user, token })
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Node>) -> Result<Self, Problem> {
+        let caller = parts.extensions.get::<Caller>().cloned();
+        let missing = || Problem::internal("a public endpoint asks who calls");
+        caller.map(Self).ok_or_else(missing)
     }
 }
 

@@ -1,5 +1,7 @@
 //! The server: every path of the instance, and the routes of the apps behind them.
 
+pub mod address;
+pub mod endpoints;
 pub mod extract;
 pub mod problem;
 mod system;
@@ -16,28 +18,39 @@ use axum::routing::any;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
-use crate::{apps, dead_letters, executions, identity, kv, retention, routes, scripts, triggers};
+use crate::{
+    apps, audit, dead_letters, executions, identity, kv, retention, routes, scripts, triggers,
+};
 use problem::Problem;
 
 /// The largest body of the admin API: a component of 16 MiB as base64 fits.
 pub const API_BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
 
+/// Where the API is.
+pub const API_ROOT: &str = "/api/v1";
+
+/// Every endpoint of the API.
+pub fn endpoints() -> endpoints::Api {
+    identity::api::endpoints()
+        .merge(apps::api::endpoints())
+        .merge(scripts::api::endpoints())
+        .merge(routes::api::endpoints())
+        .merge(executions::api::endpoints())
+        .merge(kv::api::endpoints())
+        .merge(triggers::api::endpoints())
+        .merge(dead_letters::api::endpoints())
+        .merge(retention::api::endpoints())
+        .merge(audit::api::endpoints())
+}
+
 /// All of it.
 pub fn router(node: Arc<Node>) -> Router {
-    let api = Router::new()
-        .merge(identity::api::router())
-        .merge(apps::api::router())
-        .merge(scripts::api::router())
-        .merge(routes::api::router())
-        .merge(executions::api::router())
-        .merge(kv::api::router())
-        .merge(triggers::api::router())
-        .merge(dead_letters::api::router())
-        .merge(retention::api::router())
+    let api = endpoints()
+        .guarded(node.clone())
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX));
     Router::new()
-        .nest("/api/v1", api)
+        .nest(API_ROOT, api)
         .route("/api", any(unknown_path))
         .route("/api/{*rest}", any(unknown_path))
         .merge(system::router())

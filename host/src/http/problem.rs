@@ -97,6 +97,12 @@ impl Problem {
         .with_header(header::WWW_AUTHENTICATE, "Bearer")
     }
 
+    /// Somebody who may not (403).
+    pub fn forbidden(detail: impl Into<String>) -> Self {
+        let status = StatusCode::FORBIDDEN;
+        Self::new(status, "forbidden", "You may not do this", detail)
+    }
+
     /// Something else is in the way (409).
     pub fn conflict(name: &'static str, detail: impl Into<String>) -> Self {
         Self::new(
@@ -315,9 +321,29 @@ impl From<KvError> for Problem {
 impl From<IdentityError> for Problem {
     fn from(error: IdentityError) -> Self {
         match error {
-            IdentityError::WrongPassword | IdentityError::NoSession => {
-                Self::unauthorized(error.to_string())
+            IdentityError::WrongPassword
+            | IdentityError::NoSession
+            | IdentityError::DamagedToken => Self::unauthorized(error.to_string()),
+            IdentityError::TooManyGuesses { retry_after_s } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_attempts",
+                "Too many attempts",
+                error.to_string(),
+            )
+            .with_header(header::RETRY_AFTER, retry_after_s.to_string()),
+            IdentityError::WeakPassword(why) => Self::invalid_field("password", why),
+            IdentityError::NameTaken(_) => {
+                Self::conflict("name_taken", error.to_string()).with("field", "name")
             }
+            IdentityError::NotFound { .. } => Self::not_found(error.to_string()),
+            IdentityError::LastOwner => Self::conflict("last_owner", error.to_string()),
+            IdentityError::OwnersOnly => Self::forbidden(error.to_string()),
+            IdentityError::DeadLink => Self::new(
+                StatusCode::GONE,
+                "dead_link",
+                "The link is dead",
+                error.to_string(),
+            ),
             IdentityError::Hashing(problem) => Self::internal(problem),
             IdentityError::Store(error) => error.into(),
         }

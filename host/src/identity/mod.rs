@@ -1,20 +1,26 @@
-//! Who acts: users, their passwords and their sessions.
+//! Who acts, and what they may do: users, sessions, API keys, roles.
 
 pub mod api;
+pub mod capability;
+pub mod guesses;
+pub mod keys;
+pub mod links;
+pub mod password;
+pub mod sessions;
 pub mod sql;
+pub mod token;
+pub mod users;
 
-use std::sync::Arc;
-
-use argon2::Argon2;
-use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash};
-use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, Utc};
 use serde::Serialize;
-use sha2::{Digest, Sha256};
-use tokio::sync::Semaphore;
+use uuid::Uuid;
 
-use crate::store::{Db, Id, StoreError};
+use crate::apps::AppId;
+use crate::store::{Id, StoreError};
+use capability::{Role, Scope};
+
+pub use keys::{ApiKey, ApiKeyId};
+pub use sessions::{Session, SessionId, Sessions};
 
 /// The id of a user.
 pub type UserId = Id<User>;
@@ -26,19 +32,69 @@ pub struct User {
     pub id: UserId,
     /// The name that they sign in with.
     pub name: String,
-    /// What they may do on the instance; `owner` is the only role for now.
-    pub role: String,
+    /// What they may do on the instance.
+    pub role: Role,
+    /// When they were made.
+    pub created_at: DateTime<Utc>,
+    /// Since when they may not sign in; none while they may.
+    pub disabled_at: Option<DateTime<Utc>>,
 }
 
-/// A session that began: its token is shown here and never again.
+/// Who makes a request of the API.
 #[derive(Debug, Clone)]
-pub struct NewSession {
-    /// The bearer token.
-    pub token: String,
-    /// When it ends.
-    pub expires_at: DateTime<Utc>,
-    /// Whose it is.
+pub struct Caller {
+    /// The user, or the user whose API key it is.
     pub user: User,
+    /// How we know.
+    pub via: Via,
+}
+
+/// How we know who calls.
+#[derive(Debug, Clone)]
+pub enum Via {
+    /// They signed in.
+    Session(SessionId),
+    /// They sent an API key.
+    ApiKey(KeyGrant),
+    /// They registered the trigger that fired.
+    Trigger,
+}
+
+/// What an API key is for. It gives nothing that its user may not do.
+#[derive(Debug, Clone)]
+pub struct KeyGrant {
+    /// The key.
+    pub id: ApiKeyId,
+    /// Its name.
+    pub name: String,
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// In which apps; none: wherever its user may.
+    pub apps: Option<Vec<AppId>>,
+}
+
+impl Caller {
+    /// The API key that was sent, if one was.
+    pub fn api_key(&self) -> Option<&KeyGrant> {
+        match &self.via {
+            Via::ApiKey(key) => Some(key),
+            Via::Session(_) | Via::Trigger => None,
+        }
+    }
+
+    /// The id that scripts see: the key's, or the user's.
+    pub fn principal_id(&self) -> Uuid {
+        self.api_key()
+            .map_or(self.user.id.uuid(), |key| key.id.uuid())
+    }
+
+    /// The name that scripts and the audit log see.
+    pub fn principal_name(&self) -> String {
+        match self.api_key() {
+            Some(key) => format!("{}/{}", self.user.name, key.name),
+            None => self.user.name.clone(),
+        }
+    }
 }
 
 /// What can go wrong with identities.
@@ -47,9 +103,41 @@ pub enum IdentityError {
     /// The name or the password is wrong; which one is not said.
     #[error("the name or the password is wrong")]
     WrongPassword,
-    /// There is no session with this token.
-    #[error("the token is unknown or has expired")]
+    /// There is no session and no API key with this token.
+    #[error("the token is unknown, was revoked or has expired")]
     NoSession,
+    /// The token has a form that none of ours has: a typing error, or a part of one.
+    #[error("the token is not whole: its checksum does not fit")]
+    DamagedToken,
+    /// Too many guesses from one address, or at one name.
+    #[error("too many attempts; try again in {retry_after_s} s")]
+    TooManyGuesses {
+        /// When the next one is looked at.
+        retry_after_s: u64,
+    },
+    /// A password that would be guessed.
+    #[error("{0}")]
+    WeakPassword(String),
+    /// The name of a user or a key is taken.
+    #[error("the name `{0}` is taken")]
+    NameTaken(String),
+    /// Nobody of this id, or nothing that the caller may see.
+    #[error("there is no {what} `{id}`")]
+    NotFound {
+        /// Of what kind.
+        what: &'static str,
+        /// Its id, as it was asked for.
+        id: String,
+    },
+    /// The instance would be without an owner.
+    #[error("the instance needs an owner; make somebody else owner first")]
+    LastOwner,
+    /// Only owners decide about owners.
+    #[error("only an owner may do this to an owner, or make one")]
+    OwnersOnly,
+    /// A link that was used, revoked, or has expired.
+    #[error("this link was used, was revoked or has expired; ask for a new one")]
+    DeadLink,
     /// A password could not be hashed or a token not be made.
     #[error("hashing failed: {0}")]
     Hashing(String),
@@ -58,162 +146,10 @@ pub enum IdentityError {
     Store(#[from] StoreError),
 }
 
-/// The shortest password that is taken, in characters.
-pub const PASSWORD_CHARS_MIN: usize = 8;
-
-/// How many passwords are hashed at once. Each takes 19 MiB and a core for tens of
-/// milliseconds: without a bound, a flood of logins would be a flood of memory.
-const HASHING_AT_ONCE: usize = 2;
-
-/// Begins and ends sessions.
-#[derive(Clone)]
-pub struct Sessions {
-    db: Db,
-    ttl: TimeDelta,
-    hashing: Arc<Semaphore>,
-}
-
-impl Sessions {
-    /// Sessions that last for `ttl_hours`.
-    pub fn new(db: Db, ttl_hours: u32) -> Self {
-        Self {
-            db,
-            ttl: TimeDelta::hours(ttl_hours.into()),
-            hashing: Arc::new(Semaphore::new(HASHING_AT_ONCE)),
-        }
+impl IdentityError {
+    /// Nothing of this kind with this id.
+    pub fn not_found(what: &'static str, id: impl ToString) -> Self {
+        let id = id.to_string();
+        Self::NotFound { what, id }
     }
-
-    /// Make the first owner, if there is no user yet. Says whether it did.
-    ///
-    /// # Errors
-    /// When hashing or the database fails.
-    pub async fn create_first_owner(
-        &self,
-        name: &str,
-        password: String,
-    ) -> Result<bool, IdentityError> {
-        if sql::any_user(&mut self.db.read().await?).await? {
-            return Ok(false);
-        }
-        let hash = self.hashed(move |argon2| hash(argon2, &password)).await?;
-        let user = User {
-            id: UserId::new(),
-            name: name.to_owned(),
-            role: "owner".into(),
-        };
-        self.db
-            .write::<_, StoreError, _>(move |tx| {
-                Box::pin(async move {
-                    let is_first = sql::insert_first(tx, &user, &hash).await?;
-                    crate::directory::raise_version(tx).await?;
-                    Ok(is_first)
-                })
-            })
-            .await
-            .map_err(IdentityError::from)
-    }
-
-    /// Begin a session for whoever knows the password.
-    ///
-    /// # Errors
-    /// [`IdentityError::WrongPassword`] after the same time whether or not the user exists.
-    pub async fn log_in(&self, name: &str, password: String) -> Result<NewSession, IdentityError> {
-        let known = sql::user_by_name(&mut self.db.read().await?, name).await?;
-        let known_hash = known.as_ref().map(|(_, hash)| hash.clone());
-        let right = self
-            .hashed(move |argon2| match known_hash {
-                Some(known) => Ok(verify(argon2, &password, &known)),
-                // A user who does not exist costs as much as one who does.
-                None => hash(argon2, &password).map(|_| false),
-            })
-            .await?;
-        let Some((user, _)) = known.filter(|_| right) else {
-            return Err(IdentityError::WrongPassword);
-        };
-        let token = format!("pcs_{}", random_text()?);
-        let hash = token_hash(&token);
-        let (user_id, ttl) = (user.id, self.ttl);
-        let expires_at = self
-            .db
-            .write(move |tx| {
-                Box::pin(async move {
-                    let expires_at = tx.now + ttl;
-                    sql::insert_session(tx, user_id, &hash, expires_at).await?;
-                    Ok::<_, StoreError>(expires_at)
-                })
-            })
-            .await?;
-        Ok(NewSession {
-            token,
-            expires_at,
-            user,
-        })
-    }
-
-    /// Whose session a token is.
-    ///
-    /// # Errors
-    /// [`IdentityError::NoSession`] when it is nobody's.
-    pub async fn user_of(&self, token: &str) -> Result<User, IdentityError> {
-        let mut conn = self.db.read().await?;
-        sql::user_by_token(&mut conn, &token_hash(token), Utc::now())
-            .await?
-            .ok_or(IdentityError::NoSession)
-    }
-
-    /// End the session of a token; a token that has none is no error.
-    ///
-    /// # Errors
-    /// When the database fails.
-    pub async fn log_out(&self, token: &str) -> Result<(), IdentityError> {
-        let hash = token_hash(token);
-        self.db
-            .write(move |tx| Box::pin(async move { sql::delete_session(tx, &hash).await }))
-            .await
-            .map_err(IdentityError::from)
-    }
-
-    /// Hash on a thread for blocking work. The permit moves into the work: a caller who leaves
-    /// does not free it while the hashing goes on.
-    async fn hashed<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&Argon2<'_>) -> Result<T, IdentityError> + Send + 'static,
-    ) -> Result<T, IdentityError> {
-        let permit = self.hashing.clone().acquire_owned().await;
-        let permit = permit.expect("the semaphore is never closed");
-        tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            // The crate's defaults are OWASP's minimum: argon2id, 19 MiB, t=2, p=1.
-            work(&Argon2::default())
-        })
-        .await
-        .map_err(|error| IdentityError::Hashing(error.to_string()))?
-    }
-}
-
-fn hash(argon2: &Argon2<'_>, password: &str) -> Result<String, IdentityError> {
-    argon2
-        .hash_password(password.as_bytes())
-        .map(|hash| hash.to_string())
-        .map_err(|error| IdentityError::Hashing(error.to_string()))
-}
-
-fn verify(argon2: &Argon2<'_>, password: &str, known: &str) -> bool {
-    PasswordHash::new(known)
-        .is_ok_and(|known| argon2.verify_password(password.as_bytes(), &known).is_ok())
-}
-
-/// What the database keeps of a token. It has 256 random bits, so a plain hash is enough.
-fn token_hash(token: &str) -> Vec<u8> {
-    Sha256::digest(token.as_bytes()).to_vec()
-}
-
-/// 256 random bits as text.
-///
-/// # Errors
-/// When the system has no randomness.
-pub fn random_text() -> Result<String, IdentityError> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| IdentityError::Hashing(error.to_string()))?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
 }

@@ -2,28 +2,48 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
-use axum::{Json, Router};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::{Kv, sql};
-use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, app_named, page, page_limit};
+use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::extract::{Body, PageQuery, Path, Query, app_named, page, page_limit};
 use crate::http::problem::Problem;
+use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::triggers::firing::Origin;
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/apps/{app}/kv", get(collections))
-        .route("/apps/{app}/kv/{collection}", get(list))
-        .route(
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get(
+            "/apps/{app}/kv",
+            Rule::App(Capability::ReadKv, Of::App),
+            collections,
+        )
+        .get(
+            "/apps/{app}/kv/{collection}",
+            Rule::App(Capability::ReadKv, Of::App),
+            list,
+        )
+        .get(
             "/apps/{app}/kv/{collection}/{key}",
-            get(show).put(set).delete(remove),
+            Rule::App(Capability::ReadKv, Of::App),
+            show,
+        )
+        .put(
+            "/apps/{app}/kv/{collection}/{key}",
+            Rule::App(Capability::WriteKv, Of::App),
+            set,
+        )
+        .delete(
+            "/apps/{app}/kv/{collection}/{key}",
+            Rule::App(Capability::WriteKv, Of::App),
+            remove,
         )
 }
 
@@ -34,7 +54,6 @@ fn kv(node: &Node, app: &str) -> Result<Kv, Problem> {
 
 async fn collections(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -53,7 +72,6 @@ async fn collections(
 
 async fn list(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path((app, collection)): Path<(String, String)>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -74,7 +92,6 @@ fn missing(collection: &str, key: &str) -> Problem {
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path((app, collection, key)): Path<(String, String, String)>,
 ) -> Result<Response, Problem> {
     let value = kv(&node, &app)?
@@ -86,7 +103,6 @@ async fn show(
 
 async fn set(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path((app, collection, key)): Path<(String, String, String)>,
     Body(value): Body<Box<RawValue>>,
 ) -> Result<StatusCode, Problem> {
@@ -98,7 +114,6 @@ async fn set(
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path((app, collection, key)): Path<(String, String, String)>,
 ) -> Result<StatusCode, Problem> {
     match kv(&node, &app)?

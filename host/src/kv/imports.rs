@@ -1,13 +1,25 @@
 //! The key-value store, as guests call it.
 
-use super::{KvError, Page};
+use super::{Kv, KvError, Page};
 use crate::imports::GuestImports;
 use crate::sandbox::KvImports;
 use crate::sandbox::bindings::kv;
 
+impl GuestImports {
+    fn readable(&self) -> Result<Kv, kv::Error> {
+        let allowed = self.may_read_kv.then(|| self.kv.clone());
+        allowed.ok_or(kv::Error::Denied)
+    }
+
+    fn writable(&self) -> Result<Kv, kv::Error> {
+        let allowed = self.may_write_kv.then(|| self.kv.clone());
+        allowed.ok_or(kv::Error::Denied)
+    }
+}
+
 impl KvImports for GuestImports {
     async fn get(&mut self, collection: String, key: String) -> Result<Option<String>, kv::Error> {
-        let store = self.kv.clone();
+        let store = self.readable()?;
         told(
             self.apart(async move { store.get(collection, key).await })
                 .await,
@@ -20,7 +32,7 @@ impl KvImports for GuestImports {
         key: String,
         value: String,
     ) -> Result<(), kv::Error> {
-        let store = self.kv.clone();
+        let store = self.writable()?;
         told(
             self.apart(async move { store.set(collection, key, value).await })
                 .await,
@@ -28,7 +40,7 @@ impl KvImports for GuestImports {
     }
 
     async fn delete(&mut self, collection: String, key: String) -> Result<bool, kv::Error> {
-        let store = self.kv.clone();
+        let store = self.writable()?;
         told(
             self.apart(async move { store.delete(collection, key).await })
                 .await,
@@ -36,7 +48,7 @@ impl KvImports for GuestImports {
     }
 
     async fn has(&mut self, collection: String, key: String) -> Result<bool, kv::Error> {
-        let store = self.kv.clone();
+        let store = self.readable()?;
         told(
             self.apart(async move { store.has(collection, key).await })
                 .await,
@@ -49,7 +61,7 @@ impl KvImports for GuestImports {
         cursor: Option<String>,
         limit: Option<u32>,
     ) -> Result<kv::Page, kv::Error> {
-        let store = self.kv.clone();
+        let store = self.readable()?;
         let listed = self
             .apart(async move { store.list(collection, cursor.as_deref(), limit).await })
             .await;

@@ -2,19 +2,20 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
-use axum::routing::post;
-use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::http::extract::{Query, SignedIn};
+use crate::http::endpoints::{Api, Rule};
+use crate::http::extract::Query;
 use crate::http::problem::Problem;
+use crate::identity::capability::Capability;
 use crate::node::Node;
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new().route("/gc", post(gc))
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default().post("/gc", Rule::Instance(Capability::ManageInstance), gc)
 }
 
 #[derive(Deserialize)]
@@ -26,7 +27,6 @@ struct GcQuery {
 
 async fn gc(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Query(query): Query<GcQuery>,
 ) -> Result<Json<Value>, Problem> {
     let retention = node.config.retention;

@@ -2,37 +2,59 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::get;
-use axum::{Json, Router};
 use serde::Deserialize;
 use serde_json::Value;
 
 use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, sql};
 use crate::apps::{self, HostPattern};
 use crate::directory;
+use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, check_ttl, given, page, page_cursor,
-    page_limit,
+    Body, PageQuery, Path, Query, app_named, check_ttl, given, page, page_cursor, page_limit,
 };
 use crate::http::problem::Problem;
 use crate::idempotency::RoutePolicy;
+use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::ScriptId;
 use crate::scripts::api::named_script;
 use crate::store::{StoreError, Tx};
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/apps/{app}/routes", get(list).post(create))
-        .route("/routes/{id}", get(show).patch(change).delete(remove))
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get(
+            "/apps/{app}/routes",
+            Rule::App(Capability::ReadRoutes, Of::App),
+            list,
+        )
+        .post(
+            "/apps/{app}/routes",
+            Rule::App(Capability::WriteRoutes, Of::App),
+            create,
+        )
+        .get(
+            "/routes/{id}",
+            Rule::App(Capability::ReadRoutes, Of::Route),
+            show,
+        )
+        .patch(
+            "/routes/{id}",
+            Rule::App(Capability::WriteRoutes, Of::Route),
+            change,
+        )
+        .delete(
+            "/routes/{id}",
+            Rule::App(Capability::WriteRoutes, Of::Route),
+            remove,
+        )
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -89,7 +111,6 @@ fn conflict(error: RouteError) -> Problem {
 
 async fn create(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Body(new): Body<NewRoute>,
 ) -> Result<(StatusCode, Json<Route>), Problem> {
@@ -146,7 +167,6 @@ fn route_id(text: &str) -> Result<RouteId, Problem> {
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<Route>, Problem> {
     let route = sql::get(&mut node.db.read().await?, route_id(&id)?).await?;
@@ -169,7 +189,6 @@ struct Change {
 
 async fn change(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
     Body(change): Body<Change>,
 ) -> Result<Json<Route>, Problem> {
@@ -207,7 +226,6 @@ async fn change(
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = route_id(&id)?;

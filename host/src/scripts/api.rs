@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -16,26 +15,67 @@ use super::{Kind, Script, ScriptError, ScriptId, ScriptLimits, sql};
 use crate::apps::AppId;
 use crate::directory;
 use crate::dispatch::Answer;
+use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
     Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
 };
 use crate::http::problem::{Problem, diagnostics_json};
+use crate::identity::capability::Capability;
 use crate::node::Node;
-use crate::sandbox::{self, Outcome, Principal};
+use crate::sandbox::{self, Outcome};
 use crate::store::StoreError;
 
 /// The largest source, in bytes.
 const SOURCE_BYTES_MAX: usize = 1024 * 1024;
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/apps/{app}/scripts", get(list).post(create))
-        .route("/apps/{app}/scripts/validate", post(validate))
-        .route("/scripts/{id}", get(show).patch(change).delete(remove))
-        .route("/scripts/{id}/versions", get(versions))
-        .route("/scripts/{id}/versions/{version}", get(version))
-        .route("/scripts/{id}/execute", post(execute))
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get(
+            "/apps/{app}/scripts",
+            Rule::App(Capability::ReadScripts, Of::App),
+            list,
+        )
+        .post(
+            "/apps/{app}/scripts",
+            Rule::App(Capability::WriteScripts, Of::App),
+            create,
+        )
+        .post(
+            "/apps/{app}/scripts/validate",
+            Rule::App(Capability::WriteScripts, Of::App),
+            validate,
+        )
+        .get(
+            "/scripts/{id}",
+            Rule::App(Capability::ReadScripts, Of::Script),
+            show,
+        )
+        .patch(
+            "/scripts/{id}",
+            Rule::App(Capability::WriteScripts, Of::Script),
+            change,
+        )
+        .delete(
+            "/scripts/{id}",
+            Rule::App(Capability::WriteScripts, Of::Script),
+            remove,
+        )
+        .get(
+            "/scripts/{id}/versions",
+            Rule::App(Capability::ReadScripts, Of::Script),
+            versions,
+        )
+        .get(
+            "/scripts/{id}/versions/{version}",
+            Rule::App(Capability::ReadScripts, Of::Script),
+            version,
+        )
+        .post(
+            "/scripts/{id}/execute",
+            Rule::App(Capability::WriteScripts, Of::Script),
+            execute,
+        )
 }
 
 /// A script with the source of one of its versions, if it has a source.
@@ -98,7 +138,6 @@ struct ListQuery {
 
 async fn list(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -171,7 +210,6 @@ fn rhai() -> Kind {
 
 async fn create(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Body(new): Body<NewScript>,
 ) -> Result<(StatusCode, Json<ScriptView>), Problem> {
@@ -232,7 +270,6 @@ struct Source {
 
 async fn validate(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Body(Source { source }): Body<Source>,
 ) -> Result<Json<Value>, Problem> {
@@ -244,7 +281,6 @@ async fn validate(
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<ScriptView>, Problem> {
     let script = known(&node, &id).await?;
@@ -275,7 +311,6 @@ struct Change {
 
 async fn change(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
     Body(change): Body<Change>,
 ) -> Result<Json<ScriptView>, Problem> {
@@ -339,7 +374,6 @@ async fn change(
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = script_id(&id)?;
@@ -360,7 +394,6 @@ async fn remove(
 
 async fn versions(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -380,7 +413,6 @@ async fn versions(
 
 async fn version(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path((id, version)): Path<(String, u32)>,
 ) -> Result<Json<Value>, Problem> {
     let script = known(&node, &id).await?;
@@ -420,7 +452,7 @@ fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D
 
 async fn execute(
     State(node): State<Arc<Node>>,
-    who: SignedIn,
+    SignedIn(who): SignedIn,
     Path(id): Path<String>,
     Body(call): Body<Execute>,
 ) -> Result<Json<Value>, Problem> {
@@ -447,14 +479,9 @@ async fn execute(
         body,
         ..sandbox::Request::default()
     };
-    let principal = Principal {
-        id: who.user.id.uuid(),
-        name: who.user.name,
-        kind: "user",
-    };
     let script = known(&node, &id).await?;
     let permit = node.dispatcher.enter(script.app_id)?;
-    let (ended, answer) = node.runner.execute(script.id, principal, request).await?;
+    let (ended, answer) = node.runner.execute(script.id, who, request).await?;
     drop(permit);
     let response = match answer {
         Answer::Outcome(Outcome::Answered(response)) => {

@@ -17,6 +17,8 @@ use crate::dispatch::record::never_ran;
 use crate::dispatch::{Answer, Attempted, Delivery, Executor, Payload};
 use crate::executions::sql::Ended;
 use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind};
+use crate::identity::capability::{self, Capability, Decision};
+use crate::identity::{Caller, Via};
 use crate::imports::GuestImports;
 use crate::kv::KvStore;
 use crate::sandbox::{
@@ -68,7 +70,7 @@ struct Call<'c> {
     delivery: Option<&'c Delivery>,
     invocation_type: &'c str,
     request_id: Uuid,
-    principal: Option<Principal>,
+    who: Option<Caller>,
     request: Option<Request>,
     event: Option<String>,
 }
@@ -149,14 +151,24 @@ impl Runner {
         self.sandbox.program(source, imports).await
     }
 
-    fn imports(&self, app: &App, principal: Option<&Principal>, origin: Origin) -> GuestImports {
-        let managed = |principal: &Principal| {
+    /// What a guest reaches. Where somebody acts, it is what they may; the script of a public
+    /// route acts as nobody and is the gate itself, but dead letters are for somebody only.
+    fn imports(&self, app: &App, who: Option<&Caller>, origin: Origin) -> GuestImports {
+        let picture = self.directory.picture();
+        let may = |who: &Caller, capability| {
+            let role = picture.role(app.id, who.user.id);
+            capability::in_app(who, role, app.id, capability) == Decision::Allowed
+        };
+        let manager = who.filter(|who| may(who, Capability::ManageDeadLetters));
+        let managed = |who: &Caller| {
             let (db, outbox) = (self.db.clone(), self.outbox.clone());
-            DeadLetters::new(db, outbox, app.id, principal.id.into())
+            DeadLetters::new(db, outbox, app.id, who.user.id)
         };
         GuestImports {
             kv: self.kv.of(app.id, origin),
-            dead_letters: principal.map(managed),
+            may_read_kv: who.is_none_or(|who| may(who, Capability::ReadKv)),
+            may_write_kv: who.is_none_or(|who| may(who, Capability::WriteKv)),
+            dead_letters: manager.map(managed),
             host: self.host.clone(),
         }
     }
@@ -245,7 +257,7 @@ impl Runner {
             execution_id: call.execution_id.uuid(),
             request_id: call.request_id,
             invocation_type: call.invocation_type.to_owned(),
-            principal: call.principal.clone(),
+            principal: call.who.as_ref().map(principal),
             trigger_depth: call.trigger_depth(),
             attempt: call.attempt(),
             event: call.event.clone(),
@@ -260,7 +272,7 @@ impl Runner {
             request: call.request.clone(),
             context: Arc::new(context),
             limits: self.limits(script),
-            imports: self.imports(app, call.principal.as_ref(), origin),
+            imports: self.imports(app, call.who.as_ref(), origin),
         };
         let mut report = self.sandbox.execute(job).await;
         if let Outcome::Platform(problem) = &report.outcome {
@@ -271,14 +283,14 @@ impl Runner {
         (ended, Answer::Outcome(report.outcome))
     }
 
-    /// Run a script now, without the outbox, as `principal`.
+    /// Run a script now, without the outbox, as `who`.
     ///
     /// # Errors
     /// [`ScriptError`] when there is no such script.
     pub async fn execute(
         &self,
         script_id: ScriptId,
-        principal: Principal,
+        who: Caller,
         request: Request,
     ) -> Result<(Ended, Answer), ScriptError> {
         let picture = self.directory.picture();
@@ -295,7 +307,7 @@ impl Runner {
                 delivery: None,
                 invocation_type: "execute",
                 request_id: execution_id.uuid(),
-                principal: Some(principal),
+                who: Some(who),
                 request: Some(request),
                 event: None,
             })
@@ -310,7 +322,7 @@ impl Runner {
     fn found<'p>(
         picture: &'p Picture,
         delivery: &Delivery,
-    ) -> Result<(&'p App, &'p Script, Option<Principal>), Missing> {
+    ) -> Result<(&'p App, &'p Script, Option<Caller>), Missing> {
         let app = picture.app(delivery.app_id).ok_or(Missing::App)?;
         // A script of another app is none, whatever a row says.
         let script = picture.script(delivery.script_id);
@@ -322,15 +334,24 @@ impl Runner {
         if let Some(id) = delivery.trigger_id.filter(|_| is_first_time) {
             picture.trigger(id).ok_or(Missing::Trigger)?;
         }
-        let principal = delivery.principal_id.map(|id| {
+        let who = delivery.principal_id.map(|id| {
             let user = picture.user(id).ok_or(Missing::Principal)?;
-            Ok(Principal {
-                id: user.id.uuid(),
-                name: user.name.clone(),
-                kind: "user",
-            })
+            let (user, via) = (user.clone(), Via::Trigger);
+            Ok(Caller { user, via })
         });
-        Ok((app, script, principal.transpose()?))
+        Ok((app, script, who.transpose()?))
+    }
+}
+
+/// Whoever acts, as scripts see them.
+fn principal(who: &Caller) -> Principal {
+    Principal {
+        id: who.principal_id(),
+        name: who.principal_name(),
+        kind: match who.via {
+            Via::ApiKey(_) => "api_key",
+            Via::Session(_) | Via::Trigger => "user",
+        },
     }
 }
 
@@ -391,7 +412,7 @@ impl Executor for Runner {
                 let _ = self.directory.refresh().await;
                 picture = self.directory.picture();
             }
-            let (app, script, principal) = match Self::found(&picture, &delivery) {
+            let (app, script, who) = match Self::found(&picture, &delivery) {
                 Ok(found) => found,
                 Err(missing) => return missing.attempted(&delivery, execution_id),
             };
@@ -407,7 +428,7 @@ impl Executor for Runner {
                 delivery: Some(&delivery),
                 invocation_type: &delivery.invocation_type,
                 request_id: delivery.request_id,
-                principal,
+                who,
                 request,
                 event,
             };

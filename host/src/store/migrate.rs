@@ -11,7 +11,7 @@ use super::{StoreError, Tx, on};
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Number, name, and the texts for SQLite and Postgres.
-const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
     (
         1,
         "spine",
@@ -23,6 +23,18 @@ const MIGRATIONS: [(i64, &str, &str, &str); 2] = [
         "triggers",
         include_str!("../../../migrations/sqlite/0002_triggers.sql"),
         include_str!("../../../migrations/postgres/0002_triggers.sql"),
+    ),
+    (
+        3,
+        "fewer_indexes",
+        include_str!("../../../migrations/sqlite/0003_fewer_indexes.sql"),
+        include_str!("../../../migrations/postgres/0003_fewer_indexes.sql"),
+    ),
+    (
+        4,
+        "identity",
+        include_str!("../../../migrations/sqlite/0004_identity.sql"),
+        include_str!("../../../migrations/postgres/0004_identity.sql"),
     ),
 ];
 
@@ -74,4 +86,39 @@ pub(super) async fn touch(tx: &mut Tx) -> Result<(), StoreError> {
         .await
         .map(|_| ()))?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_of_the_migrations_is_run() {
+        for engine in ["sqlite", "postgres"] {
+            let path = format!("{}/../migrations/{engine}", env!("CARGO_MANIFEST_DIR"));
+            let mut files: Vec<_> = std::fs::read_dir(path)
+                .unwrap()
+                .map(|entry| entry.unwrap().path())
+                .collect();
+            files.sort();
+            let texts: Vec<_> = files
+                .iter()
+                .map(|file| std::fs::read_to_string(file).unwrap())
+                .collect();
+            let run: Vec<_> = MIGRATIONS
+                .iter()
+                .map(|(_, _, sqlite, postgres)| {
+                    if engine == "sqlite" {
+                        *sqlite
+                    } else {
+                        *postgres
+                    }
+                })
+                .collect();
+            assert_eq!(texts, run, "{engine}");
+        }
+        for (place, (number, ..)) in MIGRATIONS.iter().enumerate() {
+            assert_eq!(*number, place as i64 + 1);
+        }
+    }
 }

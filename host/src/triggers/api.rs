@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -17,6 +16,7 @@ use crate::apps::AppId;
 use crate::directory;
 use crate::dispatch::retry::{ATTEMPTS_MAX, Backoff, PAUSE_MS_MAX, RetryPolicy};
 use crate::dispatch::sql as outbox;
+use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
     Body, PageQuery, Path, Query, SignedIn, app_named, check_ttl, checked_name, given, page,
     page_cursor, page_limit,
@@ -24,20 +24,60 @@ use crate::http::extract::{
 use crate::http::problem::Problem;
 use crate::idempotency::EventPolicy;
 use crate::identity::UserId;
+use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::ScriptId;
 use crate::scripts::api::named_script;
 use crate::store::{StoreError, Tx};
 
-/// The paths of this room.
-pub fn router() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/apps/{app}/triggers", get(list).post(create_any))
-        .route("/apps/{app}/triggers/kv", post(create_kv))
-        .route("/apps/{app}/triggers/dead_letter", post(create_dead_letter))
-        .route("/triggers/{id}", get(show).patch(change).delete(remove))
-        .route("/triggers/{id}/pause", post(pause))
-        .route("/triggers/{id}/resume", post(resume))
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get(
+            "/apps/{app}/triggers",
+            Rule::App(Capability::ManageTriggers, Of::App),
+            list,
+        )
+        .post(
+            "/apps/{app}/triggers",
+            Rule::App(Capability::ManageTriggers, Of::App),
+            create_any,
+        )
+        .post(
+            "/apps/{app}/triggers/kv",
+            Rule::App(Capability::ManageTriggers, Of::App),
+            create_kv,
+        )
+        .post(
+            "/apps/{app}/triggers/dead_letter",
+            Rule::App(Capability::ManageTriggers, Of::App),
+            create_dead_letter,
+        )
+        .get(
+            "/triggers/{id}",
+            Rule::App(Capability::ManageTriggers, Of::Trigger),
+            show,
+        )
+        .patch(
+            "/triggers/{id}",
+            Rule::App(Capability::ManageTriggers, Of::Trigger),
+            change,
+        )
+        .delete(
+            "/triggers/{id}",
+            Rule::App(Capability::ManageTriggers, Of::Trigger),
+            remove,
+        )
+        .post(
+            "/triggers/{id}/pause",
+            Rule::App(Capability::ManageTriggers, Of::Trigger),
+            pause,
+        )
+        .post(
+            "/triggers/{id}/resume",
+            Rule::App(Capability::ManageTriggers, Of::Trigger),
+            resume,
+        )
 }
 
 /// A trigger and how many of its deliveries are in the outbox.
@@ -55,7 +95,6 @@ async fn view(node: &Node, trigger: Trigger) -> Result<Json<TriggerView>, Proble
 
 async fn list(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
 ) -> Result<Json<Value>, Problem> {
@@ -248,32 +287,32 @@ fn check_idempotency(policy: &EventPolicy) -> Result<(), Problem> {
 
 async fn create_any(
     State(node): State<Arc<Node>>,
-    signed_in: SignedIn,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
 ) -> Result<(StatusCode, Json<TriggerView>), Problem> {
     let kind = fields.kind.ok_or_else(|| {
         Problem::invalid_field("kind", "missing field `kind`: `kv` or `dead_letter`")
     })?;
-    create(&node, signed_in.user.id, &app, fields, kind).await
+    create(&node, who.user.id, &app, fields, kind).await
 }
 
 async fn create_kv(
     State(node): State<Arc<Node>>,
-    signed_in: SignedIn,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
 ) -> Result<(StatusCode, Json<TriggerView>), Problem> {
-    create(&node, signed_in.user.id, &app, fields, KindName::Kv).await
+    create(&node, who.user.id, &app, fields, KindName::Kv).await
 }
 
 async fn create_dead_letter(
     State(node): State<Arc<Node>>,
-    signed_in: SignedIn,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
 ) -> Result<(StatusCode, Json<TriggerView>), Problem> {
-    create(&node, signed_in.user.id, &app, fields, KindName::DeadLetter).await
+    create(&node, who.user.id, &app, fields, KindName::DeadLetter).await
 }
 
 async fn create(
@@ -367,7 +406,6 @@ fn trigger_id(text: &str) -> Result<TriggerId, Problem> {
 
 async fn show(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<TriggerView>, Problem> {
     let trigger = sql::get(&mut node.db.read().await?, trigger_id(&id)?).await?;
@@ -376,7 +414,6 @@ async fn show(
 
 async fn change(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
     Body(fields): Body<Fields>,
 ) -> Result<Json<TriggerView>, Problem> {
@@ -407,7 +444,6 @@ async fn change(
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = trigger_id(&id)?;
@@ -429,7 +465,6 @@ async fn remove(
 
 async fn pause(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<TriggerView>, Problem> {
     set_paused(&node, &id, true).await
@@ -437,7 +472,6 @@ async fn pause(
 
 async fn resume(
     State(node): State<Arc<Node>>,
-    _: SignedIn,
     Path(id): Path<String>,
 ) -> Result<Json<TriggerView>, Problem> {
     set_paused(&node, &id, false).await

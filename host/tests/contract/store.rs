@@ -143,7 +143,7 @@ async fn opening_again_finds_what_was_written(test: Database) {
 }
 
 async fn a_second_first_owner_is_not_made(test: Database) {
-    let sessions = Arc::new(Sessions::new(test.db.clone(), 1));
+    let sessions = Arc::new(Sessions::new(test.db.clone(), 1, 1));
     let make = |name: &'static str| {
         let sessions = sessions.clone();
         async move {

@@ -1,5 +1,6 @@
 //! What users can see, as rules.
 
+mod access;
 mod api;
 mod bad_input;
 mod cli;
@@ -12,3 +13,4 @@ mod routes;
 mod sandbox;
 mod spine;
 mod triggers;
+mod users;

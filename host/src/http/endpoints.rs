@@ -1,0 +1,426 @@
+//! The endpoints of the API with what each takes: an endpoint cannot be added without saying so,
+//! and all of them are guarded here, before a handler runs.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, RawPathParams, Request, State};
+use axum::handler::Handler;
+use axum::http::request::Parts;
+use axum::http::{Method, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{self, MethodRouter};
+
+use super::problem::Problem;
+use crate::apps::AppId;
+use crate::audit::{self, Act, Actor};
+use crate::identity::capability::{self, Capability, Decision};
+use crate::identity::{Caller, Via};
+use crate::node::Node;
+use crate::{dead_letters, executions, routes};
+
+/// What an endpoint takes.
+#[derive(Debug, Clone, Copy)]
+pub enum Rule {
+    /// Nothing: anybody may call it.
+    Public,
+    /// That somebody signed in, or sent an API key.
+    SignedIn,
+    /// That somebody signed in: an API key will not do.
+    Session,
+    /// A capability on the instance.
+    Instance(Capability),
+    /// A capability in the app that the path names, or that what it names belongs to.
+    App(Capability, Of),
+}
+
+/// What the first part in braces of a path names.
+#[derive(Debug, Clone, Copy)]
+pub enum Of {
+    /// The app itself, by id or slug.
+    App,
+    /// A script.
+    Script,
+    /// A route.
+    Route,
+    /// A trigger.
+    Trigger,
+    /// An execution.
+    Execution,
+    /// A dead letter.
+    DeadLetter,
+}
+
+/// One endpoint.
+#[derive(Debug, Clone)]
+pub struct Endpoint {
+    /// Its method.
+    pub method: Method,
+    /// Its path below `/api/v1`.
+    pub path: &'static str,
+    /// What it takes.
+    pub rule: Rule,
+}
+
+/// Endpoints, and the router that serves them.
+#[derive(Default)]
+pub struct Api {
+    router: Router<Arc<Node>>,
+    endpoints: Vec<Endpoint>,
+}
+
+macro_rules! methods {
+    ($($name:ident => $method:ident),*) => {
+        $(
+            /// Add an endpoint of this method.
+            pub fn $name<H: Handler<T, Arc<Node>>, T: 'static>(
+                self,
+                path: &'static str,
+                rule: Rule,
+                handler: H,
+            ) -> Self {
+                self.add(Method::$method, path, rule, routing::$name(handler))
+            }
+        )*
+    };
+}
+
+impl Api {
+    methods!(get => GET, post => POST, put => PUT, patch => PATCH, delete => DELETE);
+
+    fn add(
+        mut self,
+        method: Method,
+        path: &'static str,
+        rule: Rule,
+        handler: MethodRouter<Arc<Node>>,
+    ) -> Self {
+        self.router = self.router.route(path, handler);
+        self.endpoints.push(Endpoint { method, path, rule });
+        self
+    }
+
+    /// These and others.
+    pub fn merge(mut self, other: Self) -> Self {
+        self.router = self.router.merge(other.router);
+        self.endpoints.extend(other.endpoints);
+        self
+    }
+
+    /// All endpoints.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// A router that lets through what the rules allow, and writes down who changed what.
+    pub fn guarded(self, node: Arc<Node>) -> Router<Arc<Node>> {
+        let rules = self
+            .endpoints
+            .into_iter()
+            .map(|endpoint| ((endpoint.method, endpoint.path), endpoint.rule));
+        let guard = Guard {
+            node,
+            rules: Arc::new(rules.collect()),
+        };
+        self.router
+            .route_layer(middleware::from_fn_with_state(guard, guard_endpoint))
+    }
+}
+
+#[derive(Clone)]
+struct Guard {
+    node: Arc<Node>,
+    rules: Arc<HashMap<(Method, &'static str), Rule>>,
+}
+
+/// The address that a request came from.
+#[derive(Debug, Clone)]
+pub struct Address(pub String);
+
+async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let (mut parts, body) = request.into_parts();
+    let path = parts.extensions.get::<MatchedPath>().cloned();
+    let template = path.as_ref().map_or("", MatchedPath::as_str);
+    let template = template.strip_prefix(super::API_ROOT).unwrap_or(template);
+    let method = match parts.method {
+        Method::HEAD => Method::GET,
+        ref method => method.clone(),
+    };
+    let Some(rule) = guard.rules.get(&(method.clone(), template)) else {
+        // A method that the path does not take: the router answers 405.
+        return next.run(Request::from_parts(parts, body)).await;
+    };
+    let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
+    parts.extensions.insert(Address(address.clone()));
+    let allowed = allow(&guard.node, *rule, &mut parts).await;
+    let changes = !matches!(method, Method::GET);
+    let mut act = Act {
+        action: format!("{method} {template}"),
+        target: parts.uri.path().to_owned(),
+        address,
+        app_id: None,
+        actor: None,
+        status: 0,
+    };
+    let response = match allowed {
+        Ok(Granted { caller, app_id }) => {
+            act.app_id = app_id;
+            if let Some(caller) = caller {
+                act.actor = Some(Actor::of(&caller));
+                parts.extensions.insert(caller);
+            }
+            next.run(Request::from_parts(parts, body)).await
+        }
+        Err(Refused {
+            caller,
+            app_id,
+            problem,
+        }) => {
+            act.actor = caller.as_ref().map(Actor::of);
+            act.app_id = app_id;
+            problem.into_response()
+        }
+    };
+    if changes {
+        // Who signs in with this very request is known to its handler only.
+        let named = response.extensions().get::<Actor>().cloned();
+        act.actor = named.or(act.actor);
+        act.status = response.status().as_u16();
+        audit::note(&guard.node.db, act).await;
+    }
+    response
+}
+
+struct Granted {
+    caller: Option<Caller>,
+    app_id: Option<AppId>,
+}
+
+struct Refused {
+    caller: Option<Caller>,
+    app_id: Option<AppId>,
+    problem: Problem,
+}
+
+impl From<Problem> for Refused {
+    fn from(problem: Problem) -> Self {
+        let (caller, app_id) = (None, None);
+        Self {
+            caller,
+            app_id,
+            problem,
+        }
+    }
+}
+
+async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Granted, Refused> {
+    if matches!(rule, Rule::Public) {
+        let (caller, app_id) = (None, None);
+        return Ok(Granted { caller, app_id });
+    }
+    let caller = caller(node, parts).await?;
+    let refused_in = |app_id, problem| Refused {
+        caller: Some(caller.clone()),
+        app_id,
+        problem,
+    };
+    let refused = |problem| refused_in(None, problem);
+    let app_id = match rule {
+        Rule::Public | Rule::SignedIn => None,
+        Rule::Session => {
+            if matches!(caller.via, Via::ApiKey(_)) {
+                let detail = "this takes a sign-in; an API key cannot do it";
+                return Err(refused(Problem::forbidden(detail)));
+            }
+            None
+        }
+        Rule::Instance(capability) => {
+            match capability::on_instance(&caller, capability) {
+                Decision::Allowed => {}
+                Decision::Denied(why) => return Err(refused(Problem::forbidden(why))),
+                Decision::Hidden => return Err(refused(nothing_at(parts))),
+            }
+            None
+        }
+        Rule::App(capability, of) => {
+            let params = RawPathParams::from_request_parts(parts, &()).await;
+            let named = params.ok().and_then(|params| {
+                let (_, value) = params.iter().next()?;
+                Some(value.to_owned())
+            });
+            let app_id = match named {
+                Some(named) => app_of(node, of, &named).await.map_err(&refused)?,
+                None => None,
+            };
+            // What is not there and what may not be seen look the same.
+            let app_id = app_id.ok_or_else(|| refused(nothing_at(parts)))?;
+            in_app(node, &caller, app_id, capability).map_err(|problem| {
+                let problem = problem.unwrap_or_else(|| nothing_at(parts));
+                refused_in(Some(app_id), problem)
+            })?;
+            Some(app_id)
+        }
+    };
+    let caller = Some(caller);
+    Ok(Granted { caller, app_id })
+}
+
+fn nothing_at(parts: &Parts) -> Problem {
+    Problem::not_found(format!("there is nothing at `{}`", parts.uri.path()))
+}
+
+/// Whether a caller has a capability in an app. The error is none where they may not know of the
+/// app.
+fn in_app(
+    node: &Node,
+    caller: &Caller,
+    app_id: AppId,
+    capability: Capability,
+) -> Result<(), Option<Problem>> {
+    let role = node.directory.picture().role(app_id, caller.user.id);
+    match capability::in_app(caller, role, app_id, capability) {
+        Decision::Allowed => Ok(()),
+        Decision::Denied(why) => Err(Some(Problem::forbidden(why))),
+        Decision::Hidden => Err(None),
+    }
+}
+
+/// The app that something belongs to; none when there is no such thing.
+async fn app_of(node: &Node, of: Of, named: &str) -> Result<Option<AppId>, Problem> {
+    let picture = node.directory.picture();
+    let app_id = match of {
+        Of::App => picture.app_named(named).map(|app| app.id),
+        Of::Script => {
+            let id = named.parse().ok();
+            id.and_then(|id| picture.script(id))
+                .map(|script| script.app_id)
+        }
+        Of::Trigger => {
+            let id = named.parse().ok();
+            id.and_then(|id| picture.trigger(id))
+                .map(|trigger| trigger.app_id)
+        }
+        Of::Route => match named.parse() {
+            Ok(id) => {
+                let route = routes::sql::get(&mut node.db.read().await?, id).await?;
+                route.map(|route| route.app_id)
+            }
+            Err(_) => None,
+        },
+        Of::Execution => match named.parse() {
+            Ok(id) => {
+                node.dispatcher.settled().await;
+                executions::sql::app_of(&mut node.db.read().await?, id).await?
+            }
+            Err(_) => None,
+        },
+        Of::DeadLetter => match named.parse() {
+            Ok(id) => dead_letters::sql::app_of(&mut node.db.read().await?, id).await?,
+            Err(_) => None,
+        },
+    };
+    // What belonged to an app that is gone is gone with it, though its rows may stay a while.
+    Ok(app_id.filter(|id| picture.app(*id).is_some()))
+}
+
+/// Who sent a request.
+async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
+    let value = parts.headers.get(header::AUTHORIZATION);
+    let value = value.and_then(|value| value.to_str().ok());
+    let token = value.and_then(|value| {
+        let (scheme, token) = value.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+    });
+    let token = token.ok_or_else(|| {
+        Problem::unauthorized(
+            "Send `Authorization: Bearer <token>`: an API key, or what POST /api/v1/auth/login gives",
+        )
+    })?;
+    Ok(node.sessions.caller(token).await?)
+}
+
+/// Refuse what a caller may not do in an app, where an endpoint's rule is not all.
+///
+/// # Errors
+/// 403, or 404 where they may not know of the app.
+pub fn require(
+    node: &Node,
+    caller: &Caller,
+    app_id: AppId,
+    capability: Capability,
+) -> Result<(), Problem> {
+    in_app(node, caller, app_id, capability)
+        .map_err(|problem| problem.unwrap_or_else(|| Problem::not_found("there is no such app")))
+}
+
+/// Whether a caller may know of an app.
+pub fn may_see(node: &Node, caller: &Caller, app_id: AppId) -> bool {
+    in_app(node, caller, app_id, Capability::SeeApp).is_ok()
+}
+
+/// The address of the other end of the connection.
+pub fn peer(parts: &Parts) -> Option<SocketAddr> {
+    let info = parts.extensions.get::<ConnectInfo<SocketAddr>>();
+    info.map(|ConnectInfo(address)| *address)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+
+    fn endpoint_table() -> String {
+        let mut table = "| endpoint | takes |\n|---|---|\n".to_owned();
+        for Endpoint { method, path, rule } in super::super::endpoints().endpoints() {
+            let takes = match rule {
+                Rule::Public => "nothing".to_owned(),
+                Rule::SignedIn => "a sign-in or an API key".to_owned(),
+                Rule::Session => "a sign-in".to_owned(),
+                Rule::Instance(capability) | Rule::App(capability, _) => {
+                    format!("`{}`", capability.as_str())
+                }
+            };
+            writeln!(table, "| `{method} {path}` | {takes} |").unwrap();
+        }
+        table
+    }
+
+    /// Put a table between the marks of the docs.
+    fn with_table(text: &str, mark: &str, table: &str) -> String {
+        let (before, rest) = text.split_once(&format!("<!-- {mark}: ")).unwrap();
+        let (head, rest) = rest.split_once("-->\n").unwrap();
+        let (_, after) = rest.split_once("<!-- end -->").unwrap();
+        format!("{before}<!-- {mark}: {head}-->\n{table}<!-- end -->{after}")
+    }
+
+    #[test]
+    fn the_docs_say_what_each_endpoint_takes() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/access.md");
+        let text = std::fs::read_to_string(path).unwrap();
+        let true_text = with_table(&text, "capabilities", &capability::table());
+        let true_text = with_table(&true_text, "endpoints", &endpoint_table());
+        if std::env::var_os("PICLOUD_WRITE_DOCS").is_some() {
+            std::fs::write(path, &true_text).unwrap();
+            return;
+        }
+        assert!(
+            text == true_text,
+            "docs/access.md is not true any more; run this test with PICLOUD_WRITE_DOCS=1"
+        );
+    }
+
+    #[test]
+    fn only_these_are_public() {
+        let all = super::super::endpoints();
+        let public = all
+            .endpoints()
+            .iter()
+            .filter(|endpoint| matches!(endpoint.rule, Rule::Public));
+        let public: Vec<&str> = public.map(|endpoint| endpoint.path).collect();
+        assert_eq!(public, ["/auth/login", "/auth/join", "/auth/reset"]);
+    }
+}

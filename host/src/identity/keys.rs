@@ -1,0 +1,151 @@
+//! API keys: what machines call the API with.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::capability::Scope;
+use super::{IdentityError, KeyGrant, Sessions, UserId, sql, token};
+use crate::apps::AppId;
+use crate::store::{Id, StoreError};
+
+/// The id of an API key.
+pub type ApiKeyId = Id<ApiKey>;
+
+/// How much of a token is kept to tell keys apart.
+const START_CHARS: usize = 8;
+
+/// An API key, without its token.
+#[derive(Debug, Clone, Serialize)]
+pub struct ApiKey {
+    /// Its id.
+    pub id: ApiKeyId,
+    /// Whose it is: it can do nothing that they may not.
+    pub user_id: UserId,
+    /// Its name.
+    pub name: String,
+    /// How its token begins.
+    pub token_start: String,
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// In which apps; none: wherever its user may.
+    pub apps: Option<Vec<AppId>>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it ends; none: when it is revoked.
+    pub expires_at: Option<DateTime<Utc>>,
+    /// When it was last used, to within five minutes.
+    pub last_used_at: Option<DateTime<Utc>>,
+}
+
+impl ApiKey {
+    pub(super) fn grant(self) -> KeyGrant {
+        KeyGrant {
+            id: self.id,
+            name: self.name,
+            scopes: self.scopes,
+            apps: self.apps,
+        }
+    }
+}
+
+/// What a key is to be.
+#[derive(Debug, Clone)]
+pub struct NewKey {
+    /// Its name.
+    pub name: String,
+    /// What it may be used for.
+    pub scopes: Vec<Scope>,
+    /// In which apps.
+    pub apps: Option<Vec<AppId>>,
+    /// When it ends.
+    pub expires_at: Option<DateTime<Utc>>,
+}
+
+impl Sessions {
+    /// Make a key for a user. Answers it with its token, which is shown once.
+    ///
+    /// # Errors
+    /// [`IdentityError::NameTaken`] when the user has a key of this name.
+    pub async fn create_key(
+        &self,
+        user_id: UserId,
+        new: NewKey,
+    ) -> Result<(ApiKey, String), IdentityError> {
+        let token = token::new(token::Kind::ApiKey)?;
+        let hash = token::hash(&token);
+        let token_start: String = token.chars().take(START_CHARS).collect();
+        let made = self.db.write(move |tx| {
+            Box::pin(async move {
+                let key = ApiKey {
+                    id: ApiKeyId::new(),
+                    user_id,
+                    name: new.name,
+                    token_start,
+                    scopes: new.scopes,
+                    apps: new.apps,
+                    created_at: tx.now,
+                    expires_at: new.expires_at,
+                    last_used_at: None,
+                };
+                match sql::keys::insert(tx, &key, &hash).await {
+                    Ok(()) => Ok(key),
+                    Err(StoreError::Duplicate) => Err(IdentityError::NameTaken(key.name)),
+                    Err(error) => Err(error.into()),
+                }
+            })
+        });
+        Ok((made.await?, token))
+    }
+
+    /// Give a key a new token; the old one is dead from then on.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotFound`] when the user has no such key.
+    pub async fn rotate_key(
+        &self,
+        user_id: UserId,
+        id: ApiKeyId,
+    ) -> Result<(ApiKey, String), IdentityError> {
+        let token = token::new(token::Kind::ApiKey)?;
+        let hash = token::hash(&token);
+        let start: String = token.chars().take(START_CHARS).collect();
+        let rotated = self.db.write(move |tx| {
+            Box::pin(async move {
+                sql::keys::set_token(tx, user_id, id, &hash, &start).await?;
+                let key = sql::keys::get(tx.conn().await?, user_id, id).await?;
+                key.ok_or_else(|| IdentityError::not_found("API key", id))
+            })
+        });
+        Ok((rotated.await?, token))
+    }
+
+    /// The keys of a user, in the order of their making: those after `after`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn keys(
+        &self,
+        user_id: UserId,
+        after: Option<ApiKeyId>,
+        limit: i64,
+    ) -> Result<Vec<ApiKey>, IdentityError> {
+        let mut conn = self.db.read().await?;
+        Ok(sql::keys::page(&mut conn, user_id, after, limit).await?)
+    }
+
+    /// Revoke a key of a user. Says whether there was one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn revoke_key(&self, user_id: UserId, id: ApiKeyId) -> Result<bool, IdentityError> {
+        let revoked = self
+            .db
+            .write(move |tx| Box::pin(async move { sql::keys::delete(tx, user_id, id).await }));
+        revoked.await.map_err(IdentityError::from)
+    }
+}
+
+/// Whether a key has ended at `now`.
+pub(super) fn has_ended(key: &ApiKey, now: DateTime<Utc>) -> bool {
+    key.expires_at.is_some_and(|at| at <= now)
+}

@@ -1,0 +1,212 @@
+//! Links that are good once: an invitation to join, and one to set a new password. Whoever makes
+//! one sends it on their own way; the server knows no e-mail address.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::capability::{AppRole, Role};
+use super::sessions::{NewSession, Origin};
+use super::{IdentityError, Sessions, User, UserId, password, sql, token};
+use crate::apps::AppId;
+use crate::store::{Id, StoreError};
+
+/// How long an invitation is good.
+const INVITATION_TTL: TimeDelta = TimeDelta::days(7);
+/// How long a link to a new password is good.
+const RESET_TTL: TimeDelta = TimeDelta::hours(24);
+
+/// The id of a link.
+pub type LinkId = Id<Link>;
+
+/// A link, without its token.
+#[derive(Debug, Clone, Serialize)]
+pub struct Link {
+    /// Its id.
+    pub id: LinkId,
+    /// Whose password it sets; none when it is an invitation.
+    #[serde(skip)]
+    pub user_id: Option<UserId>,
+    /// What whoever joins becomes on the instance.
+    pub role: Role,
+    /// What they become in apps.
+    pub apps: BTreeMap<AppId, AppRole>,
+    /// Who made it.
+    pub created_by: UserId,
+    /// When.
+    pub created_at: DateTime<Utc>,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+}
+
+impl Sessions {
+    /// Invite somebody. Answers the link with its token, which is shown once.
+    ///
+    /// # Errors
+    /// [`IdentityError::OwnersOnly`] when somebody else invites an owner.
+    pub async fn invite(
+        &self,
+        by: &User,
+        role: Role,
+        apps: BTreeMap<AppId, AppRole>,
+    ) -> Result<(Link, String), IdentityError> {
+        if role == Role::Owner && by.role != Role::Owner {
+            return Err(IdentityError::OwnersOnly);
+        }
+        self.link(by.id, None, role, apps, INVITATION_TTL).await
+    }
+
+    /// Let a user set a new password without the old one.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotFound`] when there is no such user, [`IdentityError::OwnersOnly`] when
+    /// it is an owner's and `by` is none.
+    pub async fn reset_link(
+        &self,
+        by: &User,
+        user_id: UserId,
+    ) -> Result<(Link, String), IdentityError> {
+        let user = sql::users::get(&mut self.db.read().await?, user_id).await?;
+        let user = user.ok_or_else(|| IdentityError::not_found("user", user_id))?;
+        if user.role == Role::Owner && by.role != Role::Owner {
+            return Err(IdentityError::OwnersOnly);
+        }
+        let apps = BTreeMap::new();
+        self.link(by.id, Some(user_id), user.role, apps, RESET_TTL)
+            .await
+    }
+
+    async fn link(
+        &self,
+        created_by: UserId,
+        user_id: Option<UserId>,
+        role: Role,
+        apps: BTreeMap<AppId, AppRole>,
+        ttl: TimeDelta,
+    ) -> Result<(Link, String), IdentityError> {
+        let token = token::new(token::Kind::Link)?;
+        let hash = token::hash(&token);
+        let made = self.db.write(move |tx| {
+            Box::pin(async move {
+                let link = Link {
+                    id: LinkId::new(),
+                    user_id,
+                    role,
+                    apps,
+                    created_by,
+                    created_at: tx.now,
+                    expires_at: tx.now + ttl,
+                };
+                sql::links::insert(tx, &link, &hash).await?;
+                Ok::<_, StoreError>(link)
+            })
+        });
+        Ok((made.await?, token))
+    }
+
+    /// The invitations that nobody has followed, in the order of their making.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn invitations(
+        &self,
+        after: Option<LinkId>,
+        limit: i64,
+    ) -> Result<Vec<Link>, IdentityError> {
+        let mut conn = self.db.read().await?;
+        Ok(sql::links::invitations(&mut conn, Utc::now(), after, limit).await?)
+    }
+
+    /// Take an invitation back. Says whether there was one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn revoke_invitation(&self, id: LinkId) -> Result<bool, IdentityError> {
+        let revoked = self
+            .db
+            .write(move |tx| Box::pin(async move { sql::links::delete_invitation(tx, id).await }));
+        revoked.await.map_err(IdentityError::from)
+    }
+
+    /// Follow an invitation: make the user, and begin their first session.
+    ///
+    /// # Errors
+    /// [`IdentityError::DeadLink`], [`IdentityError::NameTaken`] or
+    /// [`IdentityError::WeakPassword`]; the link is then as good as before.
+    pub async fn join(
+        &self,
+        link_token: &str,
+        name: String,
+        new_password: String,
+        from: Origin,
+    ) -> Result<NewSession, IdentityError> {
+        let token_hash = self.living(link_token).await?;
+        password::check(&new_password, &name)?;
+        let hash = self.hasher.hash(new_password).await?;
+        let joined = self.db.write(move |tx| {
+            Box::pin(async move {
+                let link = sql::links::take(tx, &token_hash).await?;
+                let link = link.filter(|link| link.user_id.is_none());
+                let link = link.ok_or(IdentityError::DeadLink)?;
+                let user = User {
+                    id: UserId::new(),
+                    name,
+                    role: link.role,
+                    created_at: tx.now,
+                    disabled_at: None,
+                };
+                match sql::users::insert(tx, &user, &hash).await {
+                    Ok(()) => {}
+                    Err(StoreError::Duplicate) => return Err(IdentityError::NameTaken(user.name)),
+                    Err(error) => return Err(error.into()),
+                }
+                for (app_id, role) in link.apps {
+                    sql::members::set(tx, app_id, user.id, role).await?;
+                }
+                crate::directory::raise_version(tx).await?;
+                Ok(user)
+            })
+        });
+        let user = joined.await?;
+        self.begin(user, None, from).await
+    }
+
+    /// Follow a link to a new password; all sessions of its user end.
+    ///
+    /// # Errors
+    /// [`IdentityError::DeadLink`] or [`IdentityError::WeakPassword`].
+    pub async fn reset_password(
+        &self,
+        link_token: &str,
+        new_password: String,
+    ) -> Result<UserId, IdentityError> {
+        let token_hash = self.living(link_token).await?;
+        password::check(&new_password, "")?;
+        let hash = self.hasher.hash(new_password).await?;
+        let reset = self.db.write(move |tx| {
+            Box::pin(async move {
+                let link = sql::links::take(tx, &token_hash).await?;
+                let user_id = link.and_then(|link| link.user_id);
+                let user_id = user_id.ok_or(IdentityError::DeadLink)?;
+                sql::users::set_password(tx, user_id, &hash).await?;
+                sql::sessions::delete_others(tx, user_id, None).await?;
+                Ok(user_id)
+            })
+        });
+        reset.await
+    }
+
+    /// The hash of a link's token, if there is such a link: nothing is hashed for anybody else.
+    async fn living(&self, link_token: &str) -> Result<Vec<u8>, IdentityError> {
+        if token::kind(link_token) != Some(token::Kind::Link) {
+            return Err(IdentityError::DeadLink);
+        }
+        let hash = token::hash(link_token);
+        let mut conn = self.db.read().await?;
+        match sql::links::is_living(&mut conn, &hash, Utc::now()).await? {
+            true => Ok(hash),
+            false => Err(IdentityError::DeadLink),
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Sessions: signing in with a password, and whose token is whose.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use super::capability::Role;
+use super::password::{Hasher, Verdict};
+use super::{Caller, IdentityError, User, UserId, Via, sql, token};
+use crate::store::{Db, Id, StoreError};
+
+/// The id of a session.
+pub type SessionId = Id<Session>;
+
+/// How long a use of a token may go unrecorded: not every request shall write.
+const RECORD_USE_EVERY: TimeDelta = TimeDelta::minutes(5);
+
+/// A sign-in that lasts.
+#[derive(Debug, Clone, Serialize)]
+pub struct Session {
+    /// Its id.
+    pub id: SessionId,
+    /// When it began.
+    pub created_at: DateTime<Utc>,
+    /// When it ends, however much it is used.
+    pub expires_at: DateTime<Utc>,
+    /// When it was last used, to within five minutes.
+    pub last_used_at: Option<DateTime<Utc>>,
+    /// From where it was begun.
+    pub address: Option<String>,
+    /// With what.
+    pub user_agent: Option<String>,
+}
+
+/// A session that began: its token is shown here and never again.
+#[derive(Debug, Clone)]
+pub struct NewSession {
+    /// The bearer token.
+    pub token: String,
+    /// When it ends.
+    pub expires_at: DateTime<Utc>,
+    /// Whose it is.
+    pub user: User,
+}
+
+/// Where a session is begun from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The address.
+    pub address: Option<String>,
+    /// The program, as it calls itself.
+    pub user_agent: Option<String>,
+}
+
+/// Begins and ends sessions, and knows tokens.
+#[derive(Clone)]
+pub struct Sessions {
+    pub(super) db: Db,
+    pub(super) hasher: Hasher,
+    ttl: TimeDelta,
+    idle: TimeDelta,
+}
+
+impl Sessions {
+    /// Sessions that last for `ttl_hours`, or until they were not used for `idle_hours`.
+    pub fn new(db: Db, ttl_hours: u32, idle_hours: u32) -> Self {
+        Self {
+            db,
+            hasher: Hasher::default(),
+            ttl: TimeDelta::hours(ttl_hours.into()),
+            idle: TimeDelta::hours(idle_hours.into()),
+        }
+    }
+
+    /// Make the first owner, if there is no user yet. Says whether it did.
+    ///
+    /// # Errors
+    /// When hashing or the database fails.
+    pub async fn create_first_owner(
+        &self,
+        name: &str,
+        password: String,
+    ) -> Result<bool, IdentityError> {
+        if sql::users::any(&mut self.db.read().await?).await? {
+            return Ok(false);
+        }
+        let hash = self.hasher.hash(password).await?;
+        let name = name.to_owned();
+        let made = self.db.write(move |tx| {
+            Box::pin(async move {
+                let (id, created_at) = (UserId::new(), tx.now);
+                let owner = User {
+                    id,
+                    name,
+                    role: Role::Owner,
+                    created_at,
+                    disabled_at: None,
+                };
+                let is_first = sql::users::insert_first(tx, &owner, &hash).await?;
+                crate::directory::raise_version(tx).await?;
+                Ok::<_, StoreError>(is_first)
+            })
+        });
+        Ok(made.await?)
+    }
+
+    /// Begin a session for whoever knows the password.
+    ///
+    /// # Errors
+    /// [`IdentityError::WrongPassword`] after the same time whether or not the user exists.
+    pub async fn log_in(
+        &self,
+        name: &str,
+        password: String,
+        from: Origin,
+    ) -> Result<NewSession, IdentityError> {
+        let known = sql::users::by_name(&mut self.db.read().await?, name).await?;
+        let hash = known.as_ref().map(|(_, hash)| hash.clone());
+        let verdict = self.hasher.verify(password, hash).await?;
+        let new_hash = match verdict {
+            Verdict::Wrong => None,
+            Verdict::Right => Some(None),
+            Verdict::Rehashed(hash) => Some(Some(hash)),
+        };
+        let enabled = known.filter(|(user, _)| user.disabled_at.is_none());
+        let (Some((user, _)), Some(new_hash)) = (enabled, new_hash) else {
+            return Err(IdentityError::WrongPassword);
+        };
+        self.begin(user, new_hash, from).await
+    }
+
+    /// Begin a session for a user who has shown who they are.
+    ///
+    /// # Errors
+    /// When the system has no randomness, or the database fails.
+    pub(super) async fn begin(
+        &self,
+        user: User,
+        new_hash: Option<String>,
+        from: Origin,
+    ) -> Result<NewSession, IdentityError> {
+        let token = token::new(token::Kind::Session)?;
+        let token_hash = token::hash(&token);
+        let (user_id, ttl) = (user.id, self.ttl);
+        let begun = self.db.write(move |tx| {
+            Box::pin(async move {
+                if let Some(hash) = new_hash {
+                    sql::users::set_password(tx, user_id, &hash).await?;
+                }
+                let session = Session {
+                    id: SessionId::new(),
+                    created_at: tx.now,
+                    expires_at: tx.now + ttl,
+                    last_used_at: Some(tx.now),
+                    address: from.address,
+                    user_agent: from.user_agent,
+                };
+                sql::sessions::insert(tx, user_id, &session, &token_hash).await?;
+                Ok::<_, StoreError>(session.expires_at)
+            })
+        });
+        let expires_at = begun.await?;
+        Ok(NewSession {
+            token,
+            expires_at,
+            user,
+        })
+    }
+
+    /// Whose a session's token or an API key is.
+    ///
+    /// # Errors
+    /// [`IdentityError::NoSession`] when it is nobody's, [`IdentityError::DamagedToken`] when it
+    /// cannot be anybody's.
+    pub async fn caller(&self, token: &str) -> Result<Caller, IdentityError> {
+        let hash = token::hash(token);
+        let mut conn = self.db.read().await?;
+        let now = Utc::now();
+        let stale = |used: Option<DateTime<Utc>>| used.is_none_or(|at| now - at > RECORD_USE_EVERY);
+        match token::kind(token).ok_or(IdentityError::DamagedToken)? {
+            token::Kind::Session => {
+                let found = sql::sessions::by_token(&mut conn, &hash, now).await?;
+                let (user, session) = found.ok_or(IdentityError::NoSession)?;
+                let last = session.last_used_at.unwrap_or(session.created_at);
+                if now - last > self.idle {
+                    return Err(IdentityError::NoSession);
+                }
+                drop(conn);
+                if stale(session.last_used_at) {
+                    let id = session.id;
+                    let noted = self.db.write(move |tx| {
+                        Box::pin(async move { sql::sessions::note_use(tx, id).await })
+                    });
+                    warn_unless_noted(noted.await);
+                }
+                let via = Via::Session(session.id);
+                Ok(Caller { user, via })
+            }
+            token::Kind::ApiKey => {
+                let found = sql::keys::by_token(&mut conn, &hash, now).await?;
+                let (user, key) = found.ok_or(IdentityError::NoSession)?;
+                drop(conn);
+                if stale(key.last_used_at) {
+                    let id = key.id;
+                    let noted = self.db.write(move |tx| {
+                        Box::pin(async move { sql::keys::note_use(tx, id).await })
+                    });
+                    warn_unless_noted(noted.await);
+                }
+                let via = Via::ApiKey(key.grant());
+                Ok(Caller { user, via })
+            }
+            token::Kind::Link => Err(IdentityError::NoSession),
+        }
+    }
+
+    /// The sessions of a user that have not ended, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn of(&self, user_id: UserId) -> Result<Vec<Session>, IdentityError> {
+        let mut conn = self.db.read().await?;
+        Ok(sql::sessions::of(&mut conn, user_id, Utc::now()).await?)
+    }
+
+    /// End a session of a user. Says whether there was one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn end(&self, user_id: UserId, id: SessionId) -> Result<bool, IdentityError> {
+        let ended = self
+            .db
+            .write(move |tx| Box::pin(async move { sql::sessions::delete(tx, user_id, id).await }));
+        ended.await.map_err(IdentityError::from)
+    }
+
+    /// Change a user's own password; their other sessions end.
+    ///
+    /// # Errors
+    /// [`IdentityError::WrongPassword`] when `current` is not theirs,
+    /// [`IdentityError::WeakPassword`] when `new` will not do.
+    pub async fn change_password(
+        &self,
+        who: &Caller,
+        current: String,
+        new: String,
+    ) -> Result<(), IdentityError> {
+        let user = &who.user;
+        super::password::check(&new, &user.name)?;
+        let known = sql::users::by_name(&mut self.db.read().await?, &user.name).await?;
+        let hash = known.map(|(_, hash)| hash);
+        if self.hasher.verify(current, hash).await? == Verdict::Wrong {
+            return Err(IdentityError::WrongPassword);
+        }
+        let hash = self.hasher.hash(new).await?;
+        let user_id = user.id;
+        let keep = match who.via {
+            Via::Session(id) => Some(id),
+            Via::ApiKey(_) | Via::Trigger => None,
+        };
+        let changed = self.db.write(move |tx| {
+            Box::pin(async move {
+                sql::users::set_password(tx, user_id, &hash).await?;
+                sql::sessions::delete_others(tx, user_id, keep).await
+            })
+        });
+        changed.await.map_err(IdentityError::from)
+    }
+}
+
+/// That a use could not be written down is no reason to refuse it.
+fn warn_unless_noted(noted: Result<(), StoreError>) {
+    if let Err(error) = noted {
+        tracing::warn!(%error, "the use of a token could not be noted");
+    }
+}

@@ -1,0 +1,182 @@
+//! Who there is, and which roles they have.
+
+use chrono::{DateTime, Utc};
+use serde::Serialize;
+
+use super::capability::{AppRole, Role};
+use super::{IdentityError, Sessions, User, UserId, sql};
+use crate::apps::AppId;
+use crate::directory;
+use crate::store::Tx;
+
+/// A user with a role in an app.
+#[derive(Debug, Clone, Serialize)]
+pub struct Member {
+    /// Who.
+    pub user_id: UserId,
+    /// Their name.
+    pub name: String,
+    /// Their role in the app.
+    pub role: AppRole,
+    /// Since when.
+    pub created_at: DateTime<Utc>,
+}
+
+/// What is to become of a user.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Change {
+    /// Their role on the instance.
+    pub role: Option<Role>,
+    /// Whether they may not sign in.
+    pub disabled: Option<bool>,
+}
+
+/// A user as they are now, if `by` may change them.
+async fn changeable(tx: &mut Tx, by: Role, id: UserId) -> Result<User, IdentityError> {
+    // Raising the version first makes such changes wait for each other: two who demote each
+    // other, say, where one owner must stay.
+    directory::raise_version(tx).await?;
+    let user = sql::users::get(tx.conn().await?, id).await?;
+    let user = user.ok_or_else(|| IdentityError::not_found("user", id))?;
+    match user.role == Role::Owner && by != Role::Owner {
+        true => Err(IdentityError::OwnersOnly),
+        false => Ok(user),
+    }
+}
+
+/// Refuse what left the instance without an owner who can sign in.
+async fn owner_stays(tx: &mut Tx) -> Result<(), IdentityError> {
+    match sql::users::has_owner(tx.conn().await?).await? {
+        true => Ok(()),
+        false => Err(IdentityError::LastOwner),
+    }
+}
+
+impl Sessions {
+    /// Everybody, in the order of their making: those after `after`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn users(
+        &self,
+        after: Option<UserId>,
+        limit: i64,
+    ) -> Result<Vec<User>, IdentityError> {
+        let mut conn = self.db.read().await?;
+        Ok(sql::users::page(&mut conn, after, limit).await?)
+    }
+
+    /// One user.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotFound`].
+    pub async fn user(&self, id: UserId) -> Result<User, IdentityError> {
+        let user = sql::users::get(&mut self.db.read().await?, id).await?;
+        user.ok_or_else(|| IdentityError::not_found("user", id))
+    }
+
+    /// Change somebody's role, or whether they may sign in. The sessions of whoever is disabled
+    /// end; their API keys do nothing until they are enabled again.
+    ///
+    /// # Errors
+    /// [`IdentityError::LastOwner`], [`IdentityError::OwnersOnly`] or
+    /// [`IdentityError::NotFound`].
+    pub async fn change_user(
+        &self,
+        by: Role,
+        id: UserId,
+        change: Change,
+    ) -> Result<User, IdentityError> {
+        if change.role == Some(Role::Owner) && by != Role::Owner {
+            return Err(IdentityError::OwnersOnly);
+        }
+        let changed = self.db.write(move |tx| {
+            Box::pin(async move {
+                let mut user = changeable(tx, by, id).await?;
+                user.role = change.role.unwrap_or(user.role);
+                user.disabled_at = match change.disabled {
+                    Some(true) => user.disabled_at.or(Some(tx.now)),
+                    Some(false) => None,
+                    None => user.disabled_at,
+                };
+                sql::users::update(tx, &user).await?;
+                owner_stays(tx).await?;
+                if user.disabled_at.is_some() {
+                    sql::sessions::delete_others(tx, id, None).await?;
+                }
+                Ok(user)
+            })
+        });
+        changed.await
+    }
+
+    /// Remove a user with their sessions, API keys and roles. What they registered, triggers
+    /// say, stays and does nothing.
+    ///
+    /// # Errors
+    /// As for [`Sessions::change_user`].
+    pub async fn remove_user(&self, by: Role, id: UserId) -> Result<(), IdentityError> {
+        let removed = self.db.write(move |tx| {
+            Box::pin(async move {
+                changeable(tx, by, id).await?;
+                sql::users::delete(tx, id).await?;
+                owner_stays(tx).await
+            })
+        });
+        removed.await
+    }
+
+    /// The members of an app, by their ids: those after `after`.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn members(
+        &self,
+        app_id: AppId,
+        after: Option<UserId>,
+        limit: i64,
+    ) -> Result<Vec<Member>, IdentityError> {
+        let mut conn = self.db.read().await?;
+        Ok(sql::members::page(&mut conn, app_id, after, limit).await?)
+    }
+
+    /// Give a user a role in an app.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotFound`] when there is no such user.
+    pub async fn set_member(
+        &self,
+        app_id: AppId,
+        user_id: UserId,
+        role: AppRole,
+    ) -> Result<(), IdentityError> {
+        let set = self.db.write(move |tx| {
+            Box::pin(async move {
+                let user = sql::users::get(tx.conn().await?, user_id).await?;
+                user.ok_or_else(|| IdentityError::not_found("user", user_id))?;
+                sql::members::set(tx, app_id, user_id, role).await?;
+                Ok(directory::raise_version(tx).await?)
+            })
+        });
+        set.await
+    }
+
+    /// Take a user's role in an app away. Says whether they had one.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn remove_member(
+        &self,
+        app_id: AppId,
+        user_id: UserId,
+    ) -> Result<bool, IdentityError> {
+        let removed = self.db.write(move |tx| {
+            Box::pin(async move {
+                let was = sql::members::delete(tx, app_id, user_id).await?;
+                directory::raise_version(tx).await?;
+                Ok::<_, IdentityError>(was)
+            })
+        });
+        removed.await
+    }
+}
