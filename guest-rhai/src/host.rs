@@ -66,6 +66,7 @@ mod real {
     use crate::component::picloud::dead_letters::dead_letters;
     use crate::component::picloud::kv::kv;
     use crate::component::picloud::log::log;
+    use crate::component::picloud::secrets::secrets;
 
     fn kv_problem(error: kv::Error) -> String {
         match error {
@@ -99,6 +100,14 @@ mod real {
             dead_letters::Error::Unavailable => "the store cannot be reached now",
         }
         .to_owned()
+    }
+
+    pub fn secret(name: &str) -> Result<Option<String>, String> {
+        secrets::get(name).map_err(|error| match error {
+            secrets::Error::InvalidName(problem) => format!("the name {problem}"),
+            secrets::Error::Denied => "the secret is for other scripts".to_owned(),
+            secrets::Error::Unavailable => "the secret cannot be read now".to_owned(),
+        })
     }
 
     pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, String> {
@@ -211,6 +220,7 @@ mod stand_in {
         pub kv: BTreeMap<(String, String), String>,
         pub log: Vec<LogLine>,
         pub context: Context,
+        pub secrets: BTreeMap<String, String>,
     }
 
     thread_local! {
@@ -267,6 +277,10 @@ mod stand_in {
             let next = left.next().and(entries.last().map(|(key, _)| key.clone()));
             Ok(Page { entries, next })
         })
+    }
+
+    pub fn secret(name: &str) -> Result<Option<String>, String> {
+        Ok(with(|host| host.secrets.get(name).cloned()))
     }
 
     pub fn replay(_id: &str) -> Result<String, String> {

@@ -5,8 +5,11 @@ use std::future::Future;
 
 use tokio::runtime::Handle;
 
+use crate::apps::AppId;
 use crate::dead_letters::DeadLetters;
 use crate::kv::Kv;
+use crate::scripts::ScriptId;
+use crate::secrets::Secrets;
 
 /// What an execution's imports work on. The app comes from the execution, never from what a
 /// guest says.
@@ -20,6 +23,12 @@ pub struct GuestImports {
     /// The app's dead letters, if somebody acts who may manage them; a public route's script
     /// acts as nobody.
     pub dead_letters: Option<DeadLetters>,
+    /// The secrets of all apps.
+    pub secrets: Secrets,
+    /// The app.
+    pub app_id: AppId,
+    /// The script that runs.
+    pub script_id: ScriptId,
     /// Where the store's work runs: apart from the threads that guests compute on, and to its
     /// end even when the guest is stopped in the middle of a call.
     pub host: Handle,

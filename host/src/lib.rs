@@ -20,6 +20,7 @@ pub mod retention;
 pub mod routes;
 pub mod sandbox;
 pub mod scripts;
+pub mod secrets;
 pub mod store;
 pub mod telemetry;
 pub mod triggers;

@@ -22,6 +22,8 @@ use crate::identity::{Sessions, password, token};
 use crate::kv::KvStore;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
+use crate::secrets::Secrets;
+use crate::secrets::master_key::MasterKeys;
 use crate::store::Db;
 use crate::triggers::firing::Events;
 
@@ -51,6 +53,8 @@ pub struct Node {
     pub kv: KvStore,
     /// Begins and ends sessions.
     pub sessions: Sessions,
+    /// The secrets of the apps.
+    pub secrets: Secrets,
     /// Slows down whoever guesses.
     pub guesses: Guesses,
     database_problem: Mutex<Option<String>>,
@@ -93,12 +97,14 @@ impl Node {
         let (outbox, hand_over) = Outbox::new(db.clone(), executions_max, config.lease_ms);
         let events = Events::new(directory.clone(), outbox.clone(), config.trigger_depth_max);
         let kv = KvStore::new(db.clone(), events, config.kv_value_bytes_max);
+        let secrets = Secrets::new(db.clone(), master_keys(&config)?);
         let runner = Arc::new(Runner::new(
             db.clone(),
             directory.clone(),
             sandbox,
             config.default_limits,
             kv.clone(),
+            secrets.clone(),
             outbox.clone(),
         ));
         let dispatcher = Dispatcher::new(outbox.clone(), hand_over, runner.clone());
@@ -118,6 +124,7 @@ impl Node {
             dispatcher,
             kv,
             sessions,
+            secrets,
             guesses: Guesses::default(),
             database_problem,
             metrics,
@@ -207,6 +214,21 @@ impl Node {
         }
         Ok(())
     }
+}
+
+/// The keys of the secrets: what is configured, or, on an instance that is one machine, one of its
+/// own. Several nodes must be given the same.
+fn master_keys(config: &Config) -> anyhow::Result<MasterKeys> {
+    let keys = MasterKeys::configured(
+        config.master_key.as_deref(),
+        config.master_key_file.as_deref(),
+        &config.master_key_previous,
+    )?;
+    let is_configured = config.master_key.is_some() || config.master_key_file.is_some();
+    if is_configured || config.database_url.starts_with("postgres") {
+        return Ok(keys);
+    }
+    Ok(keys.with_own(&config.data_dir.join("master.key"))?)
 }
 
 /// The key of the hash that compiled code is checked against; made once, readable by us alone.

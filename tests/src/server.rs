@@ -334,6 +334,11 @@ impl Server {
         }
     }
 
+    /// What is in its environment from its next start on.
+    pub fn set_environment(&mut self, environment: Vec<(&'static str, String)>) {
+        self.options.environment = environment;
+    }
+
     /// Add something to its clock from its next start on.
     pub fn set_clock(&mut self, offset: &'static str) {
         self.options.clock = Some(offset);

@@ -130,6 +130,9 @@ fn compile(root: &Path) -> Result<PathBuf> {
     // The variables of the cargo that runs us are about another workspace.
     cargo.env_remove("CARGO_TARGET_DIR").env_remove("RUSTFLAGS");
     cargo.args(["build", "--release", "--locked", "--target", TARGET]);
+    // Rhai's hasher is seeded when it is compiled: at random, unless told. The same source is to
+    // make the same guest, or no count of its instructions could be compared.
+    cargo.env("CONST_RANDOM_SEED", "picloud");
     if toolchain() == Toolchain::Debian {
         let rustc = debian_file("rustc-web", "bin/rustc")?;
         let crt = debian_file("wasi-libc", "crt1-reactor.o")?;

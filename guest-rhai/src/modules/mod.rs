@@ -9,6 +9,7 @@ mod kv;
 mod log;
 mod random;
 mod regex;
+mod secrets;
 mod time;
 mod url;
 
@@ -26,7 +27,7 @@ fn fail<T>(call: &str, problem: impl std::fmt::Display) -> Native<T> {
 pub fn register(engine: &mut Engine) {
     kv::register_collection(engine);
     time::register_sleep(engine);
-    let modules: [(&str, Module); 10] = [
+    let modules: [(&str, Module); 11] = [
         ("base64", base64::module()),
         ("dead_letters", dead_letters::module()),
         ("hex", hex::module()),
@@ -35,6 +36,7 @@ pub fn register(engine: &mut Engine) {
         ("log", log::module()),
         ("random", random::module()),
         ("regex", regex::module()),
+        ("secrets", secrets::module()),
         ("time", time::module()),
         ("url", url::module()),
     ];

@@ -219,7 +219,7 @@ pub(super) fn password(from_stdin: bool, ask: &str) -> Result<String, Failure> {
         return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
     }
     if !std::io::stdin().is_terminal() {
-        let detail = "no terminal to ask on; use --password-stdin";
+        let detail = "no terminal to ask on; say that standard input has it (see --help)";
         return Err(Failure::Usage(detail.into()));
     }
     eprint!("{ask}");

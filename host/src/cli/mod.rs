@@ -6,6 +6,7 @@ mod deploy;
 mod manage;
 mod operate;
 mod output;
+mod secrets;
 mod serve;
 mod show;
 
@@ -114,6 +115,9 @@ enum Command {
     /// Make and revoke your API keys
     #[command(subcommand)]
     Keys(access::Keys),
+    /// Keep the values that an app's scripts read with secrets::get
+    #[command(subcommand)]
+    Secrets(secrets::Secrets),
     /// See who changed what
     Audit(access::Audit),
     /// Remove what is past its retention
@@ -171,6 +175,7 @@ pub fn main() -> ExitCode {
         Command::Users(users) => client().and_then(|client| users.run(&client, &out)),
         Command::Members(members) => client().and_then(|client| members.run(&client, &out)),
         Command::Keys(keys) => client().and_then(|client| keys.run(&client, &out)),
+        Command::Secrets(secrets) => client().and_then(|client| secrets.run(&client, &out)),
         Command::Audit(audit) => client().and_then(|client| audit.run(&client, &out)),
         Command::Gc(gc) => client().and_then(|client| gc.run(&client, &out)),
     };

@@ -54,6 +54,12 @@ pub struct Config {
     pub session_ttl_hours: u32,
     /// How long one lasts that is not used.
     pub session_idle_hours: u32,
+    /// The key of the secrets.
+    pub master_key: Option<String>,
+    /// The file of that key.
+    pub master_key_file: Option<PathBuf>,
+    /// The keys before it.
+    pub master_key_previous: String,
     /// The proxies whose `x-forwarded-for` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// What a script gets that sets no limits.
@@ -244,9 +250,15 @@ impl Values {
                 dead_letters: days("dead_letter_retention_days")?,
                 abandoned_executions: days("abandoned_executions_retention_days")?,
                 executions: days("execution_retention_days")?,
+                audit: days("audit_retention_days")?,
             },
             session_ttl_hours: self.get("session_ttl_hours", number(1..=24 * 366))? as u32,
             session_idle_hours: self.get("session_idle_hours", number(1..=24 * 366))? as u32,
+            master_key: self.get("master_key", optional)?,
+            master_key_file: self.get("master_key_file", optional)?.map(PathBuf::from),
+            master_key_previous: self
+                .get("master_key_previous", optional)?
+                .unwrap_or_default(),
             trusted_proxies: self.get("trusted_proxies", networks)?,
             default_limits: limits([
                 "default_fuel",

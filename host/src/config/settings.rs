@@ -53,6 +53,15 @@ const fn setting(key: &'static str, default: &'static str, help: &'static str) -
     }
 }
 
+const fn secret_setting(key: &'static str, help: &'static str) -> Setting {
+    Setting {
+        key,
+        help,
+        default: "",
+        secret: true,
+    }
+}
+
 /// All of them, in the order in which people should read them.
 pub const SETTINGS: &[Setting] = &[
     setting("listen", "127.0.0.1:8080", "Where the server listens"),
@@ -147,11 +156,29 @@ pub const SETTINGS: &[Setting] = &[
         "14",
         "How long executions and their logs are kept",
     ),
+    setting(
+        "audit_retention_days",
+        "365",
+        "How long entries of the audit log are kept",
+    ),
     setting("session_ttl_hours", "720", "How long a sign-in lasts"),
     setting(
         "session_idle_hours",
         "168",
         "How long a sign-in lasts that is not used",
+    ),
+    secret_setting(
+        "master_key",
+        "The key of the apps' secrets: 32 bytes in base64; the same on every node",
+    ),
+    setting(
+        "master_key_file",
+        "",
+        "The file of that key; data_dir/master.key on SQLite when neither is set",
+    ),
+    secret_setting(
+        "master_key_previous",
+        "Keys before it, separated by commas, until `picloud secrets rotate` is done",
     ),
     setting(
         "trusted_proxies",

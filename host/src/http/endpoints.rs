@@ -9,7 +9,7 @@ use axum::Router;
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::request::Parts;
-use axum::http::{Method, header};
+use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
@@ -184,10 +184,14 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
             problem.into_response()
         }
     };
-    if changes {
-        // Who signs in with this very request is known to its handler only.
-        let named = response.extensions().get::<Actor>().cloned();
-        act.actor = named.or(act.actor);
+    // Who signs in with this very request is known to its handler only.
+    let named = response.extensions().get::<Actor>().cloned();
+    act.actor = named.or(act.actor);
+    // What strangers try is written down where attempts are counted, and no oftener: a flood of
+    // them is not to fill the disk.
+    let is_counted = matches!(rule, Rule::Public);
+    let is_known = act.actor.is_some();
+    if changes && (is_known || is_counted && response.status() != StatusCode::TOO_MANY_REQUESTS) {
         act.status = response.status().as_u16();
         audit::note(&guard.node.db, act).await;
     }

@@ -19,7 +19,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, dead_letters, executions, identity, kv, retention, routes, scripts, triggers,
+    apps, audit, dead_letters, executions, identity, kv, retention, routes, scripts, secrets,
+    triggers,
 };
 use problem::Problem;
 
@@ -40,6 +41,7 @@ pub fn endpoints() -> endpoints::Api {
         .merge(triggers::api::endpoints())
         .merge(dead_letters::api::endpoints())
         .merge(retention::api::endpoints())
+        .merge(secrets::api::endpoints())
         .merge(audit::api::endpoints())
 }
 

@@ -13,6 +13,7 @@ use crate::kv::KvError;
 use crate::routes::RouteError;
 use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
+use crate::secrets::SecretError;
 use crate::store::StoreError;
 use crate::triggers::TriggerError;
 
@@ -290,6 +291,22 @@ impl From<DeadLetterError> for Problem {
             DeadLetterError::NothingToPin => Self::invalid_field("at_version", detail),
             DeadLetterError::InvalidPayload { .. } => Self::invalid_field("payload", detail),
             DeadLetterError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<SecretError> for Problem {
+    fn from(error: SecretError) -> Self {
+        let detail = error.to_string();
+        match error {
+            SecretError::InvalidName(_) => Self::invalid_field("name", detail),
+            SecretError::InvalidValue => Self::invalid_field("value", detail),
+            SecretError::NotFound(_) => Self::not_found(detail),
+            SecretError::TooMany => Self::conflict("too_many", detail),
+            SecretError::NoMasterKey => Self::conflict("no_master_key", detail),
+            SecretError::Denied(_) => Self::forbidden(detail),
+            SecretError::ForeignKey(_) => Self::internal(detail),
+            SecretError::Store(error) => error.into(),
         }
     }
 }

@@ -113,6 +113,8 @@ pub enum Capability {
     ManageTriggers,
     /// Read, replay and resolve dead letters.
     ManageDeadLetters,
+    /// See which secrets there are, give them values, remove them.
+    ManageSecrets,
     /// Name and delete an app, decide who may do what in it, read what they did.
     ManageApp,
     /// Make apps.
@@ -142,6 +144,7 @@ names!(Capability {
     ManageDomains => "manage_domains",
     ManageTriggers => "manage_triggers",
     ManageDeadLetters => "manage_dead_letters",
+    ManageSecrets => "manage_secrets",
     ManageApp => "manage_app",
     CreateApps => "create_apps",
     ManageInstance => "manage_instance",
@@ -158,6 +161,7 @@ impl Capability {
             Self::ManageDomains
             | Self::ManageTriggers
             | Self::ManageDeadLetters
+            | Self::ManageSecrets
             | Self::ManageApp => Needs::App(AppRole::AppAdmin),
             Self::CreateApps | Self::ManageInstance => Needs::Instance(Role::Admin),
         }
@@ -172,9 +176,10 @@ impl Capability {
             Self::WriteRoutes => Some(Scope::RouteWrite),
             Self::ReadLogs => Some(Scope::LogRead),
             Self::ManageDomains => Some(Scope::DomainManage),
-            Self::ManageTriggers | Self::ManageDeadLetters | Self::ManageApp => {
-                Some(Scope::AppAdmin)
-            }
+            Self::ManageTriggers
+            | Self::ManageDeadLetters
+            | Self::ManageSecrets
+            | Self::ManageApp => Some(Scope::AppAdmin),
             Self::CreateApps | Self::ManageInstance => Some(Scope::InstanceAdmin),
         }
     }

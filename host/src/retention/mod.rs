@@ -26,6 +26,8 @@ pub struct Retention {
     pub abandoned_executions: TimeDelta,
     /// Executions and their logs.
     pub executions: TimeDelta,
+    /// Entries of the audit log.
+    pub audit: TimeDelta,
 }
 
 /// How many rows a sweep removed, or would.
@@ -37,6 +39,8 @@ pub struct Swept {
     pub abandoned_executions: u64,
     /// Executions.
     pub executions: u64,
+    /// Entries of the audit log.
+    pub audit: u64,
     /// Idempotency keys.
     pub idempotency_keys: u64,
 }
@@ -50,6 +54,8 @@ pub enum Aged {
     AbandonedExecutions,
     /// `executions`
     Executions,
+    /// `audit`
+    Audit,
 }
 
 /// The smallest id that can have been made at `at`.
@@ -64,6 +70,7 @@ impl Retention {
             Aged::DeadLetters => self.dead_letters,
             Aged::AbandonedExecutions => self.abandoned_executions,
             Aged::Executions => self.executions,
+            Aged::Audit => self.audit,
         }
     }
 
@@ -85,6 +92,7 @@ impl Retention {
             )
             .await?,
             executions: sql::count(&mut conn, Aged::Executions, before(Aged::Executions)).await?,
+            audit: sql::count(&mut conn, Aged::Audit, before(Aged::Audit)).await?,
             idempotency_keys: sql::count_keys(&mut conn, now).await?,
         })
     }
@@ -99,6 +107,7 @@ impl Retention {
             dead_letters: self.remove(db, Some(Aged::DeadLetters)).await?,
             abandoned_executions: self.remove(db, Some(Aged::AbandonedExecutions)).await?,
             executions: self.remove(db, Some(Aged::Executions)).await?,
+            audit: self.remove(db, Some(Aged::Audit)).await?,
             idempotency_keys: self.remove(db, None).await?,
         };
         if swept != Swept::default() {

@@ -12,6 +12,7 @@ pub async fn count(conn: &mut Conn, aged: Aged, before: Uuid) -> Result<u64, Sto
         Aged::DeadLetters => "select count(*) from dead_letters where id < $1",
         Aged::AbandonedExecutions => "select count(*) from abandoned_executions where id < $1",
         Aged::Executions => "select count(*) from executions where id < $1",
+        Aged::Audit => "select count(*) from audit where id < $1",
     };
     let count: i64 = on!(conn, |c| sqlx::query_scalar(sql)
         .bind(before)
@@ -54,6 +55,7 @@ pub async fn remove(tx: &mut Tx, aged: Aged, before: Uuid, limit: i64) -> Result
         Aged::DeadLetters => texts!("dead_letters"),
         Aged::AbandonedExecutions => texts!("abandoned_executions"),
         Aged::Executions => texts!("executions"),
+        Aged::Audit => texts!("audit"),
     };
     Ok(on!(tx.conn().await?, |c| sqlx::query(sql)
         .bind(before)

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -11,8 +11,8 @@ use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::Component;
 
-/// The bytes of the hash that stands before the code in a file.
-const TAG_BYTES: usize = 32;
+/// How much of a file is hashed at a time.
+const CHUNK_BYTES: usize = 64 * 1024;
 
 /// The folder of compiled code.
 pub(super) struct Artifacts {
@@ -38,51 +38,68 @@ impl Artifacts {
         compile: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
     ) -> Result<Component, E> {
         let path = self.folder.join(file_name(engine, wasm));
-        match self.read(&path) {
-            Ok(Some(code)) => match deserialize(engine, &code) {
+        match self.is_ours(&path) {
+            Ok(true) => match deserialize(engine, &path) {
                 Ok(component) => return Ok(component),
                 Err(error) => tracing::warn!(%error, "compiled code does not load; compiling anew"),
             },
-            Ok(None) => {
+            Ok(false) => {
                 tracing::warn!(file = %path.display(), "compiled code was changed; compiling anew")
             }
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%error, "compiled code cannot be read; compiling anew"),
         }
-        let code = compile(wasm)?;
-        self.write(&path, &code)?;
-        Ok(deserialize(engine, &code)?)
+        self.write(&path, &compile(wasm)?)?;
+        Ok(deserialize(engine, &path)?)
     }
 
-    /// The code of a file, if its hash shows that we wrote it.
-    fn read(&self, path: &Path) -> std::io::Result<Option<Vec<u8>>> {
-        let mut bytes = fs::read(path)?;
-        if bytes.len() < TAG_BYTES {
-            return Ok(None);
+    /// Whether the hash of a file shows that we wrote it. It is read piece by piece: what is
+    /// loaded is mapped, and needs no copy of it on the heap.
+    fn is_ours(&self, path: &Path) -> std::io::Result<bool> {
+        let mut code = File::open(path)?;
+        let tag = fs::read(tag_of(path))?;
+        let mut mac = self.mac();
+        let mut chunk = vec![0; CHUNK_BYTES];
+        loop {
+            match code.read(&mut chunk)? {
+                0 => return Ok(mac.verify_slice(&tag).is_ok()),
+                bytes => mac.update(&chunk[..bytes]),
+            }
         }
-        let code = bytes.split_off(TAG_BYTES);
-        Ok(self.mac(&code).verify_slice(&bytes).is_ok().then_some(code))
     }
 
+    /// The hash first: code without its hash is found to be changed, and compiled anew.
     fn write(&self, path: &Path, code: &[u8]) -> std::io::Result<()> {
-        let temporary = path.with_extension(format!("{}.new", std::process::id()));
-        let mut file: File = File::options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(&self.mac(code).finalize().into_bytes())?;
-        file.write_all(code)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)
+        let tag = self.mac().chain_update(code).finalize().into_bytes();
+        write_whole(&tag_of(path), &tag)?;
+        write_whole(path, code)
     }
 
-    fn mac(&self, code: &[u8]) -> Hmac<Sha256> {
+    fn mac(&self) -> Hmac<Sha256> {
         let mac = Hmac::<Sha256>::new_from_slice(&self.key);
         mac.expect("HMAC takes keys of any length")
-            .chain_update(code)
     }
+}
+
+/// Where the hash of a file is kept.
+fn tag_of(path: &Path) -> PathBuf {
+    path.with_extension("hmac")
+}
+
+/// Write a file that is there whole or not at all, and never changed once it is.
+fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let mut name = path.as_os_str().to_owned();
+    name.push(format!(".{}.new", std::process::id()));
+    let temporary = PathBuf::from(name);
+    let mut file: File = File::options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&temporary)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)
 }
 
 /// What code was compiled from and for: the input, and everything of the engine that matters
@@ -99,17 +116,18 @@ fn file_name(engine: &Engine, wasm: &[u8]) -> String {
     )
 }
 
-/// Load compiled code.
+/// Load compiled code, mapped from its file: pages that nothing runs are never read.
 #[expect(
     unsafe_code,
     reason = "wasmtime cannot check compiled code; we do, see below"
 )]
-fn deserialize(engine: &Engine, code: &[u8]) -> wasmtime::Result<Component> {
-    // SAFETY: the code must come from wasmtime's compiler unchanged. It was compiled by this
-    // process or by a child of it a moment ago, or it was read from a folder of mode 0700 and
-    // its HMAC, under a key that only we have, matched. wasmtime itself refuses code of another
+fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
+    // SAFETY: the code must come from wasmtime's compiler unchanged, and the file must not change
+    // while it is mapped. It was compiled by this process or by a child of it a moment ago, or its
+    // HMAC, under a key that only we have, matched; it is in a folder of mode 0700, where files
+    // are replaced by renaming and never written to. wasmtime itself refuses code of another
     // version or of other settings.
-    unsafe { Component::deserialize(engine, code) }
+    unsafe { Component::deserialize_file(engine, path) }
 }
 
 #[cfg(test)]
@@ -139,10 +157,13 @@ mod tests {
         let mut changed = whole.clone();
         *changed.last_mut().unwrap() ^= 1;
         for tampered in [&changed[..], &whole[..whole.len() - 1], &whole[..9], b""] {
-            fs::write(&path, tampered).unwrap();
+            // Not into the file itself, which the component before is mapped from.
+            write_whole(&path, tampered).unwrap();
             assert!(compiled(1), "{} bytes were loaded", tampered.len());
             assert!(!compiled(1));
         }
+        fs::remove_file(tag_of(&path)).unwrap();
+        assert!(compiled(1));
         // Written under another key: not ours.
         assert!(compiled(2));
     }

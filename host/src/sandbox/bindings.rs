@@ -24,6 +24,7 @@ pub mod function {
             "picloud:kv/kv@1.0.0": super::rhai::picloud::kv::kv,
             "picloud:log/log@1.0.0": super::rhai::picloud::log::log,
             "picloud:dead-letters/dead-letters@1.1.0": super::rhai::picloud::dead_letters::dead_letters,
+            "picloud:secrets/secrets@1.0.0": super::rhai::picloud::secrets::secrets,
         },
     });
 }
@@ -33,3 +34,4 @@ pub use rhai::picloud::dead_letters::dead_letters;
 pub use rhai::picloud::function::types;
 pub use rhai::picloud::kv::kv;
 pub use rhai::picloud::log::log;
+pub use rhai::picloud::secrets::secrets;

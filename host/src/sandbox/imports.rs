@@ -3,7 +3,7 @@
 
 use std::future::Future;
 
-use super::bindings::{context, dead_letters, kv, log, types};
+use super::bindings::{context, dead_letters, kv, log, secrets, types};
 use super::run::State;
 use super::{HostLimit, Level};
 
@@ -76,11 +76,20 @@ pub trait DeadLetterImports: Send {
     ) -> impl Future<Output = Result<dead_letters::Page, dead_letters::Error>> + Send;
 }
 
+/// The secrets, as guests reach them.
+pub trait SecretImports: Send {
+    /// See the WIT.
+    fn get(
+        &mut self,
+        name: String,
+    ) -> impl Future<Output = Result<Option<String>, secrets::Error>> + Send;
+}
+
 /// Everything that the domains answer for one execution. It carries the app's id: no call of a
 /// guest can name another.
-pub trait Imports: KvImports + DeadLetterImports + 'static {}
+pub trait Imports: KvImports + DeadLetterImports + SecretImports + 'static {}
 
-impl<T: KvImports + DeadLetterImports + 'static> Imports for T {}
+impl<T: KvImports + DeadLetterImports + SecretImports + 'static> Imports for T {}
 
 /// Imports with nothing behind them: for measuring and testing the sandbox by itself.
 pub struct NoImports;
@@ -134,6 +143,12 @@ impl DeadLetterImports for NoImports {
     }
 }
 
+impl SecretImports for NoImports {
+    async fn get(&mut self, _: String) -> Result<Option<String>, secrets::Error> {
+        Ok(None)
+    }
+}
+
 /// The guest reached a limit on its host calls. No language can catch it.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
@@ -173,7 +188,7 @@ impl<I: Imports> kv::Host for State<I> {
         key: String,
     ) -> wasmtime::Result<Result<Option<String>, kv::Error>> {
         self.meter.call(collection.len() + key.len())?;
-        let got = self.imports.get(collection, key).await;
+        let got = KvImports::get(&mut self.imports, collection, key).await;
         self.meter.carry(
             got.as_ref()
                 .ok()
@@ -260,6 +275,21 @@ impl<I: Imports> dead_letters::Host for State<I> {
         let entries = page.as_ref().map_or(&[][..], |page| &page.entries);
         self.meter.carry(entries.iter().map(String::len).sum())?;
         Ok(page)
+    }
+}
+
+impl<I: Imports> secrets::Host for State<I> {
+    async fn get(
+        &mut self,
+        name: String,
+    ) -> wasmtime::Result<Result<Option<String>, secrets::Error>> {
+        self.meter.call(name.len())?;
+        let got = SecretImports::get(&mut self.imports, name).await;
+        if let Ok(Some(value)) = &got {
+            self.meter.carry(value.len())?;
+            self.redaction.add(value);
+        }
+        Ok(got)
     }
 }
 

@@ -10,6 +10,7 @@ use super::engine::Shared;
 use super::imports::{HostLimitReached, Imports, Meter};
 use super::limiter::{Limiter, MemoryExceeded};
 use super::log::Log;
+use super::redact::Redaction;
 use super::wasi::Wasi;
 use super::{
     Code, Context, Job, Limits, Outcome, Program, ProgramError, Report, Request, Response,
@@ -30,6 +31,8 @@ pub(super) struct State<I> {
     pub(super) wasi: Wasi,
     /// The image of the program that the interpreter is to run.
     pub(super) image: Option<Arc<[u8]>>,
+    /// The secrets that it read.
+    pub(super) redaction: Redaction,
     limiter: Limiter,
     deadline: Instant,
 }
@@ -54,6 +57,7 @@ fn store<I: Imports>(
         meter: Meter::default(),
         wasi: Wasi::default(),
         image: None,
+        redaction: Redaction::default(),
         limiter: Limiter::new(limits.memory_bytes),
         deadline,
     };
@@ -107,14 +111,16 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
     };
     // Computing ends by the epoch; a host call that waits, a sleep say, ends by this.
     let called = call(&shared, &mut store, &code, &invocation);
-    let outcome = match tokio::time::timeout_at(deadline.into(), called).await {
+    let mut outcome = match tokio::time::timeout_at(deadline.into(), called).await {
         Ok(Ok(Ok(response))) => answered(response, limits.output_bytes),
         Ok(Ok(Err(failure))) => failed(failure),
         Ok(Err(error)) => trapped(&error),
         Err(_) => Outcome::TimedOut,
     };
     let fuel_used = limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-    let (log, log_truncated) = store.into_data().log.into_parts();
+    let state = store.into_data();
+    let (mut log, log_truncated) = state.log.into_parts();
+    state.redaction.apply(&mut log, &mut outcome);
     Report {
         outcome,
         fuel_used,

@@ -24,6 +24,7 @@ use crate::kv::KvStore;
 use crate::sandbox::{
     Code, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report, Request, Sandbox,
 };
+use crate::secrets::Secrets;
 use crate::store::{Db, micros};
 use crate::triggers::firing::{self, Origin};
 
@@ -40,6 +41,7 @@ pub struct Runner {
     sandbox: Sandbox<GuestImports>,
     default_limits: Limits,
     kv: KvStore,
+    secrets: Secrets,
     outbox: Arc<Outbox>,
     codes: moka::future::Cache<(ScriptId, u32), (Code, u32)>,
     host: Handle,
@@ -83,6 +85,7 @@ impl Runner {
         sandbox: Sandbox<GuestImports>,
         default_limits: Limits,
         kv: KvStore,
+        secrets: Secrets,
         outbox: Arc<Outbox>,
     ) -> Self {
         let codes = moka::future::Cache::builder()
@@ -96,6 +99,7 @@ impl Runner {
             sandbox,
             default_limits,
             kv,
+            secrets,
             outbox,
             codes,
             host,
@@ -147,13 +151,19 @@ impl Runner {
     }
 
     async fn program(&self, app: &App, source: Arc<str>) -> Result<Program, ProgramError> {
-        let imports = self.imports(app, None, Origin::act());
+        let imports = self.imports(app, Uuid::nil().into(), None, Origin::act());
         self.sandbox.program(source, imports).await
     }
 
     /// What a guest reaches. Where somebody acts, it is what they may; the script of a public
     /// route acts as nobody and is the gate itself, but dead letters are for somebody only.
-    fn imports(&self, app: &App, who: Option<&Caller>, origin: Origin) -> GuestImports {
+    fn imports(
+        &self,
+        app: &App,
+        script_id: ScriptId,
+        who: Option<&Caller>,
+        origin: Origin,
+    ) -> GuestImports {
         let picture = self.directory.picture();
         let may = |who: &Caller, capability| {
             let role = picture.role(app.id, who.user.id);
@@ -169,6 +179,9 @@ impl Runner {
             may_read_kv: who.is_none_or(|who| may(who, Capability::ReadKv)),
             may_write_kv: who.is_none_or(|who| may(who, Capability::WriteKv)),
             dead_letters: manager.map(managed),
+            secrets: self.secrets.clone(),
+            app_id: app.id,
+            script_id,
             host: self.host.clone(),
         }
     }
@@ -272,7 +285,7 @@ impl Runner {
             request: call.request.clone(),
             context: Arc::new(context),
             limits: self.limits(script),
-            imports: self.imports(app, call.who.as_ref(), origin),
+            imports: self.imports(app, script.id, call.who.as_ref(), origin),
         };
         let mut report = self.sandbox.execute(job).await;
         if let Outcome::Platform(problem) = &report.outcome {

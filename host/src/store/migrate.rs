@@ -11,7 +11,7 @@ use super::{StoreError, Tx, on};
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 
 /// Number, name, and the texts for SQLite and Postgres.
-const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
     (
         1,
         "spine",
@@ -35,6 +35,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 4] = [
         "identity",
         include_str!("../../../migrations/sqlite/0004_identity.sql"),
         include_str!("../../../migrations/postgres/0004_identity.sql"),
+    ),
+    (
+        5,
+        "secrets",
+        include_str!("../../../migrations/sqlite/0005_secrets.sql"),
+        include_str!("../../../migrations/postgres/0005_secrets.sql"),
     ),
 ];
 

@@ -50,6 +50,7 @@ async fn what_is_old_goes_in_batches_and_what_is_not_stays(test: Database) {
         dead_letters: days(30),
         abandoned_executions: days(7),
         executions: days(14),
+        audit: days(365),
     };
     let expected = Swept {
         executions: 1_200,

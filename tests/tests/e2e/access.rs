@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use picloud_tests::{App, Engine, Server, on_both_engines, wait_for};
+use picloud_tests::{App, Engine, Options, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(every_endpoint_as_every_role_and_with_every_scope);
@@ -141,11 +141,17 @@ impl Things<'_> {
         if path.contains("{key}") {
             self.app.set("c", "k", json!(1));
         }
+        if path.contains("{name}") {
+            let secret = format!("/apps/{}/secrets/SECRET", self.app.slug);
+            let set = server.api("PUT", &secret, Some(json!({ "value": "x" })));
+            assert_eq!(set.status, 204, "{}", set.text());
+        }
         path.replace("{app}", &app)
             .replace("{id}", &id)
             .replace("{version}", "1")
             .replace("{collection}", "c")
             .replace("{key}", "k")
+            .replace("{name}", "SECRET")
             .replace("{user}", &uuid::Uuid::now_v7().to_string())
     }
 }
@@ -229,7 +235,12 @@ fn everybody(server: &Server) -> Vec<Somebody> {
 }
 
 fn every_endpoint_as_every_role_and_with_every_scope(engine: Engine) {
-    let server = Server::start(engine);
+    let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let options = Options {
+        environment: vec![("PICLOUD_MASTER_KEY", key.to_owned())],
+        ..Options::default()
+    };
+    let server = Server::start_with(engine, options);
     server.app("other");
     let app = server.app("shop");
     app.script("broken", "throw 1");

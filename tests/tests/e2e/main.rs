@@ -11,6 +11,7 @@ mod kills;
 mod nodes;
 mod routes;
 mod sandbox;
+mod secrets;
 mod spine;
 mod triggers;
 mod users;

@@ -1,0 +1,18 @@
+//! `secrets::get(name)`.
+
+use rhai::{Dynamic, ImmutableString, Module};
+
+use super::fail;
+use crate::host;
+
+pub(super) fn module() -> Module {
+    let mut module = Module::new();
+    module.set_native_fn(
+        "get",
+        |name: ImmutableString| match host::secret(&name) {
+            Ok(value) => Ok(value.map_or(Dynamic::UNIT, Dynamic::from)),
+            Err(problem) => fail("secrets::get", problem),
+        },
+    );
+    module
+}

@@ -1,0 +1,90 @@
+//! The HTTP API of secrets. Nothing here answers a value.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::sql;
+use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::extract::{Body, PageQuery, Path, Query, app_named, page, page_limit};
+use crate::http::problem::Problem;
+use crate::identity::capability::Capability;
+use crate::node::Node;
+use crate::scripts::api::named_script;
+
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    let manage = Rule::App(Capability::ManageSecrets, Of::App);
+    Api::default()
+        .get("/apps/{app}/secrets", manage, list)
+        .put("/apps/{app}/secrets/{name}", manage, set)
+        .delete("/apps/{app}/secrets/{name}", manage, remove)
+        .post(
+            "/secrets/rotate",
+            Rule::Instance(Capability::ManageInstance),
+            rotate,
+        )
+}
+
+async fn list(
+    State(node): State<Arc<Node>>,
+    Path(app): Path<String>,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Value>, Problem> {
+    let limit = page_limit(query.limit.as_deref())?;
+    let after = query.cursor.unwrap_or_default();
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let secrets = sql::page(&mut node.db.read().await?, app_id, &after, limit + 1).await?;
+    Ok(page(secrets, limit, |secret| secret.name.clone()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewValue {
+    value: String,
+    /// Names or ids.
+    scripts: Option<Vec<String>>,
+}
+
+async fn set(
+    State(node): State<Arc<Node>>,
+    Path((app, name)): Path<(String, String)>,
+    Body(NewValue { value, scripts }): Body<NewValue>,
+) -> Result<StatusCode, Problem> {
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let mut ids = None;
+    for named in scripts.into_iter().flatten() {
+        let id = named.parse().ok();
+        let by_name = Some(named.as_str()).filter(|_| id.is_none());
+        let found = named_script(&node, app_id, id, by_name).await;
+        let missing = || {
+            let detail = format!("the app has no script `{named}`");
+            Problem::invalid_field("scripts", detail)
+        };
+        let id = found.ok().flatten().ok_or_else(missing)?;
+        ids.get_or_insert_with(Vec::new).push(id);
+    }
+    node.secrets.set(app_id, name, &value, ids).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn remove(
+    State(node): State<Arc<Node>>,
+    Path((app, name)): Path<(String, String)>,
+) -> Result<StatusCode, Problem> {
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    node.secrets.remove(app_id, name).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Encrypt what is under a previous master key under the current one.
+async fn rotate(State(node): State<Arc<Node>>) -> Result<Json<Value>, Problem> {
+    let (rotated, foreign) = node.secrets.rotate().await?;
+    Ok(Json(
+        json!({ "rotated": rotated, "under_missing_keys": foreign }),
+    ))
+}
