@@ -6,9 +6,9 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::{App, AppError, AppId, HostPattern, Slug, sql};
+use super::{App, AppError, AppId, HOSTS_MAX, HostPattern, Slug, domains, sql};
 use crate::directory;
 use crate::http::endpoints::{Api, Of, Rule, may_see, require};
 use crate::http::extract::{
@@ -35,10 +35,22 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ManageApp, Of::App),
             remove,
         )
+        .get(
+            "/apps/{app}/domains",
+            Rule::App(Capability::SeeApp, Of::App),
+            list_domains,
+        )
+        .post(
+            "/apps/{app}/domains",
+            Rule::App(Capability::ManageDomains, Of::App),
+            add_domain,
+        )
+        .delete(
+            "/apps/{app}/domains/{host}",
+            Rule::App(Capability::ManageDomains, Of::App),
+            remove_domain,
+        )
 }
-
-/// The most hosts of an app.
-const HOSTS_MAX: usize = 100;
 
 #[derive(Serialize)]
 struct AppView {
@@ -97,12 +109,9 @@ async fn create(
                 sql::insert(tx, id, &slug, &name)
                     .await
                     .map_err(|error| taken(error, &slug))?;
-                if let Some(host) = sql::set_hosts(tx, id, &hosts).await? {
-                    return Err(AppError::HostTaken(host));
-                }
-                directory::raise_version(tx).await?;
+                domains::claim(tx, id, &hosts, false).await?;
                 let (created_at, updated_at) = (tx.now, tx.now);
-                Ok(App {
+                Ok::<_, AppError>(App {
                     id,
                     slug,
                     name,
@@ -128,8 +137,7 @@ fn checked_hosts(mut hosts: Vec<HostPattern>) -> Result<Vec<HostPattern>, Proble
     hosts.sort();
     hosts.dedup();
     if hosts.len() > HOSTS_MAX {
-        let detail = format!("an app has at most {HOSTS_MAX} hosts; a wildcard covers many");
-        return Err(Problem::invalid_field("hosts", detail));
+        return Err(AppError::TooManyHosts.into());
     }
     Ok(hosts)
 }
@@ -154,6 +162,7 @@ async fn change(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(app): Path<String>,
+    Query(query): Query<OrphanQuery>,
     Body(change): Body<Change>,
 ) -> Result<Json<AppView>, Problem> {
     let id = app_named(&node.directory.picture(), &app)?.id;
@@ -179,18 +188,102 @@ async fn change(
                 let updated = sql::update(tx, id, &app.slug, &app.name).await;
                 updated.map_err(|error| taken(error, &app.slug))?;
                 if let Some(hosts) = hosts {
-                    if let Some(host) = sql::set_hosts(tx, id, &hosts).await? {
-                        return Err(AppError::HostTaken(host));
-                    }
+                    domains::claim(tx, id, &hosts, query.orphan).await?;
                     app.hosts = hosts;
                 }
                 directory::raise_version(tx).await?;
-                Ok(app)
+                Ok::<_, AppError>(app)
             })
         })
         .await?;
     node.refresh_directory().await;
     Ok(Json(view(&node, app)))
+}
+
+/// For what takes hosts away.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OrphanQuery {
+    /// That routes may be left on hosts that the app does not claim.
+    #[serde(default)]
+    orphan: bool,
+}
+
+async fn list_domains(
+    State(node): State<Arc<Node>>,
+    Path(app): Path<String>,
+) -> Result<Json<Value>, Problem> {
+    let picture = node.directory.picture();
+    let hosts = app_named(&picture, &app)?.hosts.iter();
+    let items: Vec<Value> = hosts.map(|host| json!({ "host": host })).collect();
+    Ok(Json(json!({ "items": items, "next_cursor": null })))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NewDomain {
+    host: HostPattern,
+}
+
+async fn add_domain(
+    State(node): State<Arc<Node>>,
+    Path(app): Path<String>,
+    Body(NewDomain { host }): Body<NewDomain>,
+) -> Result<(StatusCode, Json<Value>), Problem> {
+    let app = app_named(&node.directory.picture(), &app)?.id;
+    let shown = json!({ "host": host });
+    change_hosts(&node, app, false, move |mut hosts| {
+        hosts.push(host);
+        Ok(hosts)
+    })
+    .await?;
+    Ok((StatusCode::CREATED, Json(shown)))
+}
+
+async fn remove_domain(
+    State(node): State<Arc<Node>>,
+    Path((app, host)): Path<(String, String)>,
+    Query(query): Query<OrphanQuery>,
+) -> Result<StatusCode, Problem> {
+    let app = app_named(&node.directory.picture(), &app)?.id;
+    let host: HostPattern = host
+        .parse()
+        .map_err(|problem: String| Problem::not_found(problem))?;
+    change_hosts(&node, app, query.orphan, move |mut hosts| {
+        match hosts.iter().position(|known| *known == host) {
+            Some(place) => hosts.remove(place),
+            None => return Err(AppError::HostNotClaimed(host)),
+        };
+        Ok(hosts)
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Change the hosts of an app from what they are at that moment.
+async fn change_hosts(
+    node: &Node,
+    app: AppId,
+    orphan: bool,
+    change: impl FnOnce(Vec<HostPattern>) -> Result<Vec<HostPattern>, AppError> + Send + 'static,
+) -> Result<(), Problem> {
+    let changed = node.db.write(move |tx| {
+        Box::pin(async move {
+            directory::raise_version(tx).await?;
+            let known = sql::get(tx.conn().await?, app).await?;
+            let known = known.ok_or_else(|| AppError::NotFound(app.to_string()))?;
+            let mut hosts = change(known.hosts)?;
+            hosts.sort();
+            hosts.dedup();
+            if hosts.len() > HOSTS_MAX {
+                return Err(AppError::TooManyHosts);
+            }
+            domains::claim(tx, app, &hosts, orphan).await
+        })
+    });
+    changed.await?;
+    node.refresh_directory().await;
+    Ok(())
 }
 
 async fn remove(

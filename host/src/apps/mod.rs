@@ -2,6 +2,7 @@
 //! claims its host.
 
 pub mod api;
+pub mod domains;
 pub mod sql;
 
 use std::fmt;
@@ -10,6 +11,7 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
+use crate::routes::Route;
 use crate::store::{Id, StoreError};
 
 /// The id of an app.
@@ -41,13 +43,33 @@ pub enum AppError {
     /// Another app has the slug.
     #[error("another app has the slug `{0}`")]
     SlugTaken(Slug),
-    /// Another app claims the host.
-    #[error("another app claims the host `{0}`")]
-    HostTaken(HostPattern),
+    /// Another app claims a host that overlaps.
+    #[error("another app claims `{claimed}`, which overlaps with `{host}`")]
+    HostTaken {
+        /// What was asked for.
+        host: HostPattern,
+        /// What stands in its way.
+        claimed: HostPattern,
+    },
+    /// More hosts than an app may claim.
+    #[error("an app has at most {HOSTS_MAX} hosts; a wildcard covers many")]
+    TooManyHosts,
+    /// The app does not claim the host.
+    #[error("the app does not claim `{0}`")]
+    HostNotClaimed(HostPattern),
+    /// Routes would be on hosts that the app does not claim any more.
+    #[error(
+        "{} routes would be on hosts that the app does not claim any more; change them first, or say `?orphan=true`",
+        .0.len()
+    )]
+    WouldOrphan(Vec<Route>),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
+
+/// The most hosts of an app.
+pub const HOSTS_MAX: usize = 100;
 
 /// The longest name of an app, script or user, in bytes.
 pub const NAME_BYTES_MAX: usize = 100;

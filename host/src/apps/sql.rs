@@ -137,31 +137,22 @@ pub async fn delete(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
     Ok(gone > 0)
 }
 
-/// Replace the hosts of an app. Answers the first that another app claims, if any; then nothing
-/// may be committed.
-pub async fn set_hosts(
-    tx: &mut Tx,
-    id: AppId,
-    hosts: &[HostPattern],
-) -> Result<Option<HostPattern>, StoreError> {
+/// Replace the hosts of an app. [`StoreError::Duplicate`] when another app has one of them.
+pub async fn set_hosts(tx: &mut Tx, id: AppId, hosts: &[HostPattern]) -> Result<(), StoreError> {
     const CLEAR: &str = "delete from app_hosts where app_id = $1";
-    const ADD: &str =
-        "insert into app_hosts (host, app_id) values ($1, $2) on conflict (host) do nothing";
+    const ADD: &str = "insert into app_hosts (host, app_id) values ($1, $2)";
     on!(tx.conn().await?, |c| sqlx::query(CLEAR)
         .bind(id)
         .execute(c)
         .await
         .map(|_| ()))?;
     for host in hosts {
-        let added = on!(tx.conn().await?, |c| sqlx::query(ADD)
+        on!(tx.conn().await?, |c| sqlx::query(ADD)
             .bind(host.to_string())
             .bind(id)
             .execute(c)
             .await
-            .map(|done| done.rows_affected()))?;
-        if added == 0 {
-            return Ok(Some(host.clone()));
-        }
+            .map(|_| ()))?;
     }
-    Ok(None)
+    Ok(())
 }

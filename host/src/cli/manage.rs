@@ -237,6 +237,53 @@ pub(super) fn sure(yes: bool, what: &str) -> Done {
     }
 }
 
+/// The hosts that an app claims.
+#[derive(Subcommand)]
+pub(super) enum Domains {
+    /// List them
+    List {
+        #[command(flatten)]
+        app: AppArg,
+    },
+    /// Claim one, like shop.example.com or '*.example.com'
+    Add {
+        /// The host
+        host: String,
+        #[command(flatten)]
+        app: AppArg,
+    },
+    /// Give one up; names the routes that are on it, if any
+    Remove {
+        /// The host
+        host: String,
+        /// Leave those routes behind, unreachable
+        #[arg(long)]
+        orphan: bool,
+        #[command(flatten)]
+        app: AppArg,
+    },
+}
+
+impl Domains {
+    pub(super) fn run(self, client: &Client, out: &Output) -> Done {
+        let path = |app: &AppArg| format!("/apps/{}/domains", encoded(&app.app));
+        match self {
+            Self::List { app } => {
+                let empty = "No hosts; claim one with: picloud domains add HOST";
+                print_list(out, client.all(&path(&app))?, &["host"], empty);
+            }
+            Self::Add { host, app } => {
+                print_one(out, &client.post(&path(&app), &json!({ "host": host }))?);
+            }
+            Self::Remove { host, orphan, app } => {
+                let query = if orphan { "?orphan=true" } else { "" };
+                client.delete(&format!("{}/{}{query}", path(&app), encoded(&host)))?;
+            }
+        }
+        Ok(())
+    }
+}
+
 /// Scripts.
 #[derive(Subcommand)]
 pub(super) enum Scripts {

@@ -91,6 +91,9 @@ enum Command {
     /// Manage apps
     #[command(subcommand)]
     Apps(manage::Apps),
+    /// Manage the hosts that an app claims
+    #[command(subcommand)]
+    Domains(manage::Domains),
     /// Manage scripts
     #[command(subcommand)]
     Scripts(manage::Scripts),
@@ -167,6 +170,7 @@ pub fn main() -> ExitCode {
         Command::Logs(logs) => client().and_then(|client| logs.run(&client, &out)),
         Command::Kv(kv) => client().and_then(|client| kv.run(&client, &out)),
         Command::Apps(apps) => client().and_then(|client| apps.run(&client, &out)),
+        Command::Domains(domains) => client().and_then(|client| domains.run(&client, &out)),
         Command::Scripts(scripts) => client().and_then(|client| scripts.run(&client, &out)),
         Command::Routes(routes) => client().and_then(|client| routes.run(&client, &out)),
         Command::Triggers(triggers) => client().and_then(|client| triggers.run(&client, &out)),

@@ -205,7 +205,13 @@ impl From<AppError> for Problem {
         match error {
             AppError::NotFound(_) => Self::not_found(detail),
             AppError::SlugTaken(_) => Self::conflict("slug_taken", detail).with("field", "slug"),
-            AppError::HostTaken(_) => Self::conflict("host_taken", detail).with("field", "hosts"),
+            AppError::HostTaken { .. } => {
+                Self::conflict("host_taken", detail).with("field", "hosts")
+            }
+            AppError::TooManyHosts => Self::invalid_field("hosts", detail),
+            AppError::HostNotClaimed(_) => Self::not_found(detail),
+            AppError::WouldOrphan(routes) => Self::conflict("would_orphan_routes", detail)
+                .with("routes", serde_json::to_value(routes).unwrap_or_default()),
             AppError::Store(error) => error.into(),
         }
     }

@@ -78,6 +78,16 @@ pub async fn all(conn: &mut Conn) -> Result<Vec<Route>, StoreError> {
     rows.into_iter().map(Route::try_from).collect()
 }
 
+/// The routes of an app that are on a host of their own.
+pub async fn with_hosts(conn: &mut Conn, app_id: AppId) -> Result<Vec<Route>, StoreError> {
+    const SQL: &str = select_routes!("where app_id = $1 and host is not null order by id");
+    let rows: Vec<RouteRow> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(app_id)
+        .fetch_all(c)
+        .await)?;
+    rows.into_iter().map(Route::try_from).collect()
+}
+
 /// A page of an app's routes in the order of their making: those after `after`.
 pub async fn page(
     conn: &mut Conn,

@@ -146,7 +146,14 @@ impl Things<'_> {
             let set = server.api("PUT", &secret, Some(json!({ "value": "x" })));
             assert_eq!(set.status, 204, "{}", set.text());
         }
+        let host = format!("h{n}.test");
+        if path.contains("{host}") {
+            let domains = format!("/apps/{}/domains", self.app.slug);
+            let added = server.api("POST", &domains, Some(json!({ "host": host })));
+            assert_eq!(added.status, 201, "{}", added.text());
+        }
         path.replace("{app}", &app)
+            .replace("{host}", &host)
             .replace("{id}", &id)
             .replace("{version}", "1")
             .replace("{collection}", "c")

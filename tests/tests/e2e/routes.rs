@@ -8,6 +8,7 @@ on_both_engines!(
     a_conflicting_route_is_refused_and_names_the_other,
     an_unknown_method_is_405_with_allow,
     several_apps_live_side_by_side_by_host,
+    a_claim_does_not_go_while_routes_are_on_it,
     a_path_is_taken_as_it_was_sent,
     a_script_of_another_app_is_none,
     a_deleted_script_behind_a_live_route_is_404,
@@ -95,12 +96,62 @@ fn several_apps_live_side_by_side_by_host(engine: Engine) {
         (taken.status, taken.problem().as_str()),
         (409, "host_taken")
     );
+    // What overlaps is taken, too, either way round.
+    for overlapping in ["x.b.test", "*.x.b.test", "*.test"] {
+        let taken = claim("first", json!([overlapping]));
+        assert_eq!(taken.problem(), "host_taken", "{overlapping}");
+    }
     let body = json!({ "script": "s", "path": "/t", "host": "c.test" });
     let outside = server.api("POST", "/apps/second/routes", Some(body));
     assert_eq!(
         (outside.status, outside.json()["field"].clone()),
         (422, json!("host"))
     );
+}
+
+fn a_claim_does_not_go_while_routes_are_on_it(engine: Engine) {
+    let server = Server::start(engine);
+    server.app("other");
+    let app = server.app("shop");
+    app.script("s", "1");
+    let domains = |method: &str, path: &str, body| {
+        server.api(method, &format!("/apps/shop/domains{path}"), body)
+    };
+    for host in ["a.test", "*.b.test"] {
+        let added = domains("POST", "", Some(json!({ "host": host })));
+        assert_eq!(added.status, 201, "{}", added.text());
+    }
+    let body = json!({ "host": "c.b.test" });
+    let taken = server.api("POST", "/apps/other/domains", Some(body));
+    assert_eq!(taken.problem(), "host_taken");
+    let bad = domains("POST", "", Some(json!({ "host": "http://x" })));
+    assert_eq!((bad.status, &bad.json()["field"]), (422, &json!("host")));
+    let listed = domains("GET", "", None).json();
+    assert_eq!(
+        listed["items"],
+        json!([{ "host": "*.b.test" }, { "host": "a.test" }])
+    );
+    app.route_with("s", "GET /on-a", json!({ "host": "a.test" }));
+    let on_b = app.route_with("s", "GET /on-b", json!({ "host": "x.b.test" }));
+    let refused = domains("DELETE", "/*.b.test", None);
+    assert_eq!(refused.problem(), "would_orphan_routes");
+    let orphans = refused.json()["routes"].clone();
+    assert_eq!(orphans.as_array().map(Vec::len), Some(1), "{orphans}");
+    assert_eq!(orphans[0]["id"], on_b["id"]);
+    let patch = |query: &str| {
+        let body = json!({ "hosts": ["a.test"] });
+        server.api("PATCH", &format!("/apps/shop{query}"), Some(body))
+    };
+    assert_eq!(patch("").problem(), "would_orphan_routes");
+    assert_eq!(
+        domains("GET", "", None).json(),
+        listed,
+        "nothing was changed"
+    );
+    assert_eq!(patch("?orphan=true").status, 200);
+    assert_eq!(domains("DELETE", "/*.b.test", None).status, 404);
+    let answer = server.call("GET", "/on-a", &[("host", "a.test")], None);
+    assert_eq!(answer.status, 200);
 }
 
 fn a_path_is_taken_as_it_was_sent(engine: Engine) {
