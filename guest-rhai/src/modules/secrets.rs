@@ -7,12 +7,9 @@ use crate::host;
 
 pub(super) fn module() -> Module {
     let mut module = Module::new();
-    module.set_native_fn(
-        "get",
-        |name: ImmutableString| match host::secret(&name) {
-            Ok(value) => Ok(value.map_or(Dynamic::UNIT, Dynamic::from)),
-            Err(problem) => fail("secrets::get", problem),
-        },
-    );
+    module.set_native_fn("get", |name: ImmutableString| match host::secret(&name) {
+        Ok(value) => Ok(value.map_or(Dynamic::UNIT, Dynamic::from)),
+        Err(problem) => fail("secrets::get", problem),
+    });
     module
 }
