@@ -27,7 +27,7 @@ pub fn endpoints() -> Api {
         .get("/apps/{app}", Rule::App(Capability::SeeApp, Of::App), show)
         .patch(
             "/apps/{app}",
-            Rule::App(Capability::SeeApp, Of::App),
+            Rule::App(Capability::ManageApp, Of::App),
             change,
         )
         .delete(
@@ -168,9 +168,6 @@ async fn change(
     let id = app_named(&node.directory.picture(), &app)?.id;
     if let Some(name) = &change.name {
         checked_name("name", name)?;
-    }
-    if change.slug.is_some() || change.name.is_some() {
-        require(&node, &who, id, Capability::ManageApp)?;
     }
     if change.hosts.is_some() {
         require(&node, &who, id, Capability::ManageDomains)?;

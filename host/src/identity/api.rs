@@ -279,6 +279,10 @@ async fn create_key(
         let detail = "a key that has ended is none; leave it out, or give an instant to come";
         return Err(Problem::invalid_field("expires_at", detail));
     }
+    if fields.apps.as_ref().is_some_and(Vec::is_empty) {
+        let detail = "a key for no app can do nothing; leave it out if every app is meant";
+        return Err(Problem::invalid_field("apps", detail));
+    }
     let picture = node.directory.picture();
     let mut apps = None;
     for named in fields.apps.into_iter().flatten() {

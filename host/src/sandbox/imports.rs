@@ -332,7 +332,7 @@ impl<I: Imports> log::Host for State<I> {
     async fn write(
         &mut self,
         level: log::Level,
-        message: String,
+        mut message: String,
         fields: Vec<log::Field>,
     ) -> wasmtime::Result<()> {
         let level = match level {
@@ -342,9 +342,11 @@ impl<I: Imports> log::Host for State<I> {
             log::Level::Warn => Level::Warn,
             log::Level::Error => Level::Error,
         };
+        // Before the log cuts a line: a part of a secret would not be found any more.
+        self.redaction.text(&mut message);
         let fields = fields
             .into_iter()
-            .map(|field| (field.name, field.value))
+            .map(|field| (field.name, self.redaction.json(field.value)))
             .collect();
         self.log.write(level, message, fields);
         Ok(())

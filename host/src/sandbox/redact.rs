@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::{LogLine, Outcome};
+use super::Outcome;
 
 /// What stands in the place of a secret.
 const REDACTED: &str = "***";
@@ -24,17 +24,8 @@ impl Redaction {
         }
     }
 
-    /// Take them out of the log and out of what was thrown; the response is the script's own.
-    pub(super) fn apply(&self, log: &mut [LogLine], outcome: &mut Outcome) {
-        if self.0.is_empty() {
-            return;
-        }
-        for line in log {
-            self.text(&mut line.message);
-            for (_, value) in &mut line.fields {
-                self.value(value);
-            }
-        }
+    /// Take them out of what was thrown; the response is the script's own.
+    pub(super) fn outcome(&self, outcome: &mut Outcome) {
         match outcome {
             Outcome::Threw(thrown) => self.text(&mut thrown.message),
             Outcome::InvalidResponse(problem) => self.text(problem),
@@ -42,7 +33,25 @@ impl Redaction {
         }
     }
 
-    fn text(&self, text: &mut String) {
+    /// Take them out of a JSON text, where they may be escaped; what is none is taken as plain text.
+    pub(super) fn json(&self, mut text: String) -> String {
+        if self.0.is_empty() {
+            return text;
+        }
+        match serde_json::from_str(&text) {
+            Ok(mut value) => {
+                self.value(&mut value);
+                value.to_string()
+            }
+            Err(_) => {
+                self.text(&mut text);
+                text
+            }
+        }
+    }
+
+    /// Take them out of a text.
+    pub(super) fn text(&self, text: &mut String) {
         for secret in &self.0 {
             if text.contains(secret) {
                 *text = text.replace(secret, REDACTED);
@@ -73,11 +82,12 @@ mod tests {
         let mut text = "hunter2-and-more, hunter2, abc, hunter".to_owned();
         redaction.text(&mut text);
         assert_eq!(text, "***, ***, abc, hunter");
-        let mut value = serde_json::json!({ "a": ["x hunter2", 1], "b": { "c": "hunter2" } });
-        redaction.value(&mut value);
+        redaction.add("a \"quoted\" one");
+        let json = r#"{"a":["x hunter2",1],"b":{"c":"a \"quoted\" one"}}"#;
         assert_eq!(
-            value,
-            serde_json::json!({ "a": ["x ***", 1], "b": { "c": "***" } })
+            redaction.json(json.into()),
+            r#"{"a":["x ***",1],"b":{"c":"***"}}"#
         );
+        assert_eq!(redaction.json("no json, hunter2".into()), "no json, ***");
     }
 }

@@ -119,8 +119,8 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
     };
     let fuel_used = limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
     let state = store.into_data();
-    let (mut log, log_truncated) = state.log.into_parts();
-    state.redaction.apply(&mut log, &mut outcome);
+    let (log, log_truncated) = state.log.into_parts();
+    state.redaction.outcome(&mut outcome);
     Report {
         outcome,
         fuel_used,

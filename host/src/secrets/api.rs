@@ -56,6 +56,10 @@ async fn set(
     Body(NewValue { value, scripts }): Body<NewValue>,
 ) -> Result<StatusCode, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
+    if scripts.as_ref().is_some_and(Vec::is_empty) {
+        let detail = "a secret for no script is of no use; leave it out if every script is meant";
+        return Err(Problem::invalid_field("scripts", detail));
+    }
     let mut ids = None;
     for named in scripts.into_iter().flatten() {
         let id = named.parse().ok();

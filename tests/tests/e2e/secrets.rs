@@ -64,6 +64,16 @@ fn i12_a_secret_is_read_by_scripts_and_shown_by_nothing(engine: Engine) {
     assert_eq!(execution["logs"][0]["message"], "the key is ***");
     assert_eq!(execution["logs"][0]["fields"]["nested"][0]["key"], "***");
     assert_eq!(execution["logs"][1]["message"], "***");
+    // Nor does a line that is cut in the middle of it show its beginning.
+    let long = r#"let key = secrets::get("STRIPE_KEY"); let s = ""; s.pad(953, 'x'); log::info(s + key); 1"#;
+    app.script_with("cut-long", long, json!({ "log_bytes": 1_024 }));
+    app.route("cut-long", "GET /cut-long");
+    assert_eq!(server.get("/cut-long").status, 200);
+    let logs = app.last_execution()["logs"].to_string();
+    assert!(
+        logs.contains("xxx") && !logs.contains(&VALUE[..4]),
+        "{logs}"
+    );
     // Of another app there is none.
     other.script("peek", r#"secrets::get("STRIPE_KEY")"#);
     let scripts = server.api("GET", "/apps/other/scripts", None).json();
@@ -140,6 +150,9 @@ fn bad_secrets_are_refused(engine: Engine) {
             "{problem}"
         );
     }
+    // An empty list must not mean every script.
+    let (status, problem) = set(&app, "KEY", json!({ "value": "x", "scripts": [] }));
+    assert_eq!((status, &problem["field"]), (422, &json!("scripts")));
     let listed = server.api("GET", "/apps/shop/secrets", None).json();
     assert_eq!(listed["items"], json!([]));
     app.serve(

@@ -211,6 +211,10 @@ fn a_key_is_shown_once_rotated_and_revoked(engine: Engine) {
             json!({ "name": "k", "scopes": ["log:read"], "apps": ["none"] }),
             "apps",
         ),
+        (
+            json!({ "name": "k", "scopes": ["log:read"], "apps": [] }),
+            "apps",
+        ),
         (json!({ "name": "", "scopes": ["log:read"] }), "name"),
         (
             json!({ "name": "k", "scopes": ["log:read"], "expires_at": "2020-01-01T00:00:00Z" }),
