@@ -100,7 +100,7 @@ async fn create(
     let NewApp { slug, name, hosts } = new;
     let name = name.unwrap_or_else(|| slug.to_string());
     checked_name("name", &name)?;
-    let hosts = checked_hosts(hosts)?;
+    let hosts = checked_hosts(&node, hosts)?;
     let app = node
         .db
         .write(move |tx| {
@@ -133,13 +133,24 @@ fn taken(error: StoreError, slug: &Slug) -> AppError {
     }
 }
 
-fn checked_hosts(mut hosts: Vec<HostPattern>) -> Result<Vec<HostPattern>, Problem> {
+fn checked_hosts(node: &Node, mut hosts: Vec<HostPattern>) -> Result<Vec<HostPattern>, AppError> {
     hosts.sort();
     hosts.dedup();
     if hosts.len() > HOSTS_MAX {
-        return Err(AppError::TooManyHosts.into());
+        return Err(AppError::TooManyHosts);
     }
+    hosts.iter().try_for_each(|host| check_host(node, host))?;
     Ok(hosts)
+}
+
+/// Refuse the instance's own host. A wildcard around it is fine: the instance goes before.
+fn check_host(node: &Node, host: &HostPattern) -> Result<(), AppError> {
+    match (host, &node.config.admin_host) {
+        (HostPattern::Exact(name), Some(own)) if name == own => {
+            Err(AppError::AdminHost(host.clone()))
+        }
+        _ => Ok(()),
+    }
 }
 
 async fn show(
@@ -172,7 +183,8 @@ async fn change(
     if change.hosts.is_some() {
         require(&node, &who, id, Capability::ManageDomains)?;
     }
-    let hosts = change.hosts.map(checked_hosts).transpose()?;
+    let hosts = change.hosts.map(|hosts| checked_hosts(&node, hosts));
+    let hosts = hosts.transpose()?;
     let app = node
         .db
         .write(move |tx| {
@@ -228,6 +240,7 @@ async fn add_domain(
     Body(NewDomain { host }): Body<NewDomain>,
 ) -> Result<(StatusCode, Json<Value>), Problem> {
     let app = app_named(&node.directory.picture(), &app)?.id;
+    check_host(&node, &host)?;
     let shown = json!({ "host": host });
     change_hosts(&node, app, false, move |mut hosts| {
         hosts.push(host);

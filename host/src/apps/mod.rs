@@ -51,6 +51,9 @@ pub enum AppError {
         /// What stands in its way.
         claimed: HostPattern,
     },
+    /// The host is the instance's own.
+    #[error("`{0}` is this instance's admin_host; its API and dashboard are there, and no app")]
+    AdminHost(HostPattern),
     /// More hosts than an app may claim.
     #[error("an app has at most {HOSTS_MAX} hosts; a wildcard covers many")]
     TooManyHosts,
@@ -66,6 +69,13 @@ pub enum AppError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl App {
+    /// Whether it has hosts of its own; else it serves those that nobody claims.
+    pub fn claims_hosts(&self) -> bool {
+        !self.hosts.is_empty()
+    }
 }
 
 /// The most hosts of an app.

@@ -60,8 +60,10 @@ pub struct Config {
     pub master_key_file: Option<PathBuf>,
     /// The keys before it.
     pub master_key_previous: String,
-    /// The proxies whose `x-forwarded-for` is believed.
+    /// The proxies whose `x-forwarded-for` and `x-forwarded-proto` are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// The one host of the API and the dashboard; none: any host, beside the routes of the apps.
+    pub admin_host: Option<String>,
     /// What a script gets that sets no limits.
     pub default_limits: Limits,
     /// What a script may set at most.
@@ -206,7 +208,7 @@ impl Values {
     /// # Errors
     /// [`ConfigError::InvalidValue`] for the first that cannot be.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        use settings::{address, backoff, bytes, format, networks, number, optional, text};
+        use settings::{address, backoff, bytes, format, host, networks, number, optional, text};
         let limits = |prefix: [&'static str; 5]| -> Result<Limits, ConfigError> {
             Ok(Limits {
                 fuel: self.get(prefix[0], number(1..=u64::MAX / 2))?,
@@ -260,6 +262,7 @@ impl Values {
                 .get("master_key_previous", optional)?
                 .unwrap_or_default(),
             trusted_proxies: self.get("trusted_proxies", networks)?,
+            admin_host: self.get("admin_host", host)?,
             default_limits: limits([
                 "default_fuel",
                 "default_timeout_ms",

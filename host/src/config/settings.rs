@@ -6,6 +6,7 @@ use std::ops::RangeInclusive;
 use ipnet::IpNet;
 
 use super::LogFormat;
+use crate::apps::HostPattern;
 use crate::dispatch::retry::Backoff;
 
 /// One setting.
@@ -183,7 +184,12 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "trusted_proxies",
         "",
-        "Networks whose X-Forwarded-For is believed: 10.0.0.0/8, 127.0.0.1",
+        "Networks whose X-Forwarded-For and -Proto are believed: 10.0.0.0/8, 127.0.0.1",
+    ),
+    setting(
+        "admin_host",
+        "",
+        "The one host of the API and the dashboard, where apps serve nothing; any host when empty",
     ),
     setting(
         "default_fuel",
@@ -274,6 +280,19 @@ pub(super) fn format(text: &str) -> Result<LogFormat, String> {
 pub(super) fn backoff(text: &str) -> Result<Backoff, String> {
     Backoff::parse(text)
         .ok_or_else(|| format!("is `exponential`, `linear` or `constant`, not `{text}`"))
+}
+
+/// The name of a host, or nothing.
+pub(super) fn host(text: &str) -> Result<Option<String>, String> {
+    if text.is_empty() {
+        return Ok(None);
+    }
+    match text.parse() {
+        Ok(HostPattern::Exact(name)) => Ok(Some(name)),
+        _ => Err(format!(
+            "must be one host like admin.example.com, without scheme, port or path, not `{text}`"
+        )),
+    }
 }
 
 pub(super) fn number(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<u64, String> {

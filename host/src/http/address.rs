@@ -1,8 +1,9 @@
-//! Where a request came from, behind proxies or not.
+//! Where a request came from and where it went, behind proxies or not.
 
 use std::net::IpAddr;
 
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, Uri, header};
 use ipnet::IpNet;
 
 use super::endpoints::peer;
@@ -35,9 +36,59 @@ fn client(peer: IpAddr, hops: &[&str], proxies: &[IpNet]) -> IpAddr {
     client
 }
 
+/// Whether a request came over TLS: we do not speak it, so one of our proxies must say so.
+pub fn is_https(parts: &Parts, proxies: &[IpNet]) -> bool {
+    let peer = peer(parts).map(|peer| peer.ip().to_canonical());
+    let is_ours = peer.is_some_and(|peer| proxies.iter().any(|net| net.contains(&peer)));
+    // Where proxies stand in a row, the last one wrote last.
+    let said = parts
+        .headers
+        .get_all("x-forwarded-proto")
+        .iter()
+        .next_back();
+    let said = said.and_then(|value| value.to_str().ok()?.rsplit(',').next());
+    is_ours && said.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
+}
+
+/// The host that a request is for: lower case, without a port.
+pub fn host(headers: &HeaderMap, uri: &Uri) -> String {
+    let named = host_and_port(headers, uri);
+    let name = match named
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once(']'))
+    {
+        Some((address, _)) => address,
+        None => named.split(':').next().unwrap_or_default(),
+    };
+    name.trim_end_matches('.').to_owned()
+}
+
+/// The host that a request is for: lower case, with the port where one is given.
+pub fn host_and_port(headers: &HeaderMap, uri: &Uri) -> String {
+    let named = headers
+        .get(header::HOST)
+        .and_then(|host| host.to_str().ok())
+        .or_else(|| uri.authority().map(|authority| authority.as_str()));
+    named.unwrap_or_default().to_ascii_lowercase()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_has_no_port_no_case_and_no_last_dot() {
+        for (sent, name) in [
+            ("Shop.Example.com:8080", "shop.example.com"),
+            ("shop.example.com.", "shop.example.com"),
+            ("[::1]:8080", "::1"),
+            ("", ""),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, sent.parse().unwrap());
+            assert_eq!(host(&headers, &Uri::from_static("/")), name);
+        }
+    }
 
     #[test]
     fn only_our_proxies_are_believed() {

@@ -330,20 +330,26 @@ async fn app_of(node: &Node, of: Of, named: &str) -> Result<Option<AppId>, Probl
     Ok(app_id.filter(|id| picture.app(*id).is_some()))
 }
 
-/// Who sent a request.
+/// Who sent a request: whose bearer token it has, or else whose cookie.
 async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
     let value = parts.headers.get(header::AUTHORIZATION);
     let value = value.and_then(|value| value.to_str().ok());
-    let token = value.and_then(|value| {
+    let bearer = value.and_then(|value| {
         let (scheme, token) = value.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+        scheme
+            .eq_ignore_ascii_case("bearer")
+            .then(|| token.trim().to_owned())
     });
+    let token = match bearer {
+        Some(token) => Some(token),
+        None => super::cookie::token(node, parts)?,
+    };
     let token = token.ok_or_else(|| {
         Problem::unauthorized(
             "Send `Authorization: Bearer <token>`: an API key, or what POST /api/v1/auth/login gives",
         )
     })?;
-    Ok(node.sessions.caller(token).await?)
+    Ok(node.sessions.caller(&token).await?)
 }
 
 /// Refuse what a caller may not do in an app, where an endpoint's rule is not all.

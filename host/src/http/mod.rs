@@ -1,6 +1,7 @@
 //! The server: every path of the instance, and the routes of the apps behind them.
 
 pub mod address;
+pub mod cookie;
 pub mod endpoints;
 pub mod extract;
 pub mod problem;
@@ -10,7 +11,7 @@ mod user_routes;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request};
+use axum::extract::{DefaultBodyLimit, Request, State};
 use axum::http::header;
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
@@ -51,10 +52,17 @@ pub fn router(node: Arc<Node>) -> Router {
         .guarded(node.clone())
         .fallback(unknown_path)
         .layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX));
-    Router::new()
+    let own = Router::new()
         .nest(API_ROOT, api)
         .route("/api", any(unknown_path))
         .route("/api/{*rest}", any(unknown_path))
+        .merge(system::dashboard())
+        .layer(middleware::from_fn_with_state(
+            node.clone(),
+            keep_to_admin_host,
+        ));
+    Router::new()
+        .merge(own)
         .merge(system::router())
         .fallback(user_routes::answer)
         .layer(middleware::from_fn(explain_405))
@@ -66,6 +74,24 @@ pub fn router(node: Arc<Node>) -> Router {
             },
         ))
         .with_state(node)
+}
+
+/// The API and the dashboard are on the instance's own host, where it has one.
+async fn keep_to_admin_host(
+    State(node): State<Arc<Node>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let is_here = node
+        .config
+        .admin_host
+        .as_ref()
+        .is_none_or(|own| *own == address::host(request.headers(), request.uri()));
+    match is_here {
+        true => next.run(request).await,
+        // Routes cannot be below these paths.
+        false => user_routes::no_route(request.uri().path()).into_response(),
+    }
 }
 
 async fn unknown_path(request: Request) -> Problem {

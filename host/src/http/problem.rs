@@ -104,6 +104,13 @@ impl Problem {
         Self::new(status, "forbidden", "You may not do this", detail)
     }
 
+    /// A request that another page may have made a browser send (403).
+    pub fn cross_site(detail: impl Into<String>) -> Self {
+        let status = StatusCode::FORBIDDEN;
+        let title = "The request may be another page's";
+        Self::new(status, "csrf", title, detail)
+    }
+
     /// Something else is in the way (409).
     pub fn conflict(name: &'static str, detail: impl Into<String>) -> Self {
         Self::new(
@@ -208,7 +215,7 @@ impl From<AppError> for Problem {
             AppError::HostTaken { .. } => {
                 Self::conflict("host_taken", detail).with("field", "hosts")
             }
-            AppError::TooManyHosts => Self::invalid_field("hosts", detail),
+            AppError::TooManyHosts | AppError::AdminHost(_) => Self::invalid_field("hosts", detail),
             AppError::HostNotClaimed(_) => Self::not_found(detail),
             AppError::WouldOrphan(routes) => Self::conflict("would_orphan_routes", detail)
                 .with("routes", serde_json::to_value(routes).unwrap_or_default()),

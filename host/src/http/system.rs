@@ -19,8 +19,13 @@ pub(super) fn router() -> Router<Arc<Node>> {
         .route("/readyz", get(readyz))
         .route("/version", get(version))
         .route("/metrics", get(metrics))
-        .route("/admin", get(dashboard))
-        .route("/admin/", get(dashboard))
+}
+
+/// What is on the instance's own host only.
+pub(super) fn dashboard() -> Router<Arc<Node>> {
+    Router::new()
+        .route("/admin", get(show_dashboard))
+        .route("/admin/", get(show_dashboard))
 }
 
 /// The process lives: nothing else is asked.
@@ -63,6 +68,6 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
 }
 
 /// Where the dashboard will be.
-async fn dashboard() -> Html<&'static str> {
+async fn show_dashboard() -> Html<&'static str> {
     Html(include_str!("dashboard.html"))
 }

@@ -6,12 +6,13 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::{FromRequest, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Uri, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde_json::json;
 
 use super::problem::{Problem, diagnostics_json};
+use super::{address, cookie};
 use crate::dispatch::dispatcher::Order;
 use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::sql::Placed;
@@ -25,6 +26,22 @@ use crate::sandbox::{self, Outcome};
 /// Says that an answer is an earlier call's, with the same `Idempotency-Key`.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
+/// What the pages of an app may do in a browser.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pages {
+    /// All that pages may: nobody signs in on their host.
+    Free,
+    /// Nothing with what else is on their host, where people sign in to the dashboard: a browser
+    /// gives them an origin of their own.
+    Sandboxed,
+}
+
+/// All that pages may, but `allow-same-origin`.
+const SANDBOX: HeaderValue = HeaderValue::from_static(
+    "sandbox allow-downloads allow-forms allow-modals allow-popups \
+     allow-popups-to-escape-sandbox allow-scripts allow-top-navigation-by-user-activation",
+);
+
 /// Answer a request that is none of the instance's own.
 pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> Response {
     match deliver(&node, request).await {
@@ -33,12 +50,24 @@ pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> R
     }
 }
 
+/// What is answered where an app has no route.
+pub(super) fn no_route(path: &str) -> Problem {
+    Problem::not_found(format!("no route matches `{path}` on this host"))
+}
+
 async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem> {
-    let host = host_of(request.headers(), request.uri());
+    let host = address::host(request.headers(), request.uri());
     let picture = node.directory.picture();
     let path = request.uri().path().to_owned();
-    let nothing = || Problem::not_found(format!("no route matches `{path}` on this host"));
+    let nothing = || no_route(&path);
+    if node.config.admin_host.as_ref() == Some(&host) {
+        return Err(nothing());
+    }
     let app = picture.app_for_host(&host).ok_or_else(nothing)?;
+    let pages = match node.config.admin_host.is_some() || app.claims_hosts() {
+        true => Pages::Free,
+        false => Pages::Sandboxed,
+    };
     let table = picture.routes(app.id).ok_or_else(nothing)?;
     let found = table
         .find(request.method().as_str(), &host, &path)
@@ -97,7 +126,7 @@ async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem
             let answer = node.dispatcher.call(order).await?;
             // The caller's own connection is the only one who could have left; we are it.
             let answer = answer.unwrap_or(Answer::Outcome(Outcome::TimedOut));
-            respond(answer, &execution_id)
+            respond(answer, &execution_id, pages)
         }
         DispatchMode::Async => {
             let retry = node.config.retry;
@@ -157,14 +186,18 @@ fn other_request(known: &Known) -> Problem {
 }
 
 /// What a caller gets whose key was used before.
-fn known_answer(known: Known) -> Result<Response, Problem> {
+fn known_answer(known: Known, pages: Pages) -> Result<Response, Problem> {
     if !known.same_request {
         return Err(other_request(&known));
     }
     let execution_id = known.execution_id.to_string();
     let problem = match (known.answer, known.done) {
         (Some(answer), _) => {
-            return Ok(replayed(script_response(answer.into(), &execution_id)));
+            return Ok(replayed(script_response(
+                answer.into(),
+                &execution_id,
+                pages,
+            )));
         }
         (None, false) => Problem::conflict(
             "idempotency_in_progress",
@@ -179,28 +212,17 @@ fn known_answer(known: Known) -> Result<Response, Problem> {
     Err(problem.with("execution_id", execution_id))
 }
 
-/// The host that a request is for: lower case, without a port.
-fn host_of(headers: &HeaderMap, uri: &Uri) -> String {
-    let named = headers
-        .get(header::HOST)
-        .and_then(|host| host.to_str().ok())
-        .or_else(|| uri.host());
-    let named = named.unwrap_or_default().to_ascii_lowercase();
-    let name = match named
-        .strip_prefix('[')
-        .and_then(|rest| rest.split_once(']'))
-    {
-        Some((address, _)) => address,
-        None => named.split(':').next().unwrap_or_default(),
-    };
-    name.trim_end_matches('.').to_owned()
-}
-
 fn header_pairs(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
     headers
         .iter()
-        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .filter_map(|(name, value)| {
+            let text = match name == header::COOKIE {
+                true => cookie::without_ours(text(value))?,
+                false => text(value),
+            };
+            Some((name.as_str().to_owned(), text))
+        })
         .collect()
 }
 
@@ -288,13 +310,13 @@ fn check_body(content_type: &str, bytes: &[u8]) -> Result<(), Problem> {
 }
 
 /// What a sync caller gets.
-fn respond(answer: Answer, execution_id: &str) -> Result<Response, Problem> {
+fn respond(answer: Answer, execution_id: &str, pages: Pages) -> Result<Response, Problem> {
     let problem = match answer {
         Answer::Outcome(Outcome::Answered(response)) => {
-            return Ok(script_response(response, execution_id));
+            return Ok(script_response(response, execution_id, pages));
         }
         Answer::Outcome(outcome) => failed(outcome),
-        Answer::Known(known) => return known_answer(known),
+        Answer::Known(known) => return known_answer(known, pages),
         Answer::ScriptDeleted => Problem::not_found("the script of this route was deleted"),
         Answer::AppDeleted => Problem::new(
             StatusCode::GONE,
@@ -354,7 +376,7 @@ fn failed(outcome: Outcome) -> Problem {
     }
 }
 
-fn script_response(response: sandbox::Response, execution_id: &str) -> Response {
+fn script_response(response: sandbox::Response, execution_id: &str, pages: Pages) -> Response {
     let mut answer = Response::new(Body::from(response.body));
     // The sandbox let only 200 to 599 through.
     *answer.status_mut() = StatusCode::from_u16(response.status).unwrap_or(StatusCode::BAD_GATEWAY);
@@ -364,9 +386,15 @@ fn script_response(response: sandbox::Response, execution_id: &str) -> Response 
             name.parse::<HeaderName>(),
             HeaderValue::from_bytes(value.as_bytes()),
         );
-        if let (Ok(name), Ok(value)) = parsed {
+        if let (Ok(name), Ok(value)) = parsed
+            && !(name == header::SET_COOKIE && cookie::sets_ours(&value))
+        {
             headers.append(name, value);
         }
+    }
+    if pages == Pages::Sandboxed {
+        // Beside what the script says itself: a browser obeys all such policies at once.
+        headers.append(header::CONTENT_SECURITY_POLICY, SANDBOX);
     }
     if let Ok(id) = HeaderValue::from_str(execution_id) {
         headers.insert(HeaderName::from_static("x-execution-id"), id);
@@ -377,20 +405,6 @@ fn script_response(response: sandbox::Response, execution_id: &str) -> Response 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_host_has_no_port_no_case_and_no_last_dot() {
-        for (sent, host) in [
-            ("Shop.Example.com:8080", "shop.example.com"),
-            ("shop.example.com.", "shop.example.com"),
-            ("[::1]:8080", "::1"),
-            ("", ""),
-        ] {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::HOST, sent.parse().unwrap());
-            assert_eq!(host_of(&headers, &Uri::from_static("/")), host);
-        }
-    }
 
     #[test]
     fn a_body_is_what_its_type_says_or_400() {

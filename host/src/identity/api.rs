@@ -8,7 +8,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::capability::{AppRole, Capability, Role, Scope};
@@ -19,6 +19,7 @@ use super::users::Change;
 use super::{Caller, IdentityError, User, UserId, Via};
 use crate::apps::AppId;
 use crate::audit::Actor;
+use crate::http::cookie::{Browser, Cookie};
 use crate::http::endpoints::{Address, Api, Of, Rule, may_see};
 use crate::http::extract::{
     Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
@@ -33,6 +34,7 @@ pub fn endpoints() -> Api {
     Api::default()
         .post("/auth/login", Rule::Public, log_in)
         .post("/auth/logout", Rule::Session, log_out)
+        .get("/auth/csrf", Rule::Session, csrf)
         .get("/auth/me", Rule::SignedIn, me)
         .post("/auth/password", Rule::Session, change_password)
         .post("/auth/join", Rule::Public, join)
@@ -61,6 +63,9 @@ pub fn endpoints() -> Api {
 struct Login {
     name: String,
     password: String,
+    /// For browsers: whether the token is kept in a cookie and not told.
+    #[serde(default)]
+    cookie: bool,
 }
 
 /// Where a session begins.
@@ -73,33 +78,72 @@ fn origin(Address(address): Address, headers: &HeaderMap) -> Origin {
     }
 }
 
-/// A session that began, for whoever began it and for the audit log.
-fn begun(session: NewSession) -> Response {
+/// A session that began.
+#[derive(Serialize)]
+struct Begun {
+    /// For the header `Authorization`; none where a cookie has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+    /// For the header `X-CSRF-Token`, where a cookie has the token.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    csrf_token: Option<String>,
+    expires_at: DateTime<Utc>,
+    user: User,
+}
+
+/// Tell whoever began a session, and the audit log.
+fn begun(session: NewSession, cookie: Option<Cookie>) -> Result<Response, Problem> {
+    let NewSession {
+        token,
+        expires_at,
+        user,
+    } = session;
     let actor = Actor {
-        user_id: session.user.id,
+        user_id: user.id,
         api_key_id: None,
-        name: session.user.name.clone(),
+        name: user.name.clone(),
     };
-    let shown = json!({
-        "token": session.token,
-        "expires_at": session.expires_at,
-        "user": session.user,
-    });
-    let mut response = Json(shown).into_response();
+    let set = cookie.map(|cookie| cookie.set(&token, expires_at));
+    let set = set.transpose()?;
+    let csrf_token = set.as_ref().map(|_| super::token::csrf(&token));
+    let begun = Begun {
+        token: Some(token).filter(|_| set.is_none()),
+        csrf_token: csrf_token.transpose()?,
+        expires_at,
+        user,
+    };
+    let mut response = Json(begun).into_response();
     response.extensions_mut().insert(actor);
-    response
+    if let Some(set) = set {
+        response.headers_mut().insert(header::SET_COOKIE, set);
+    }
+    Ok(response)
 }
 
 async fn log_in(
     State(node): State<Arc<Node>>,
     Extension(address): Extension<Address>,
+    browser: Browser,
     headers: HeaderMap,
     Body(login): Body<Login>,
 ) -> Result<Response, Problem> {
+    let cookie = browser.cookie_if(login.cookie)?;
     node.guesses.count(&address.0, Some(&login.name))?;
     let from = origin(address, &headers);
     let session = node.sessions.log_in(&login.name, login.password, from);
-    Ok(begun(session.await?))
+    begun(session.await?, cookie)
+}
+
+#[derive(Serialize)]
+struct CsrfToken {
+    csrf_token: String,
+}
+
+/// For a page that was loaded anew.
+async fn csrf(browser: Browser) -> Result<impl IntoResponse, Problem> {
+    let csrf_token = browser.csrf()?;
+    let headers = [(header::CACHE_CONTROL, "no-store")];
+    Ok((headers, Json(CsrfToken { csrf_token })))
 }
 
 /// The session of a caller; [`Rule::Session`] let nobody else through.
@@ -113,9 +157,14 @@ fn session_of(who: &Caller) -> Result<super::SessionId, Problem> {
 async fn log_out(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-) -> Result<StatusCode, Problem> {
+    browser: Browser,
+) -> Result<Response, Problem> {
     node.sessions.end(who.user.id, session_of(&who)?).await?;
-    Ok(StatusCode::NO_CONTENT)
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Some(clear) = browser.clear()? {
+        response.headers_mut().insert(header::SET_COOKIE, clear);
+    }
+    Ok(response)
 }
 
 /// Who calls, and what they may: their roles, and the scopes of the key that they came with.
@@ -162,14 +211,19 @@ struct Join {
     token: String,
     name: String,
     password: String,
+    /// As for a sign-in.
+    #[serde(default)]
+    cookie: bool,
 }
 
 async fn join(
     State(node): State<Arc<Node>>,
     Extension(address): Extension<Address>,
+    browser: Browser,
     headers: HeaderMap,
     Body(join): Body<Join>,
 ) -> Result<(StatusCode, Response), Problem> {
+    let cookie = browser.cookie_if(join.cookie)?;
     node.guesses.count(&address.0, None)?;
     checked_name("name", &join.name)?;
     let from = origin(address, &headers);
@@ -178,7 +232,7 @@ async fn join(
         .join(&join.token, join.name, join.password, from)
         .await?;
     node.refresh_directory().await;
-    Ok((StatusCode::CREATED, begun(joined)))
+    Ok((StatusCode::CREATED, begun(joined, cookie)?))
 }
 
 #[derive(Deserialize)]

@@ -2,6 +2,7 @@
 //! token is, also to scanners that look for leaked ones; the checksum catches typing errors
 //! before the database is asked (as GitHub's tokens have it).
 
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
 
 use super::IdentityError;
@@ -92,6 +93,18 @@ pub fn kind(token: &str) -> Option<Kind> {
 /// What the database keeps of a token. It has 256 random bits, so a plain hash is enough.
 pub fn hash(token: &str) -> Vec<u8> {
     Sha256::digest(token.as_bytes()).to_vec()
+}
+
+/// What a page must say to change something with the session of a cookie. Only whoever knows the
+/// session's token can tell it, and it does not tell the token.
+///
+/// # Errors
+/// Never in truth: every key will do for this hash.
+pub fn csrf(session: &str) -> Result<String, IdentityError> {
+    let mac = Hmac::<Sha256>::new_from_slice(session.as_bytes());
+    let mut mac = mac.map_err(|error| IdentityError::Hashing(error.to_string()))?;
+    mac.update(b"picloud csrf");
+    Ok(hex::encode(mac.finalize().into_bytes()))
 }
 
 #[cfg(test)]

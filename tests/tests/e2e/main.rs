@@ -4,6 +4,7 @@ mod access;
 mod api;
 mod bad_input;
 mod cli;
+mod cookies;
 mod dead_letters;
 mod faults;
 mod idempotency;
