@@ -3,7 +3,9 @@
 mod bench;
 mod guest;
 mod instructions;
+mod npm;
 mod postgres;
+mod sdk;
 mod setup;
 mod test;
 #[cfg(test)]
@@ -108,7 +110,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, guest, unit, e2e, instructions, bench
+        /// Only these steps: fmt, clippy, deny, guest, unit, e2e, sdk, instructions, bench
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking

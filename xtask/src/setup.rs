@@ -101,6 +101,12 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             why: "it counts the instructions of an execution",
         });
     }
+    if purpose == For::Testing && !has_program("npm") {
+        missing.push(Missing {
+            package: "npm",
+            why: "@picloud/client is built and tested with it",
+        });
+    }
     if purpose == For::Testing && !has_program("faketime") {
         missing.push(Missing {
             package: "faketime",

@@ -8,16 +8,17 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{cargo, guest, instructions, setup};
+use crate::{cargo, guest, instructions, sdk, setup};
 
 /// Names of the steps, for `--only`.
-pub const STEPS: [&str; 8] = [
+pub const STEPS: [&str; 9] = [
     "fmt",
     "clippy",
     "deny",
     "guest",
     "unit",
     "e2e",
+    "sdk",
     "instructions",
     "bench",
 ];
@@ -152,6 +153,18 @@ fn step(
             );
             tests.envs(environment.iter().map(|(name, value)| (name, value)));
             tested(&mut tests, filters, counts)
+        }
+        // A filter names tests of Rust.
+        "sdk" if !filters.is_empty() => Ok(()),
+        "sdk" => {
+            crate::run(&mut cargo_in(
+                "",
+                &["build", "--locked", "--package", "picloud"],
+            ))?;
+            let (passed, failed) = sdk::check(root)?;
+            counts.passed += passed;
+            counts.failed += failed;
+            Ok(())
         }
         // It has no tests to filter.
         "bench" if !filters.is_empty() => Ok(()),

@@ -1,0 +1,145 @@
+import { Line, type GetToken, type Listener, type Status, type TopicSource } from "./line.js";
+import { platform } from "./platform.js";
+import type { Wire } from "./send.js";
+import { refuseReactNative, type StreamEvent } from "./stream.js";
+import { Subscription, type Follower, type Host, type SubscribeOptions } from "./subscription.js";
+import type { Backoff } from "./wait.js";
+
+/** Makes one connection serve several clients; undefined where the platform cannot. */
+export type Share = (
+  baseUrl: string,
+  makeLine: (listener: Listener, lastEventId?: string) => Line,
+  listener: Listener,
+) => TopicSource | undefined;
+
+/** How the client follows topics. */
+export interface RealtimeOptions {
+  /** Gets subscriber tokens, for subscriptions that bring no `getToken` of their own. */
+  getToken?: GetToken;
+  /** Keep no connection while the page is hidden; what was published meanwhile comes when it is shown. */
+  pauseWhenHidden?: boolean;
+  /** Share one connection with other tabs: `acrossTabs("name")`. */
+  share?: Share;
+  /** The pauses before a lost connection is made again; up to 1 s at first, 30 s at most, unless told. */
+  backoff?: Partial<Backoff>;
+}
+
+const BACKOFF = { baseMs: 1000, maxMs: 30_000 };
+
+/** The server takes no more topics on a stream. */
+export const TOPICS_MAX = 50;
+
+/** Subscriptions that share one connection. */
+class Group implements Listener {
+  readonly followers = new Set<Follower>();
+  readonly source: TopicSource;
+  readonly getToken: GetToken | undefined;
+  /** Whether it began with what is published now, and not at a place of the past. */
+  readonly #isLive: boolean;
+
+  constructor(first: Follower, getToken: GetToken | undefined, makeSource: (listener: Listener) => TopicSource) {
+    this.getToken = getToken;
+    this.#isLive = first.cursor === undefined;
+    this.source = makeSource(this);
+  }
+
+  topics(): string[] {
+    return [...new Set(Array.from(this.followers, ({ topic }) => topic))];
+  }
+
+  /** Whether it can bring this one just what it wants. */
+  takes({ topic, cursor }: Follower, getToken: GetToken | undefined): boolean {
+    const topics = this.topics();
+    const isRoom = topics.length < TOPICS_MAX || topics.includes(topic);
+    const isThere = cursor === undefined ? this.#isLive : cursor === this.source.cursor;
+    return isRoom && isThere && this.getToken === getToken;
+  }
+
+  onEvent(event: StreamEvent): void {
+    this.#each((follower) => follower.hear(event));
+  }
+
+  onStatus(status: Status, error?: Error): void {
+    this.#each((follower) => follower.changed(status, error));
+  }
+
+  onEnd(topics: readonly string[], error: Error): void {
+    this.#each((follower) => topics.includes(follower.topic) && follower.end(error));
+  }
+
+  /** Those of this moment: what they do with it may bring others, or end some. */
+  #each(tell: (follower: Follower) => unknown): void {
+    [...this.followers].forEach(tell);
+  }
+}
+
+/** Follows topics, with as few connections as can be. */
+export class Realtime implements Host {
+  readonly #wire: Wire;
+  readonly #options: RealtimeOptions;
+  readonly #groups = new Set<Group>();
+
+  constructor(wire: Wire, options: RealtimeOptions = {}) {
+    this.#wire = wire;
+    this.#options = options;
+  }
+
+  subscribe<T>(topic: string, options: SubscribeOptions<T>): Subscription<T> {
+    refuseReactNative(this.#wire);
+    return new Subscription<T>(this, topic, options);
+  }
+
+  attach(follower: Follower): void {
+    const getToken = follower.getToken ?? this.#options.getToken;
+    let group = [...this.#groups].find((some) => some.takes(follower, getToken));
+    if (!group) {
+      group = new Group(follower, getToken, (listener) => this.#source(follower, getToken, listener));
+      this.#groups.add(group);
+      if (this.#groups.size === 1) this.#watchPage(true);
+    }
+    group.followers.add(follower);
+    this.#follow(group);
+    const { cursor } = group.source;
+    // It joins here; messages before this place are not for it.
+    if (follower.cursor === undefined && cursor !== undefined) follower.cursor = cursor;
+  }
+
+  detach(follower: Follower): void {
+    for (const group of this.#groups) {
+      if (!group.followers.delete(follower)) continue;
+      if (group.followers.size === 0) this.#groups.delete(group);
+      if (this.#groups.size === 0) this.#watchPage(false);
+      this.#follow(group);
+    }
+  }
+
+  #follow(group: Group): void {
+    group.source.pause(this.#isHidden());
+    group.source.want(group.topics());
+  }
+
+  #source({ cursor }: Follower, getToken: GetToken | undefined, listener: Listener): TopicSource {
+    const { share, backoff } = this.#options;
+    const make = (heard: Listener, lastEventId = cursor) =>
+      new Line(this.#wire, { getToken, backoff: { ...BACKOFF, ...backoff }, lastEventId }, heard);
+    // What begins elsewhere, has tokens of its own, or found no room is not shared.
+    const isFirst = [...this.#groups].every(({ source }) => source instanceof Line);
+    const isCommon = getToken === this.#options.getToken && cursor === undefined;
+    const shared = isCommon && isFirst ? share?.(this.#wire.baseUrl, make, listener) : undefined;
+    return shared ?? make(listener);
+  }
+
+  #isHidden(): boolean {
+    return this.#options.pauseWhenHidden === true && platform.document?.visibilityState === "hidden";
+  }
+
+  #watchPage(watch: boolean): void {
+    if (!this.#options.pauseWhenHidden) return;
+    const method = watch ? "addEventListener" : "removeEventListener";
+    platform.document?.[method]("visibilitychange", this.#onVisibility);
+  }
+
+  readonly #onVisibility = () => {
+    for (const group of this.#groups) group.source.pause(this.#isHidden());
+  };
+}
