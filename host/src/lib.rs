@@ -3,7 +3,9 @@
 //! `ARCHITECTURE.md` is the map: which room does what, and which arrows point where.
 
 pub mod apps;
+pub mod archive;
 pub mod audit;
+pub mod backup;
 pub mod cli;
 pub mod config;
 pub mod dead_letters;

@@ -13,6 +13,7 @@ use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
+use crate::backup::Backups;
 use crate::config::Config;
 use crate::directory::Directory;
 use crate::dispatch::dispatcher::Dispatcher;
@@ -55,6 +56,8 @@ pub struct Node {
     pub sessions: Sessions,
     /// The secrets of the apps.
     pub secrets: Secrets,
+    /// The backups.
+    pub backups: Backups,
     /// Slows down whoever guesses.
     pub guesses: Guesses,
     database_problem: Mutex<Option<String>>,
@@ -63,11 +66,7 @@ pub struct Node {
 
 impl Node {
     async fn start(config: Config) -> anyhow::Result<Arc<Self>> {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&config.data_dir)
-            .with_context(|| format!("data_dir {}", config.data_dir.display()))?;
+        config.make_data_dir()?;
         let metrics = PrometheusBuilder::new()
             .set_buckets_for_metric(
                 Matcher::Suffix("_seconds".into()),
@@ -97,7 +96,7 @@ impl Node {
         let (outbox, hand_over) = Outbox::new(db.clone(), executions_max, config.lease_ms);
         let events = Events::new(directory.clone(), outbox.clone(), config.trigger_depth_max);
         let kv = KvStore::new(db.clone(), events, config.kv_value_bytes_max);
-        let secrets = Secrets::new(db.clone(), master_keys(&config)?);
+        let secrets = Secrets::new(db.clone(), MasterKeys::of(&config)?);
         let runner = Arc::new(Runner::new(
             db.clone(),
             directory.clone(),
@@ -114,6 +113,7 @@ impl Node {
             config.session_ttl_hours,
             config.session_idle_hours,
         );
+        let backups = Backups::new(config.database_url.clone());
         let database_problem = Mutex::new(None);
         Ok(Arc::new(Self {
             config,
@@ -125,6 +125,7 @@ impl Node {
             kv,
             sessions,
             secrets,
+            backups,
             guesses: Guesses::default(),
             database_problem,
             metrics,
@@ -214,21 +215,6 @@ impl Node {
         }
         Ok(())
     }
-}
-
-/// The keys of the secrets: what is configured, or, on an instance that is one machine, one of its
-/// own. Several nodes must be given the same.
-fn master_keys(config: &Config) -> anyhow::Result<MasterKeys> {
-    let keys = MasterKeys::configured(
-        config.master_key.as_deref(),
-        config.master_key_file.as_deref(),
-        &config.master_key_previous,
-    )?;
-    let is_configured = config.master_key.is_some() || config.master_key_file.is_some();
-    if is_configured || config.database_url.starts_with("postgres") {
-        return Ok(keys);
-    }
-    Ok(keys.with_own(&config.data_dir.join("master.key"))?)
 }
 
 /// The key of the hash that compiled code is checked against; made once, readable by us alone.

@@ -1,9 +1,11 @@
 //! The harness of the end-to-end tests: a real server, on either database, reached as users
 //! reach it.
 
+mod place;
 mod proxy;
 mod server;
 
+pub use place::Place;
 pub use proxy::Proxy;
 pub use server::{Answer, App, Engine, Options, Server, restart_postgres};
 

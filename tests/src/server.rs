@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::wait_for;
+use crate::{Place, wait_for};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -58,14 +58,15 @@ pub struct Server {
 }
 
 /// A database of the test's own on the Postgres that all tests share.
-struct Database {
+pub(crate) struct Database {
     name: String,
     admin_url: String,
-    url: String,
+    /// Where it is.
+    pub(crate) url: String,
 }
 
 impl Database {
-    fn create(options: &Options) -> Self {
+    pub(crate) fn create(options: &Options) -> Self {
         let admin_url = options.postgres.clone().unwrap_or_else(|| {
             std::env::var("PICLOUD_TEST_POSTGRES_URL").expect(
                 "PICLOUD_TEST_POSTGRES_URL is not set; `cargo xtask test` starts a Postgres and sets it",
@@ -91,6 +92,27 @@ impl Database {
     }
 }
 
+impl Database {
+    /// Whether a statement that begins so is running in it.
+    pub(crate) fn is_running(&self, beginning: &str) -> bool {
+        let mut admin =
+            postgres::Client::connect(&self.admin_url, postgres::NoTls).expect("the test Postgres");
+        let sql = "select 1 from pg_stat_activity
+            where datname = $1 and state <> 'idle' and query like $2 || '%'";
+        let found = admin.query(sql, &[&self.name, &beginning]);
+        !found.expect("an answer").is_empty()
+    }
+
+    /// Whether there is a row in a table, if there is such a table.
+    pub(crate) fn has_rows(&self, table: &str) -> bool {
+        let mut client =
+            postgres::Client::connect(&self.url, postgres::NoTls).expect("the test Postgres");
+        let there = client.query_one("select to_regclass($1) is not null", &[&table]);
+        let any = format!("select 1 from {table} limit 1");
+        there.expect("an answer").get(0) && !client.query(&any, &[]).expect("rows").is_empty()
+    }
+}
+
 impl Drop for Database {
     fn drop(&mut self) {
         if let Ok(mut admin) = postgres::Client::connect(&self.admin_url, postgres::NoTls) {
@@ -110,7 +132,7 @@ fn faketime() -> PathBuf {
     found.expect("libfaketime is not installed; `cargo xtask setup --test` installs it")
 }
 
-fn program() -> PathBuf {
+pub(crate) fn program() -> PathBuf {
     if let Some(path) = std::env::var_os("PICLOUD_BIN") {
         return path.into();
     }
@@ -169,6 +191,12 @@ impl Server {
         Self::start_on(database, options)
     }
 
+    /// Start one on what is at this place.
+    pub fn start_at(place: Place) -> Self {
+        let Place { folder, database } = place;
+        Self::start_in(folder, database, Options::default())
+    }
+
     /// Start another node on the same Postgres.
     pub fn another_node(&self, options: Options) -> Self {
         assert!(self.database.is_some(), "SQLite has one node");
@@ -177,6 +205,14 @@ impl Server {
 
     fn start_on(database: Option<Arc<Database>>, options: Options) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
+        Self::start_in(folder, database, options)
+    }
+
+    fn start_in(
+        folder: tempfile::TempDir,
+        database: Option<Arc<Database>>,
+        options: Options,
+    ) -> Self {
         let (url, token) = (String::new(), String::new());
         let mut server = Self {
             child: None,
@@ -506,6 +542,17 @@ impl Server {
             .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
             .stdin(Stdio::null());
         command.output().expect("the CLI starts")
+    }
+
+    /// How the CLI is told to open its database by itself.
+    pub fn direct(&self) -> Vec<String> {
+        match &self.database {
+            Some(database) => vec!["--database-url".to_owned(), database.url.clone()],
+            None => {
+                let data_dir = self.data_dir().display().to_string();
+                vec!["--data-dir".to_owned(), data_dir]
+            }
+        }
     }
 
     /// A folder of this test's own.

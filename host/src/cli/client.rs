@@ -73,7 +73,6 @@ pub(super) struct Client {
 fn agent() -> ureq::Agent {
     ureq::Agent::config_builder()
         .http_status_as_error(false)
-        .timeout_global(Some(TIMEOUT))
         .build()
         .into()
 }
@@ -151,7 +150,31 @@ impl Client {
         }
     }
 
+    /// Write the body of an answer to `to`, however long that takes.
+    pub(super) fn download(&self, path: &str, to: &mut dyn Write) -> Result<(), Failure> {
+        let response = self.ask("GET", path, None, None)?;
+        if response.status().as_u16() >= 400 {
+            return read(response).map(|_| ());
+        }
+        let mut body = response.into_body();
+        let copied = std::io::copy(&mut body.as_reader(), to);
+        copied
+            .map(|_| ())
+            .map_err(|error| Failure::Unreachable(format!("the answer broke off: {error}")))
+    }
+
     fn call(&self, method: &str, path: &str, body: Option<String>) -> Result<Value, Failure> {
+        read(self.ask(method, path, body, Some(TIMEOUT))?)
+    }
+
+    /// Send a request; answers as soon as the head of the answer is there.
+    fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        body: Option<String>,
+        timeout: Option<Duration>,
+    ) -> Result<http::Response<ureq::Body>, Failure> {
         let url = format!("{}/api/v1{path}", self.url);
         let mut request = http::Request::builder().method(method).uri(&url);
         if let Some(token) = &self.token {
@@ -163,33 +186,14 @@ impl Client {
         let request = request
             .body(body.unwrap_or_default())
             .map_err(|error| Failure::Usage(format!("{url} is no URL: {error}")))?;
-        let response = self.agent.run(request).map_err(|error| {
+        let request = self.agent.configure_request(request);
+        let request = request.timeout_global(timeout).build();
+        self.agent.run(request).map_err(|error| {
             Failure::Unreachable(format!(
                 "{} cannot be reached ({error}); is the server running? `picloud serve` starts one",
                 self.url
             ))
-        })?;
-        let status = response.status().as_u16();
-        let text = response
-            .into_body()
-            .with_config()
-            .limit(256 * 1024 * 1024)
-            .read_to_string()
-            .map_err(|error| Failure::Unreachable(format!("the answer broke off: {error}")))?;
-        let value: Value = match text.is_empty() {
-            true => Value::Null,
-            false => serde_json::from_str(&text).unwrap_or(Value::String(text)),
-        };
-        if status >= 400 {
-            let bare =
-                json!({ "status": status, "title": format!("the server answered {status}") });
-            return Err(Failure::Problem(if value["status"].is_null() {
-                bare
-            } else {
-                value
-            }));
-        }
-        Ok(value)
+        })
     }
 
     pub(super) fn log_out(&self, out: &Output) -> Result<(), Failure> {
@@ -204,6 +208,30 @@ impl Client {
         out.say("Signed out.");
         Ok(())
     }
+}
+
+/// The body of an answer, or the problem that it is.
+fn read(response: http::Response<ureq::Body>) -> Result<Value, Failure> {
+    let status = response.status().as_u16();
+    let text = response
+        .into_body()
+        .with_config()
+        .limit(256 * 1024 * 1024)
+        .read_to_string()
+        .map_err(|error| Failure::Unreachable(format!("the answer broke off: {error}")))?;
+    let value: Value = match text.is_empty() {
+        true => Value::Null,
+        false => serde_json::from_str(&text).unwrap_or(Value::String(text)),
+    };
+    if status >= 400 {
+        let bare = json!({ "status": status, "title": format!("the server answered {status}") });
+        return Err(Failure::Problem(if value["status"].is_null() {
+            bare
+        } else {
+            value
+        }));
+    }
+    Ok(value)
 }
 
 /// A part of a path or a query.

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod access;
+mod backup;
 mod client;
 mod deploy;
 mod manage;
@@ -125,6 +126,8 @@ enum Command {
     Audit(access::Audit),
     /// Remove what is past its retention
     Gc(operate::Gc),
+    Backup(backup::Backup),
+    Restore(backup::Restore),
     /// Print the completions for a shell
     Completions {
         /// Which shell
@@ -181,6 +184,9 @@ pub fn main() -> ExitCode {
         Command::Keys(keys) => client().and_then(|client| keys.run(&client, &out)),
         Command::Secrets(secrets) => client().and_then(|client| secrets.run(&client, &out)),
         Command::Audit(audit) => client().and_then(|client| audit.run(&client, &out)),
+        Command::Backup(backup) if backup.is_direct() => backup.run_direct(&out),
+        Command::Backup(backup) => client().and_then(|client| backup.run(&client, &out)),
+        Command::Restore(restore) => restore.run(&out),
         Command::Gc(gc) => client().and_then(|client| gc.run(&client, &out)),
     };
     match done {

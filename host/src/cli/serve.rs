@@ -74,6 +74,16 @@ impl From<ConfigError> for Failure {
 }
 
 impl Serve {
+    /// These flags, and what stands in this file.
+    pub(super) fn with(file: Option<PathBuf>, flags: Vec<(&'static str, String)>) -> Self {
+        Self { file, flags }
+    }
+
+    /// The configuration that they make, with the environment's.
+    pub(super) fn config(self) -> Result<Config, Failure> {
+        Ok(self.values()?.config()?)
+    }
+
     fn values(&self) -> Result<Values, ConfigError> {
         let beside = PathBuf::from("picloud.toml");
         let file = self

@@ -5,9 +5,12 @@ mod settings;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::fs;
 use std::net::SocketAddr;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
 use chrono::TimeDelta;
 
 use ipnet::IpNet;
@@ -72,6 +75,20 @@ pub struct Config {
     pub owner_name: String,
     /// The password of the first owner; made up when there is none.
     pub owner_password: Option<String>,
+}
+
+impl Config {
+    /// Make the folder of the instance, for us alone, if it is not there.
+    ///
+    /// # Errors
+    /// When it cannot be made.
+    pub fn make_data_dir(&self) -> anyhow::Result<()> {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.data_dir)
+            .with_context(|| format!("data_dir {}", self.data_dir.display()))
+    }
 }
 
 /// How log lines look.

@@ -20,8 +20,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, dead_letters, executions, identity, kv, retention, routes, scripts, secrets,
-    triggers,
+    apps, audit, backup, dead_letters, executions, identity, kv, retention, routes, scripts,
+    secrets, triggers,
 };
 use problem::Problem;
 
@@ -44,6 +44,7 @@ pub fn endpoints() -> endpoints::Api {
         .merge(retention::api::endpoints())
         .merge(secrets::api::endpoints())
         .merge(audit::api::endpoints())
+        .merge(backup::api::endpoints())
 }
 
 /// All of it.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -12,6 +12,7 @@ use chacha20poly1305::{XChaCha20Poly1305, XNonce};
 use sha2::{Digest, Sha256};
 
 use crate::apps::AppId;
+use crate::config::Config;
 
 /// The bytes of a key.
 const KEY_BYTES: usize = 32;
@@ -66,6 +67,38 @@ fn parse(what: &str, text: &str) -> Result<Key, MasterKeyError> {
 }
 
 impl MasterKeys {
+    /// The keys of an instance: what is configured, or, where it is one machine, one of its own.
+    /// Several nodes must be given the same.
+    ///
+    /// # Errors
+    /// When one of them is none.
+    pub fn of(config: &Config) -> Result<Self, MasterKeyError> {
+        let keys = Self::given(config)?;
+        match own_file(config) {
+            Some(path) => keys.with_own(&path),
+            None => Ok(keys),
+        }
+    }
+
+    /// The same, but where an instance has made none of its own yet, none is made.
+    ///
+    /// # Errors
+    /// When one of them is none.
+    pub fn at_hand(config: &Config) -> Result<Self, MasterKeyError> {
+        match own_file(config).is_some_and(|path| !path.exists()) {
+            true => Self::given(config),
+            false => Self::of(config),
+        }
+    }
+
+    fn given(config: &Config) -> Result<Self, MasterKeyError> {
+        Self::configured(
+            config.master_key.as_deref(),
+            config.master_key_file.as_deref(),
+            &config.master_key_previous,
+        )
+    }
+
     /// The keys that the configuration names: `given`, or what stands in `file`, and `previous`,
     /// separated by commas.
     ///
@@ -123,6 +156,11 @@ impl MasterKeys {
         Ok(self)
     }
 
+    /// Whether this key is one of them.
+    pub fn has(&self, key_id: &[u8]) -> bool {
+        self.0.iter().any(|key| key.id[..] == *key_id)
+    }
+
     /// The key that is encrypted with.
     pub fn current_id(&self) -> Option<KeyId> {
         self.0.first().map(|key| key.id)
@@ -155,6 +193,13 @@ impl MasterKeys {
         let value = key.cipher.decrypt(&XNonce::from(*nonce), payload).ok()?;
         String::from_utf8(value).ok()
     }
+}
+
+/// The file of an instance's own key, where it has one.
+fn own_file(config: &Config) -> Option<PathBuf> {
+    let is_configured = config.master_key.is_some() || config.master_key_file.is_some();
+    let is_one_machine = !config.database_url.starts_with("postgres");
+    (is_one_machine && !is_configured).then(|| config.data_dir.join("master.key"))
 }
 
 /// Where a value belongs: one that is moved to another place does not open there.

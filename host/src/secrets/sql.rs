@@ -175,3 +175,9 @@ pub async fn replace(
     })?;
     Ok(changed == 1)
 }
+
+/// How many secrets are under which master key.
+pub async fn by_key(conn: &mut Conn) -> Result<Vec<(Vec<u8>, i64)>, StoreError> {
+    const SQL: &str = "select key_id, count(*) from secrets group by key_id order by key_id";
+    Ok(on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?)
+}

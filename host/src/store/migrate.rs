@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use sqlx::migrate::{Migrate, Migration, MigrationType, Migrator};
 use sqlx::{Acquire, SqlSafeStr};
 
-use super::{StoreError, Tx, on};
+use super::{Engine, StoreError, Tx, on};
 
 /// The number of the newest migration; `/version` shows it.
 pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
@@ -46,7 +46,16 @@ const MIGRATIONS: [(i64, &str, &str, &str); 5] = [
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together
 /// do it once; on SQLite the lock on the file has kept others out already.
-pub(super) async fn run<'a, A>(on: A, engine: super::Engine) -> Result<(), StoreError>
+pub(super) async fn run<'a, A>(on: A, engine: Engine) -> Result<(), StoreError>
+where
+    A: Acquire<'a>,
+    <A::Connection as std::ops::Deref>::Target: Migrate,
+{
+    run_to(SCHEMA_VERSION, on, engine).await
+}
+
+/// Run what is missing up to this version.
+pub(super) async fn run_to<'a, A>(version: i64, on: A, engine: Engine) -> Result<(), StoreError>
 where
     A: Acquire<'a>,
     <A::Connection as std::ops::Deref>::Target: Migrate,
@@ -55,8 +64,8 @@ where
         .into_iter()
         .map(|(number, name, sqlite, postgres)| {
             let text = match engine {
-                super::Engine::Sqlite => sqlite,
-                super::Engine::Postgres => postgres,
+                Engine::Sqlite => sqlite,
+                Engine::Postgres => postgres,
             };
             let text = text.into_sql_str();
             Migration::new(
@@ -69,7 +78,7 @@ where
         })
         .collect();
     Migrator::with_migrations(migrations)
-        .run(on)
+        .run_to(version, on)
         .await
         .map_err(|error| match error {
             sqlx::migrate::MigrateError::VersionMissing(number) => StoreError::Unusable(format!(

@@ -5,11 +5,13 @@
 
 mod conn;
 mod error;
+mod fresh;
 mod id;
 mod migrate;
 mod notify;
 mod open;
 mod rows;
+mod snapshot;
 mod writer;
 
 use std::sync::Arc;
@@ -20,10 +22,12 @@ use futures_util::future::BoxFuture;
 pub(crate) use conn::on;
 pub use conn::{Conn, Tx};
 pub use error::StoreError;
+pub use fresh::Fresh;
 pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
 pub use rows::chunks;
 pub(crate) use rows::insert_all;
+pub use snapshot::snapshot;
 pub use writer::{Durability, Grouped, Lane};
 
 use writer::Writer;

@@ -68,13 +68,32 @@ impl Connector {
     }
 }
 
-pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
-    match url.split_once("://").map(|(scheme, _)| scheme) {
-        Some("sqlite") => open_sqlite(Path::new(&url["sqlite://".len()..])).await,
-        Some("postgres" | "postgresql") => open_postgres(url).await,
+/// Where a URL leads.
+pub(super) enum Place {
+    Sqlite(PathBuf),
+    Postgres(Box<PgConnectOptions>),
+}
+
+pub(super) fn place(url: &str) -> Result<Place, StoreError> {
+    match url.split_once("://") {
+        Some(("sqlite", path)) => Ok(Place::Sqlite(path.into())),
+        Some(("postgres" | "postgresql", _)) => {
+            let options = PgConnectOptions::from_str(url)
+                .map_err(|error| StoreError::Unusable(format!("the database's URL: {error}")))?
+                .application_name("picloud")
+                .disable_statement_logging();
+            Ok(Place::Postgres(Box::new(options)))
+        }
         _ => Err(StoreError::Unusable(
             "the database's URL must begin with sqlite:// or postgres://".into(),
         )),
+    }
+}
+
+pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
+    match place(url)? {
+        Place::Sqlite(path) => open_sqlite(&path).await,
+        Place::Postgres(options) => open_postgres(*options).await,
     }
 }
 
@@ -111,11 +130,7 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
     })
 }
 
-async fn open_postgres(url: &str) -> Result<Opened, StoreError> {
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|error| StoreError::Unusable(format!("the database's URL: {error}")))?
-        .application_name("picloud")
-        .disable_statement_logging();
+async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> {
     let reads = PgPoolOptions::new()
         .max_connections(POSTGRES_READERS)
         .acquire_timeout(ACQUIRE_TIMEOUT)
@@ -131,7 +146,7 @@ async fn open_postgres(url: &str) -> Result<Opened, StoreError> {
 
 /// Lock the file next to the database for the life of this process. Two writers would be safe
 /// for SQLite but not for us: a starting process takes over every lease that it finds.
-fn lock(path: &Path) -> Result<File, StoreError> {
+pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
     let unusable = |problem: String| StoreError::Unusable(problem);
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)
