@@ -61,6 +61,10 @@ pub use real::*;
 #[cfg(target_arch = "wasm32")]
 #[expect(missing_docs, reason = "the WIT documents them, under the same names")]
 mod real {
+    use std::time::Duration;
+
+    use wasip2::clocks::monotonic_clock;
+
     use super::{Context, Level, Page};
     use crate::component::picloud::context::context;
     use crate::component::picloud::dead_letters::dead_letters;
@@ -196,6 +200,11 @@ mod real {
             event: known.event,
         }
     }
+
+    pub fn sleep(long: Duration) {
+        let nanoseconds = u64::try_from(long.as_nanos()).unwrap_or(u64::MAX);
+        monotonic_clock::subscribe_duration(nanoseconds).block();
+    }
 }
 
 #[cfg(not(target_arch = "wasm32"))]
@@ -209,6 +218,7 @@ pub use stand_in::*;
 mod stand_in {
     use std::cell::RefCell;
     use std::collections::BTreeMap;
+    use std::time::Duration;
 
     use super::{Context, Level, Page};
 
@@ -304,5 +314,9 @@ mod stand_in {
 
     pub fn context() -> Context {
         with(|host| host.context.clone())
+    }
+
+    pub fn sleep(long: Duration) {
+        std::thread::sleep(long);
     }
 }

@@ -16,5 +16,7 @@ pub mod host;
 pub mod json;
 pub mod modules;
 pub mod outcome;
+#[cfg(target_arch = "wasm32")]
+mod preview1;
 #[cfg(test)]
 mod tests;

@@ -1,5 +1,5 @@
-//! Builds the Rhai guest and packs it: compile for wasm32-wasip1, pre-initialise, encode as a
-//! component.
+//! Builds the Rhai guest and packs it: compile for wasm32-wasip1, pre-initialise, bind what it
+//! imports of WASI's first preview, encode as a component.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,9 +10,10 @@ use sha2::{Digest, Sha256};
 use wasi_preview1_component_adapter_provider as adapter;
 use wasmtime_wizer::{InstanceState, SnapshotVal, Wizer};
 
-use crate::step;
+use crate::{bind, step};
 
 const TARGET: &str = "wasm32-wasip1";
+const PREVIEW1: &str = "wasi_snapshot_preview1";
 /// What gives a compiler for the target on Debian where rustup cannot.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "wasi-libc"];
 
@@ -90,7 +91,9 @@ pub fn build(root: &Path) -> Result<PathBuf> {
     let module = step("build the Rhai guest", || compile(root))?;
     step("pack the Rhai guest", || {
         let module = fs::read(&module).with_context(|| format!("{}", module.display()))?;
-        fs::write(&packed, encode(&pre_initialise(&module)?)?)?;
+        let module = pre_initialise(&module)?;
+        let module = bind::imports_to_exports(&module, PREVIEW1)?;
+        fs::write(&packed, encode(&module)?)?;
         fs::write(&stamp, inputs)?;
         Ok(())
     })?;
@@ -118,6 +121,7 @@ fn inputs(root: &Path) -> Result<String> {
         "guest-rhai/Cargo.lock",
         "wit",
         "xtask/src/guest.rs",
+        "xtask/src/bind.rs",
     ] {
         add(&mut hash, &root.join(part))?;
     }
@@ -271,14 +275,12 @@ impl InstanceState for Initialised {
     }
 }
 
-/// Make a component of a core module that was built for the target.
+/// Make a component of a core module that was built for the target. The adapter is in it only
+/// where the module still imports WASI's first preview, as the fixtures do.
 pub fn encode(module: &[u8]) -> Result<Vec<u8>> {
     wit_component::ComponentEncoder::default()
         .module(module)?
-        .adapter(
-            adapter::WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME,
-            adapter::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
-        )?
+        .adapter(PREVIEW1, adapter::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER)?
         .validate(true)
         .encode()
         .context("encoding the component")

@@ -1,6 +1,7 @@
 //! Set-up, builds and test runs, in plain Rust: `cargo xtask --help`.
 
 mod bench;
+mod bind;
 mod guest;
 mod instructions;
 mod npm;

@@ -6,6 +6,7 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use rhai::{Engine, ImmutableString, Module};
 
 use super::{Native, fail};
+use crate::host;
 
 /// The longest sleep: beyond any deadline.
 const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -61,7 +62,7 @@ pub(super) fn module() -> Module {
 pub(super) fn register_sleep(engine: &mut Engine) {
     fn sleep(seconds: f64) -> Native<()> {
         match Duration::try_from_secs_f64(seconds) {
-            Ok(long) => std::thread::sleep(long.min(SLEEP_MAX)),
+            Ok(long) => host::sleep(long.min(SLEEP_MAX)),
             Err(_) => return fail("sleep", format!("{seconds} is no number of seconds")),
         }
         Ok(())
