@@ -102,7 +102,7 @@ impl Node {
             directory.clone(),
             sandbox,
             config.default_limits,
-            kv.clone(),
+            kv.for_guests(),
             secrets.clone(),
             outbox.clone(),
         ));

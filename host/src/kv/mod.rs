@@ -238,6 +238,14 @@ impl KvStore {
         }
     }
 
+    /// The same, for calls on the threads where guests compute.
+    pub fn for_guests(&self) -> Self {
+        Self {
+            db: self.db.for_guests(),
+            ..self.clone()
+        }
+    }
+
     /// The part of the app `app_id`, for somebody whose mutations go back to `origin`.
     pub fn of(&self, app_id: AppId, origin: Origin) -> Kv {
         Kv {

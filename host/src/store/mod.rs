@@ -45,10 +45,12 @@ pub enum Engine {
 #[derive(Clone)]
 pub struct Db {
     inner: Arc<Inner>,
+    for_guests: bool,
 }
 
 struct Inner {
     reads: open::Reads,
+    guest_reads: open::Reads,
     writer: Writer,
     /// Held for as long as the process serves: it keeps a second one off the same file.
     _lock: Option<std::fs::File>,
@@ -66,10 +68,21 @@ impl Db {
         Ok(Self {
             inner: Arc::new(Inner {
                 reads: opened.reads,
+                guest_reads: opened.guest_reads,
                 writer: Writer::start(opened.writes),
                 _lock: opened.lock,
             }),
+            for_guests: false,
         })
+    }
+
+    /// The same, with readers of its own: for reads on the threads where guests compute. One may
+    /// hold its connection for as long as others compute, and nobody else is to wait for that.
+    pub fn for_guests(&self) -> Self {
+        Self {
+            inner: self.inner.clone(),
+            for_guests: true,
+        }
     }
 
     /// Which database this is.
@@ -85,7 +98,10 @@ impl Db {
     /// # Errors
     /// [`StoreError::Unavailable`] when none can be had.
     pub async fn read(&self) -> Result<Conn, StoreError> {
-        self.inner.reads.acquire().await
+        match self.for_guests {
+            true => self.inner.guest_reads.acquire().await,
+            false => self.inner.reads.acquire().await,
+        }
     }
 
     /// Run `work` in a transaction of its own: commit when it answers `Ok`, roll back when it

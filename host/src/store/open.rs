@@ -12,19 +12,20 @@ use sqlx::{ConnectOptions, Connection, PgPool, SqlitePool};
 use super::conn::Held;
 use super::{Conn, Engine, StoreError, migrate};
 
-/// Readers of SQLite: WAL lets them run beside the writer.
+/// Readers of SQLite, and as many again for guests: WAL lets them run beside the writer.
 const SQLITE_READERS: u32 = 4;
 /// How long SQLite's log grows before it is copied into the file: 16 MiB.
 const CHECKPOINT_PAGES: &str = "4000";
 /// What the writer on SQLite keeps of the file in memory: 16 MiB, in SQLite's notation.
 const WRITER_CACHE_KIB: &str = "-16384";
-/// Readers of Postgres for one node.
+/// Readers of Postgres for one node, and as many again for guests ([`super::Db::for_guests`]).
 const POSTGRES_READERS: u32 = 16;
 /// How long a reader waits for a connection before the database counts as unavailable.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(super) struct Opened {
     pub(super) reads: Reads,
+    pub(super) guest_reads: Reads,
     pub(super) writes: Connector,
     pub(super) lock: Option<File>,
 }
@@ -116,29 +117,35 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
     let mut writer = options.connect().await?;
     migrate::run(&mut writer, Engine::Sqlite).await?;
     writer.close().await?;
-    let reads = SqlitePoolOptions::new()
-        .max_connections(SQLITE_READERS)
-        .min_connections(1)
-        .test_before_acquire(false)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options.clone().read_only(true).create_if_missing(false))
-        .await?;
+    let readers = async || {
+        let options = options.clone().read_only(true).create_if_missing(false);
+        SqlitePoolOptions::new()
+            .max_connections(SQLITE_READERS)
+            .min_connections(1)
+            .test_before_acquire(false)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .connect_with(options)
+            .await
+    };
     Ok(Opened {
-        reads: Reads::Sqlite(reads),
+        reads: Reads::Sqlite(readers().await?),
+        guest_reads: Reads::Sqlite(readers().await?),
         writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
         lock: Some(lock),
     })
 }
 
 async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> {
-    let reads = PgPoolOptions::new()
-        .max_connections(POSTGRES_READERS)
-        .acquire_timeout(ACQUIRE_TIMEOUT)
-        .connect_with(options.clone())
-        .await?;
+    let readers = || {
+        PgPoolOptions::new()
+            .max_connections(POSTGRES_READERS)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+    };
+    let reads = readers().connect_with(options.clone()).await?;
     migrate::run(&reads, Engine::Postgres).await?;
     Ok(Opened {
         reads: Reads::Postgres(reads),
+        guest_reads: Reads::Postgres(readers().connect_lazy_with(options.clone())),
         writes: Connector::Postgres(Box::new(options)),
         lock: None,
     })
