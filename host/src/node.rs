@@ -19,7 +19,7 @@ use crate::directory::Directory;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::outbox::Outbox;
 use crate::identity::guesses::Guesses;
-use crate::identity::{Sessions, password, token};
+use crate::identity::{Sessions, password};
 use crate::kv::KvStore;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
@@ -194,24 +194,22 @@ impl Node {
         *known = problem.map(|_| "the database is unavailable".to_owned());
     }
 
-    async fn create_first_owner(&self) -> anyhow::Result<()> {
+    /// Make the first owner, or tell whoever sees our output how to.
+    async fn welcome(&self, address: SocketAddr) -> anyhow::Result<()> {
         let name = &self.config.owner_name;
-        let given = self.config.owner_password.clone();
-        if let Some(given) = &given {
+        if let Some(given) = &self.config.owner_password {
             password::check(given, name).context("owner_password")?;
+            self.sessions
+                .create_first_owner(name, given.clone())
+                .await?;
+            return Ok(());
         }
-        let made_up = given.is_none();
-        let password = match given {
-            Some(password) => password,
-            None => token::random_digits(20)?.into_iter().collect(),
-        };
-        if self
-            .sessions
-            .create_first_owner(name, password.clone())
-            .await?
-            && made_up
-        {
-            println!("owner password: {password}   (user `{name}`; shown this once)");
+        if !self.sessions.is_set_up().await? {
+            let token = self.sessions.setup_token().await?;
+            println!(
+                "no owner yet: make one on http://{address}/admin, or with `picloud setup {token}`"
+            );
+            println!("set-up token: {token}");
         }
         Ok(())
     }
@@ -273,7 +271,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         listen(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
     let node = Node::start(config).await?;
-    node.create_first_owner().await?;
+    node.welcome(address).await?;
     node.directory.refresh().await?;
     tokio::spawn(node.clone().watch_database());
     tokio::spawn(node.directory.clone().keep_fresh());

@@ -1,13 +1,15 @@
 //! The harness of the end-to-end tests: a real server, on either database, reached as users
 //! reach it.
 
+mod app;
 mod place;
 mod proxy;
 mod server;
 
+pub use app::App;
 pub use place::Place;
 pub use proxy::Proxy;
-pub use server::{Answer, App, Engine, Options, Server, restart_postgres};
+pub use server::{Answer, Engine, Options, Server, restart_postgres};
 
 use std::time::{Duration, Instant};
 

@@ -1,15 +1,16 @@
 //! A server of a test's own.
 
+use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::{Place, wait_for};
+use crate::{App, Place, wait_for};
 
 const PASSWORD: &str = "correct horse battery";
 
@@ -43,6 +44,8 @@ pub struct Options {
     pub clock: Option<&'static str>,
     /// A port on this machine that leads to the Postgres, in place of its own.
     pub postgres_through: Option<u16>,
+    /// Whether the first owner is left to the test.
+    pub without_owner: bool,
 }
 
 /// A running server; dropping it kills it and removes its data.
@@ -55,6 +58,7 @@ pub struct Server {
     folder: tempfile::TempDir,
     options: Options,
     database: Option<Arc<Database>>,
+    output: Arc<Mutex<String>>,
 }
 
 /// A database of the test's own on the Postgres that all tests share.
@@ -221,9 +225,12 @@ impl Server {
             folder,
             options,
             database,
+            output: Arc::default(),
         };
         server.launch();
-        server.log_in();
+        if !server.options.without_owner {
+            server.log_in();
+        }
         server
     }
 
@@ -255,7 +262,14 @@ impl Server {
             .arg(cache)
             .args(["--shutdown-grace-ms", "2000"])
             .current_dir(self.folder.path())
-            .env("PICLOUD_OWNER_PASSWORD", PASSWORD)
+            .env(
+                "PICLOUD_OWNER_PASSWORD",
+                if self.options.without_owner {
+                    ""
+                } else {
+                    PASSWORD
+                },
+            )
             .envs(
                 self.options
                     .environment
@@ -270,8 +284,12 @@ impl Server {
         let mut child = serve.spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("it was piped");
         let (listening, heard) = mpsc::channel();
+        let output = self.output.clone();
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
+                writeln!(output, "{line}").expect("a text takes it");
+                drop(output);
                 if let Some(url) = line.strip_prefix("listening on ") {
                     let _ = listening.send(url.to_owned());
                 }
@@ -310,6 +328,12 @@ impl Server {
     /// What the server logged so far.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.folder.path().join("server.log")).unwrap_or_default()
+    }
+
+    /// What the server printed so far.
+    pub fn output(&self) -> String {
+        let output = self.output.lock();
+        output.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// The owner's password.
@@ -533,15 +557,30 @@ impl Server {
 
     /// Run the CLI against this server, as the owner.
     pub fn cli(&self, words: &[&str]) -> Output {
+        self.command(words)
+            .env("PICLOUD_TOKEN", &self.token)
+            .stdin(Stdio::null())
+            .output()
+            .expect("the CLI starts")
+    }
+
+    /// The same as nobody, with something on its standard input.
+    pub fn cli_with_input(&self, words: &[&str], input: &str) -> Output {
+        let path = self.folder.path().join("input");
+        std::fs::write(&path, input).expect("a file");
+        let input = std::fs::File::open(path).expect("the file");
+        let mut command = self.command(words);
+        command.stdin(input).output().expect("the CLI starts")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
         let mut command = Command::new(program());
         command
             .args(words)
             .current_dir(self.folder.path())
             .env("PICLOUD_URL", &self.url)
-            .env("PICLOUD_TOKEN", &self.token)
-            .env("XDG_CONFIG_HOME", self.folder.path().join("config"))
-            .stdin(Stdio::null());
-        command.output().expect("the CLI starts")
+            .env("XDG_CONFIG_HOME", self.folder.path().join("config"));
+        command
     }
 
     /// How the CLI is told to open its database by itself.
@@ -571,125 +610,5 @@ impl Drop for Server {
             eprintln!("── the server's log ──\n{}", self.log());
         }
         drop(self.database.take());
-    }
-}
-
-/// An app of a test.
-pub struct App<'s> {
-    /// The server that it is on.
-    pub server: &'s Server,
-    /// Its slug.
-    pub slug: String,
-}
-
-impl App<'_> {
-    /// Upload a script and answer its id.
-    pub fn script(&self, name: &str, source: &str) -> String {
-        self.script_with(name, source, json!({}))
-    }
-
-    /// Upload a script with limits and answer its id.
-    pub fn script_with(&self, name: &str, source: &str, limits: Value) -> String {
-        let body = json!({ "name": name, "source": source, "limits": limits });
-        let made = self
-            .server
-            .api("POST", &format!("/apps/{}/scripts", self.slug), Some(body));
-        assert_eq!(made.status, 201, "{}", made.text());
-        made.json()["id"].as_str().expect("an id").to_owned()
-    }
-
-    /// Bind a script to a route like `POST /x`.
-    pub fn route(&self, script: &str, route: &str) -> Value {
-        self.route_with(script, route, json!({}))
-    }
-
-    /// Bind a script to a route with more of its members given.
-    pub fn route_with(&self, script: &str, route: &str, more: Value) -> Value {
-        let (method, path) = route.split_once(' ').expect("a method and a path");
-        let mut body = json!({ "script": script, "method": method, "path": path });
-        for (name, value) in more.as_object().into_iter().flatten() {
-            body[name] = value.clone();
-        }
-        let made = self
-            .server
-            .api("POST", &format!("/apps/{}/routes", self.slug), Some(body));
-        assert_eq!(made.status, 201, "{}", made.text());
-        made.json()
-    }
-
-    /// Upload a script and bind it to `ANY /name`.
-    pub fn serve(&self, name: &str, source: &str) {
-        self.script(name, source);
-        self.route(name, &format!("ANY /{name}"));
-    }
-
-    /// The executions, newest first.
-    pub fn executions(&self, query: &str) -> Vec<Value> {
-        let list = self.server.api(
-            "GET",
-            &format!("/apps/{}/executions?{query}", self.slug),
-            None,
-        );
-        assert_eq!(list.status, 200, "{}", list.text());
-        list.json()["items"].as_array().cloned().unwrap_or_default()
-    }
-
-    /// The newest execution, in full, once there is one.
-    pub fn last_execution(&self) -> Value {
-        let id = wait_for("an execution", || {
-            self.executions("limit=1").into_iter().next()
-        });
-        let id = id["id"].as_str().unwrap_or_default().to_owned();
-        self.server
-            .api("GET", &format!("/executions/{id}"), None)
-            .json()
-    }
-
-    /// The value of a key; null when there is none.
-    pub fn kv(&self, collection: &str, key: &str) -> Value {
-        let path = format!("/apps/{}/kv/{collection}/{key}", self.slug);
-        let answer = self.server.api("GET", &path, None);
-        if answer.status == 200 {
-            answer.json()
-        } else {
-            Value::Null
-        }
-    }
-
-    /// Register a trigger and answer it.
-    pub fn trigger(&self, kind: &str, body: Value) -> Value {
-        let path = format!("/apps/{}/triggers/{kind}", self.slug);
-        let made = self.server.api("POST", &path, Some(body));
-        assert_eq!(made.status, 201, "{}", made.text());
-        made.json()
-    }
-
-    /// Give a key a value, as the owner.
-    pub fn set(&self, collection: &str, key: &str, value: Value) {
-        let path = format!("/apps/{}/kv/{collection}/{key}", self.slug);
-        let set = self.server.api("PUT", &path, Some(value));
-        assert_eq!(set.status, 204, "{}", set.text());
-    }
-
-    /// The keys of a collection with their values, in the order of keys.
-    pub fn entries(&self, collection: &str) -> Vec<(String, Value)> {
-        let path = format!("/apps/{}/kv/{collection}?limit=200", self.slug);
-        let list = self.server.api("GET", &path, None).json();
-        let items = list["items"].as_array().cloned().unwrap_or_default();
-        items
-            .into_iter()
-            .map(|item| {
-                let key = item["key"].as_str().unwrap_or_default().to_owned();
-                (key, item["value"].clone())
-            })
-            .collect()
-    }
-
-    /// The dead letters that a query finds, newest first.
-    pub fn dead_letters(&self, query: &str) -> Vec<Value> {
-        let path = format!("/apps/{}/dead-letters?{query}", self.slug);
-        let list = self.server.api("GET", &path, None);
-        assert_eq!(list.status, 200, "{}", list.text());
-        list.json()["items"].as_array().cloned().unwrap_or_default()
     }
 }

@@ -99,6 +99,32 @@ impl Client {
         })
     }
 
+    /// Nobody yet, at `url`.
+    fn nobody(url: Option<&str>) -> Self {
+        Self {
+            agent: agent(),
+            url: url.unwrap_or(DEFAULT_URL).trim_end_matches('/').to_owned(),
+            token: None,
+        }
+    }
+
+    /// Keep a session that began.
+    fn remember(&self, session: &Value, out: &Output) -> Result<(), Failure> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let credentials = Credentials {
+            url: self.url.clone(),
+            token: text(&session["token"]),
+            user: text(&session["user"]["name"]),
+        };
+        credentials.save()?;
+        let shown = json!({ "url": self.url, "user": session["user"],
+                            "expires_at": session["expires_at"] });
+        out.show(&shown, |_| {
+            println!("Signed in to {} as {}.", self.url, credentials.user);
+        });
+        Ok(())
+    }
+
     pub(super) fn get(&self, path: &str) -> Result<Value, Failure> {
         self.call("GET", path, None)
     }
@@ -268,26 +294,40 @@ pub(super) struct Login {
 
 impl Login {
     pub(super) fn run(self, url: Option<&str>, out: &Output) -> Result<(), Failure> {
-        let url = url.unwrap_or(DEFAULT_URL).trim_end_matches('/').to_owned();
-        let ask = format!("Password of {} on {url}: ", self.user);
+        let client = Client::nobody(url);
+        let ask = format!("Password of {} on {}: ", self.user, client.url);
         let password = password(self.password_stdin, &ask)?;
-        let client = Client {
-            agent: agent(),
-            url: url.clone(),
-            token: None,
-        };
         let body = json!({ "name": self.user, "password": password });
         let session = client.post("/auth/login", &body)?;
-        let token = session["token"].as_str().unwrap_or_default().to_owned();
-        Credentials {
-            url: url.clone(),
-            token,
-            user: self.user.clone(),
+        client.remember(&session, out)
+    }
+}
+
+/// Make the first owner of a server, and sign in as them.
+#[derive(clap::Args)]
+pub(super) struct Setup {
+    /// The set-up token that the server printed when it started
+    #[arg(value_name = "SET-UP TOKEN")]
+    setup_token: String,
+    /// The name of the owner
+    #[arg(long, default_value = "owner")]
+    name: String,
+    /// Read the new password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+impl Setup {
+    pub(super) fn run(self, url: Option<&str>, out: &Output) -> Result<(), Failure> {
+        let client = Client::nobody(url);
+        if client.get("/setup")?["has_owner"] == true {
+            let detail = "this instance has an owner already; sign in with: picloud login";
+            return Err(Failure::Usage(detail.into()));
         }
-        .save()?;
-        let shown =
-            json!({ "url": url, "user": session["user"], "expires_at": session["expires_at"] });
-        out.show(&shown, |_| println!("Signed in to {url} as {}.", self.user));
-        Ok(())
+        let ask = format!("New password of {} on {}: ", self.name, client.url);
+        let password = password(self.password_stdin, &ask)?;
+        let body = json!({ "token": self.setup_token, "name": self.name, "password": password });
+        let session = client.post("/setup", &body)?;
+        client.remember(&session, out)
     }
 }

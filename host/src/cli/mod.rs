@@ -76,6 +76,8 @@ enum Command {
     Serve(serve::Serve),
     /// Show the configuration in force, and where each value came from
     Config(serve::Serve),
+    /// Make the first owner of a server, and sign in
+    Setup(client::Setup),
     /// Sign in to a server, and remember it
     Login(client::Login),
     /// End the sign-in
@@ -166,6 +168,7 @@ pub fn main() -> ExitCode {
             );
             Ok(())
         }
+        Command::Setup(setup) => setup.run(args.common.url.as_deref(), &out),
         Command::Login(login) => login.run(args.common.url.as_deref(), &out),
         Command::Logout => client().and_then(|client| client.log_out(&out)),
         Command::Deploy(deploy) => client().and_then(|client| deploy.run(&client, &out)),

@@ -73,7 +73,7 @@ pub struct Config {
     pub ceiling: Limits,
     /// The name of the first owner.
     pub owner_name: String,
-    /// The password of the first owner; made up when there is none.
+    /// The password of the first owner; none: whoever has the set-up token makes them.
     pub owner_password: Option<String>,
 }
 

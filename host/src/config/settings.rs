@@ -244,7 +244,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("owner_name", "owner", "The name of the first owner"),
     Setting {
         key: "owner_password",
-        help: "The password of the first owner; made up and printed once when empty",
+        help: "The password of the first owner; when empty, a set-up token is printed that makes one",
         default: "",
         secret: true,
     },

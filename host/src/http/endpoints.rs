@@ -431,6 +431,13 @@ mod tests {
             .iter()
             .filter(|endpoint| matches!(endpoint.rule, Rule::Public));
         let public: Vec<&str> = public.map(|endpoint| endpoint.path).collect();
-        assert_eq!(public, ["/auth/login", "/auth/join", "/auth/reset"]);
+        let expected = [
+            "/setup",
+            "/setup",
+            "/auth/login",
+            "/auth/join",
+            "/auth/reset",
+        ];
+        assert_eq!(public, expected);
     }
 }

@@ -366,6 +366,8 @@ impl From<IdentityError> for Problem {
                 Self::conflict("name_taken", error.to_string()).with("field", "name")
             }
             IdentityError::NotFound { .. } => Self::not_found(error.to_string()),
+            IdentityError::WrongSetupToken => Self::invalid_field("token", error.to_string()),
+            IdentityError::AlreadySetUp => Self::conflict("already_set_up", error.to_string()),
             IdentityError::LastOwner => Self::conflict("last_owner", error.to_string()),
             IdentityError::OwnersOnly => Self::forbidden(error.to_string()),
             IdentityError::DeadLink => Self::new(

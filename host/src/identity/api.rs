@@ -32,6 +32,8 @@ pub fn endpoints() -> Api {
     let users = Rule::Instance(Capability::ManageInstance);
     let members = Rule::App(Capability::ManageApp, Of::App);
     Api::default()
+        .get("/setup", Rule::Public, setup)
+        .post("/setup", Rule::Public, set_up)
         .post("/auth/login", Rule::Public, log_in)
         .post("/auth/logout", Rule::Session, log_out)
         .get("/auth/csrf", Rule::Session, csrf)
@@ -56,6 +58,36 @@ pub fn endpoints() -> Api {
         .get("/apps/{app}/members", members, list_members)
         .put("/apps/{app}/members/{user}", members, set_member)
         .delete("/apps/{app}/members/{user}", members, remove_member)
+}
+
+/// What there is to do before anybody can sign in.
+#[derive(Serialize)]
+struct Setup {
+    has_owner: bool,
+}
+
+async fn setup(State(node): State<Arc<Node>>) -> Result<Json<Setup>, Problem> {
+    let has_owner = node.sessions.is_set_up().await?;
+    Ok(Json(Setup { has_owner }))
+}
+
+async fn set_up(
+    State(node): State<Arc<Node>>,
+    Extension(address): Extension<Address>,
+    browser: Browser,
+    headers: HeaderMap,
+    Body(first): Body<Join>,
+) -> Result<(StatusCode, Response), Problem> {
+    let cookie = browser.cookie_if(first.cookie)?;
+    node.guesses.count(&address.0, None)?;
+    checked_name("name", &first.name)?;
+    let from = origin(address, &headers);
+    let owner = node
+        .sessions
+        .set_up(&first.token, first.name, first.password, from)
+        .await?;
+    node.refresh_directory().await;
+    Ok((StatusCode::CREATED, begun(owner, cookie)?))
 }
 
 #[derive(Deserialize)]
@@ -205,9 +237,11 @@ async fn change_password(
     }
 }
 
+/// Somebody new.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Join {
+    /// Of the invitation, or what the server printed for the first owner.
     token: String,
     name: String,
     password: String,

@@ -7,6 +7,7 @@ pub mod keys;
 pub mod links;
 pub mod password;
 pub mod sessions;
+pub mod setup;
 pub mod sql;
 pub mod token;
 pub mod users;
@@ -138,6 +139,12 @@ pub enum IdentityError {
     /// A link that was used, revoked, or has expired.
     #[error("this link was used, was revoked or has expired; ask for a new one")]
     DeadLink,
+    /// A token that does not make the first owner.
+    #[error("this is not the set-up token that the server printed when it started")]
+    WrongSetupToken,
+    /// There is an owner.
+    #[error("this instance has an owner; sign in, or ask for an invitation")]
+    AlreadySetUp,
     /// A password could not be hashed or a token not be made.
     #[error("hashing failed: {0}")]
     Hashing(String),

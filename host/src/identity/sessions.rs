@@ -3,7 +3,6 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use serde::Serialize;
 
-use super::capability::Role;
 use super::password::{Hasher, Verdict};
 use super::{Caller, IdentityError, User, UserId, Via, sql, token};
 use crate::store::{Db, Id, StoreError};
@@ -69,38 +68,6 @@ impl Sessions {
             ttl: TimeDelta::hours(ttl_hours.into()),
             idle: TimeDelta::hours(idle_hours.into()),
         }
-    }
-
-    /// Make the first owner, if there is no user yet. Says whether it did.
-    ///
-    /// # Errors
-    /// When hashing or the database fails.
-    pub async fn create_first_owner(
-        &self,
-        name: &str,
-        password: String,
-    ) -> Result<bool, IdentityError> {
-        if sql::users::any(&mut self.db.read().await?).await? {
-            return Ok(false);
-        }
-        let hash = self.hasher.hash(password).await?;
-        let name = name.to_owned();
-        let made = self.db.write(move |tx| {
-            Box::pin(async move {
-                let (id, created_at) = (UserId::new(), tx.now);
-                let owner = User {
-                    id,
-                    name,
-                    role: Role::Owner,
-                    created_at,
-                    disabled_at: None,
-                };
-                let is_first = sql::users::insert_first(tx, &owner, &hash).await?;
-                crate::directory::raise_version(tx).await?;
-                Ok::<_, StoreError>(is_first)
-            })
-        });
-        Ok(made.await?)
     }
 
     /// Begin a session for whoever knows the password.
@@ -209,7 +176,7 @@ impl Sessions {
                 let via = Via::ApiKey(key.grant());
                 Ok(Caller { user, via })
             }
-            token::Kind::Link => Err(IdentityError::NoSession),
+            token::Kind::Link | token::Kind::Setup => Err(IdentityError::NoSession),
         }
     }
 

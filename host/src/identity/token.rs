@@ -22,16 +22,19 @@ pub enum Kind {
     ApiKey,
     /// A link: `pcl_`.
     Link,
+    /// What makes the first owner: `pcu_`.
+    Setup,
 }
 
 impl Kind {
-    const ALL: [Self; 3] = [Self::Session, Self::ApiKey, Self::Link];
+    const ALL: [Self; 4] = [Self::Session, Self::ApiKey, Self::Link, Self::Setup];
 
     fn prefix(self) -> &'static str {
         match self {
             Self::Session => "pcs_",
             Self::ApiKey => "pic_",
             Self::Link => "pcl_",
+            Self::Setup => "pcu_",
         }
     }
 }

@@ -14,6 +14,7 @@ mod nodes;
 mod routes;
 mod sandbox;
 mod secrets;
+mod setup;
 mod spine;
 mod triggers;
 mod users;

@@ -4,6 +4,7 @@ pub mod keys;
 pub mod links;
 pub mod members;
 pub mod sessions;
+pub mod setup;
 pub mod users;
 
 use crate::store::StoreError;
