@@ -1,8 +1,10 @@
-//! Finds the packed Rhai guest that the host embeds.
+//! Finds what the host embeds: the packed Rhai guest, and the dashboard if it was built.
 
 use std::path::PathBuf;
 
 fn main() {
+    // `rust-embed` notices files that change, not files that come.
+    println!("cargo::rerun-if-changed=../build/dashboard");
     println!("cargo::rerun-if-env-changed=PICLOUD_GUEST_WASM");
     let path = std::env::var_os("PICLOUD_GUEST_WASM").map_or_else(
         || {

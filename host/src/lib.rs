@@ -18,6 +18,7 @@ pub mod identity;
 pub mod imports;
 pub mod kv;
 pub mod node;
+pub mod overview;
 pub mod retention;
 pub mod routes;
 pub mod sandbox;

@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, anyhow, bail};
-use sha2::{Digest, Sha256};
 use wasi_preview1_component_adapter_provider as adapter;
 use wasmtime_wizer::{InstanceState, SnapshotVal, Wizer};
 
@@ -16,6 +15,16 @@ const TARGET: &str = "wasm32-wasip1";
 const PREVIEW1: &str = "wasi_snapshot_preview1";
 /// What gives a compiler for the target on Debian where rustup cannot.
 const DEBIAN_PACKAGES: [&str; 3] = ["rustc-web", "rust-web-src", "wasi-libc"];
+
+/// What the packed guest is made of.
+const INPUTS: [&str; 6] = [
+    "guest-rhai/src",
+    "guest-rhai/Cargo.toml",
+    "guest-rhai/Cargo.lock",
+    "wit",
+    "xtask/src/guest.rs",
+    "xtask/src/bind.rs",
+];
 
 /// Where the compiler for the target comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -83,7 +92,7 @@ fn toolchain() -> Toolchain {
 pub fn build(root: &Path) -> Result<PathBuf> {
     let packed = root.join("build/guest-rhai.wasm");
     let stamp = root.join("build/guest-rhai.inputs");
-    let inputs = inputs(root)?;
+    let inputs = crate::inputs::hash(root, &INPUTS)?;
     if packed.exists() && fs::read_to_string(&stamp).is_ok_and(|known| known == inputs) {
         return Ok(packed);
     }
@@ -98,34 +107,6 @@ pub fn build(root: &Path) -> Result<PathBuf> {
         Ok(())
     })?;
     Ok(packed)
-}
-
-/// A hash of everything that the packed guest is made of.
-fn inputs(root: &Path) -> Result<String> {
-    fn add(hash: &mut Sha256, path: &Path) -> Result<()> {
-        if path.is_dir() {
-            let mut inside: Vec<_> = fs::read_dir(path)?
-                .map(|entry| entry.map(|entry| entry.path()))
-                .collect::<Result<_, _>>()?;
-            inside.sort();
-            return inside.iter().try_for_each(|path| add(hash, path));
-        }
-        hash.update(path.to_string_lossy().as_bytes());
-        hash.update(fs::read(path).with_context(|| format!("{}", path.display()))?);
-        Ok(())
-    }
-    let mut hash = Sha256::new();
-    for part in [
-        "guest-rhai/src",
-        "guest-rhai/Cargo.toml",
-        "guest-rhai/Cargo.lock",
-        "wit",
-        "xtask/src/guest.rs",
-        "xtask/src/bind.rs",
-    ] {
-        add(&mut hash, &root.join(part))?;
-    }
-    Ok(hex::encode(hash.finalize()))
 }
 
 fn compile(root: &Path) -> Result<PathBuf> {

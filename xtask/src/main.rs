@@ -2,7 +2,9 @@
 
 mod bench;
 mod bind;
+mod dashboard;
 mod guest;
+mod inputs;
 mod instructions;
 mod npm;
 mod postgres;
@@ -47,6 +49,8 @@ enum Task {
     },
     /// Build the Rhai guest; needed before a plain `cargo build`
     Guest,
+    /// Build the dashboard, which the next `cargo build` embeds
+    Dashboard,
     /// Make a component of a core module that was built for wasm32-wasip1
     Component {
         /// The core module
@@ -111,7 +115,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, guest, unit, e2e, sdk, instructions, bench
+        /// Only these steps: fmt, clippy, deny, guest, dashboard, unit, e2e, browser, sdk, instructions, bench
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking
@@ -147,6 +151,10 @@ fn perform(task: Task) -> Result<()> {
         Task::Guest => {
             setup::set_up(setup::For::Running, false)?;
             guest::build(&root).map(|_| ())
+        }
+        Task::Dashboard => {
+            setup::set_up(setup::For::Running, false)?;
+            dashboard::build(&root)
         }
         Task::Component { module, component } => {
             std::fs::write(component, guest::encode(&std::fs::read(module)?)?)?;

@@ -83,6 +83,18 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             why: "the Rhai guest is compiled to WebAssembly with it",
         });
     }
+    if matches!(purpose, For::Running | For::Testing) && !has_program("npm") {
+        missing.push(Missing {
+            package: "npm",
+            why: "the dashboard is built with it, and @picloud/client",
+        });
+    }
+    if purpose == For::Testing && !has_program("chromium") {
+        missing.push(Missing {
+            package: "chromium",
+            why: "the dashboard is tested in it",
+        });
+    }
     if !matches!(purpose, For::Running | For::Counting) && !has_program("wrk") {
         missing.push(Missing {
             package: "wrk",
@@ -99,12 +111,6 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
         missing.push(Missing {
             package: "valgrind",
             why: "it counts the instructions of an execution",
-        });
-    }
-    if purpose == For::Testing && !has_program("npm") {
-        missing.push(Missing {
-            package: "npm",
-            why: "@picloud/client is built and tested with it",
         });
     }
     if purpose == For::Testing && !has_program("faketime") {

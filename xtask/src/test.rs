@@ -8,16 +8,18 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{cargo, guest, instructions, sdk, setup};
+use crate::{cargo, dashboard, guest, instructions, sdk, setup};
 
 /// Names of the steps, for `--only`.
-pub const STEPS: [&str; 9] = [
+pub const STEPS: [&str; 11] = [
     "fmt",
     "clippy",
     "deny",
     "guest",
+    "dashboard",
     "unit",
     "e2e",
+    "browser",
     "sdk",
     "instructions",
     "bench",
@@ -44,6 +46,7 @@ pub fn run(
         );
     }
     guest::build(root)?;
+    dashboard::build(root)?;
     let mut counts = Counts::default();
     let mut summary = Vec::new();
     let mut postgres = None;
@@ -155,16 +158,18 @@ fn step(
             tested(&mut tests, filters, counts)
         }
         // A filter names tests of Rust.
-        "sdk" if !filters.is_empty() => Ok(()),
-        "sdk" => {
+        "dashboard" | "browser" | "sdk" if !filters.is_empty() => Ok(()),
+        "dashboard" => counted(dashboard::check(root)?, counts),
+        "browser" | "sdk" => {
             crate::run(&mut cargo_in(
                 "",
                 &["build", "--locked", "--package", "picloud"],
             ))?;
-            let (passed, failed) = sdk::check(root)?;
-            counts.passed += passed;
-            counts.failed += failed;
-            Ok(())
+            let done = match name {
+                "browser" => dashboard::browse(root)?,
+                _ => sdk::check(root)?,
+            };
+            counted(done, counts)
         }
         // It has no tests to filter.
         "bench" if !filters.is_empty() => Ok(()),
@@ -174,6 +179,13 @@ fn step(
         "instructions" => instructions::run(root, false),
         other => bail!("there is no step `{other}`"),
     }
+}
+
+/// Add how many tests passed and how many failed.
+fn counted((passed, failed): (u64, u64), counts: &mut Counts) -> Result<()> {
+    counts.passed += passed;
+    counts.failed += failed;
+    Ok(())
 }
 
 /// The Postgres that the environment names, or one of our own that lasts for this run.

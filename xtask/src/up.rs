@@ -17,6 +17,7 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
         bail!("something listens on port {port} already; stop it, or choose another with --port");
     }
     crate::guest::build(root)?;
+    crate::dashboard::build(root)?;
     crate::step("build the server", || {
         let mut build = Command::new(crate::cargo());
         crate::run(build.current_dir(root).args([
@@ -64,6 +65,7 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
         }
     }
     println!("\nPiCloud runs on {url}; its data is in {}", data.display());
+    println!("Its dashboard is {url}/admin");
     if let Some(password) = password {
         println!("Its owner is `owner`, with the password {password} (shown this once).");
     }

@@ -59,6 +59,13 @@ impl Picture {
         self.apps.get(&id)
     }
 
+    /// Every app, the oldest first.
+    pub fn app_ids(&self) -> Vec<AppId> {
+        let mut ids: Vec<AppId> = self.apps.keys().copied().collect();
+        ids.sort_unstable();
+        ids
+    }
+
     /// The app that an id or a slug names.
     pub fn app_named(&self, id_or_slug: &str) -> Option<&App> {
         let id = id_or_slug

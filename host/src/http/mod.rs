@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod cookie;
+mod dashboard;
 pub mod endpoints;
 pub mod extract;
 pub mod problem;
@@ -20,8 +21,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, backup, dead_letters, executions, identity, kv, retention, routes, scripts,
-    secrets, triggers,
+    apps, audit, backup, dead_letters, executions, identity, kv, overview, retention, routes,
+    scripts, secrets, triggers,
 };
 use problem::Problem;
 
@@ -38,6 +39,7 @@ pub fn endpoints() -> endpoints::Api {
         .merge(scripts::api::endpoints())
         .merge(routes::api::endpoints())
         .merge(executions::api::endpoints())
+        .merge(overview::api::endpoints())
         .merge(kv::api::endpoints())
         .merge(triggers::api::endpoints())
         .merge(dead_letters::api::endpoints())
@@ -57,7 +59,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .nest(API_ROOT, api)
         .route("/api", any(unknown_path))
         .route("/api/{*rest}", any(unknown_path))
-        .merge(system::dashboard())
+        .merge(dashboard::router())
         .layer(middleware::from_fn_with_state(
             node.clone(),
             keep_to_admin_host,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{StatusCode, header};
-use axum::response::{Html, IntoResponse, Response};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
@@ -19,13 +19,6 @@ pub(super) fn router() -> Router<Arc<Node>> {
         .route("/readyz", get(readyz))
         .route("/version", get(version))
         .route("/metrics", get(metrics))
-}
-
-/// What is on the instance's own host only.
-pub(super) fn dashboard() -> Router<Arc<Node>> {
-    Router::new()
-        .route("/admin", get(show_dashboard))
-        .route("/admin/", get(show_dashboard))
 }
 
 /// The process lives: nothing else is asked.
@@ -65,9 +58,4 @@ async fn metrics(State(node): State<Arc<Node>>) -> Response {
         text,
     )
         .into_response()
-}
-
-/// Where the dashboard will be.
-async fn show_dashboard() -> Html<&'static str> {
-    Html(include_str!("dashboard.html"))
 }

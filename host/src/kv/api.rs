@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -70,15 +71,24 @@ async fn collections(
     }))
 }
 
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    prefix: Option<String>,
+    limit: Option<String>,
+    cursor: Option<String>,
+}
+
 async fn list(
     State(node): State<Arc<Node>>,
     Path((app, collection)): Path<(String, String)>,
-    Query(query): Query<PageQuery>,
+    Query(query): Query<ListQuery>,
 ) -> Result<Json<Value>, Problem> {
     let limit = page_limit(query.limit.as_deref())?;
     let limit = u32::try_from(limit).ok();
+    let prefix = query.prefix.unwrap_or_default();
     let listed = kv(&node, &app)?
-        .list(collection, query.cursor.as_deref(), limit)
+        .list(collection, &prefix, query.cursor.as_deref(), limit)
         .await?;
     let next = listed.next.map(|cursor| cursor.to_string());
     Ok(Json(

@@ -59,7 +59,7 @@ impl KvImports for GuestImports {
     ) -> Result<kv::Page, kv::Error> {
         let store = self.readable()?;
         let listed = self
-            .apart(async move { store.list(collection, cursor.as_deref(), limit).await })
+            .apart(async move { store.list(collection, "", cursor.as_deref(), limit).await })
             .await;
         let Page { entries, next } = told(listed)?;
         let entry = |entry: super::Entry| kv::Entry {

@@ -342,6 +342,7 @@ impl Kv {
     pub async fn list(
         &self,
         collection: String,
+        prefix: &str,
         cursor: Option<&str>,
         limit: Option<u32>,
     ) -> Result<Page, KvError> {
@@ -355,7 +356,15 @@ impl Kv {
             .transpose()?;
         let after = cursor.map_or(String::new(), |cursor| cursor.after);
         let mut conn = self.store.db.read().await?;
-        let mut rows = sql::page(&mut conn, self.app_id, &collection, &after, limit + 1).await?;
+        let mut rows = sql::page(
+            &mut conn,
+            self.app_id,
+            &collection,
+            prefix,
+            &after,
+            limit + 1,
+        )
+        .await?;
         let mut bytes = 0;
         let fitting = rows
             .iter()

@@ -48,22 +48,28 @@ pub async fn has(
     Ok(count > 0)
 }
 
-/// The entries after the key `after`, at most `limit`.
+/// The entries whose keys begin with `prefix`, after the key `after`, at most `limit`.
 pub async fn page(
     conn: &mut Conn,
     app_id: AppId,
     collection: &Collection,
+    prefix: &str,
     after: &str,
     limit: u32,
 ) -> Result<Vec<(String, String)>, StoreError> {
     const SQL: &str = "
-        select key, value from kv where app_id = $1 and collection = $2 and key > $3
-        order by key limit $4";
+        select key, value from kv
+        where app_id = $1 and collection = $2 and key > $3 and key >= $4 and key <= $5
+        order by key limit $6";
+    // The greatest character: keys are compared as their bytes on both databases.
+    let last = format!("{prefix}{}", char::MAX.to_string().repeat(4));
     Ok(on!(conn, |c| {
         sqlx::query_as(SQL)
             .bind(app_id)
             .bind(collection.as_str())
             .bind(after)
+            .bind(prefix)
+            .bind(&last)
             .bind(i64::from(limit))
             .fetch_all(c)
             .await

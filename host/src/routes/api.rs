@@ -1,13 +1,15 @@
 //! The HTTP API of routes.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use axum::http::StatusCode;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::table::{NoMatch, RouteTable};
 use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, sql};
 use crate::apps::{self, HostPattern};
 use crate::directory;
@@ -37,6 +39,11 @@ pub fn endpoints() -> Api {
             create,
         )
         .get(
+            "/apps/{app}/routes/match",
+            Rule::App(Capability::ReadRoutes, Of::App),
+            which,
+        )
+        .get(
             "/routes/{id}",
             Rule::App(Capability::ReadRoutes, Of::Route),
             show,
@@ -63,6 +70,40 @@ async fn list(
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let routes = sql::page(&mut node.db.read().await?, app_id, after, limit + 1).await?;
     Ok(page(routes, limit, |route| route.id.to_string()))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MatchQuery {
+    method: Option<String>,
+    host: Option<String>,
+    path: String,
+}
+
+/// Which route a request would take.
+async fn which(
+    State(node): State<Arc<Node>>,
+    Path(app): Path<String>,
+    Query(query): Query<MatchQuery>,
+) -> Result<Json<Value>, Problem> {
+    let picture = node.directory.picture();
+    let app_id = app_named(&picture, &app)?.id;
+    let method = query.method.unwrap_or_else(|| "GET".to_owned());
+    let host = query.host.unwrap_or_default().to_ascii_lowercase();
+    let empty = RouteTable::default();
+    let routes = picture.routes(app_id).unwrap_or(&empty);
+    let (found, allow) = match routes.find(&method.to_ascii_uppercase(), &host, &query.path) {
+        Ok(found) => (Some(found), Vec::new()),
+        Err(NoMatch::Method(allow)) => (None, allow.into_iter().collect()),
+        Err(NoMatch::Path | NoMatch::Undecodable) => (None, Vec::new()),
+    };
+    let params = found.iter().flat_map(|found| found.params.iter().cloned());
+    Ok(Json(json!({
+        "route": found.as_ref().map(|found| found.route.as_ref()),
+        "params": params.collect::<BTreeMap<_, _>>(),
+        "rest": found.as_ref().and_then(|found| found.rest.as_ref()),
+        "allow": allow,
+    })))
 }
 
 #[derive(Deserialize)]

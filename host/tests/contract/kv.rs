@@ -82,7 +82,7 @@ async fn keys_are_listed_in_byte_order_page_by_page(test: Database) {
     let mut cursor: Option<String> = None;
     loop {
         let page = kv
-            .list("c".into(), cursor.as_deref(), Some(3))
+            .list("c".into(), "", cursor.as_deref(), Some(3))
             .await
             .unwrap();
         assert!(page.entries.len() <= 3);
@@ -94,10 +94,10 @@ async fn keys_are_listed_in_byte_order_page_by_page(test: Database) {
     }
     assert_eq!(seen, keys);
     assert!(matches!(
-        kv.list("c".into(), None, Some(0)).await,
+        kv.list("c".into(), "", None, Some(0)).await,
         Err(KvError::InvalidLimit(0))
     ));
-    let other = kv.list("d".into(), cursor.as_deref(), None).await;
+    let other = kv.list("d".into(), "", cursor.as_deref(), None).await;
     assert!(matches!(other, Err(KvError::InvalidCursor)));
 }
 
@@ -107,7 +107,7 @@ async fn i01_the_app_of_a_statement_is_the_handles(test: Database) {
     assert_eq!(get(&two, "k").await, None);
     assert!(!two.delete("c".into(), "k".into()).await.unwrap());
     assert!(
-        two.list("c".into(), None, None)
+        two.list("c".into(), "", None, None)
             .await
             .unwrap()
             .entries

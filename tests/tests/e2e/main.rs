@@ -11,6 +11,7 @@ mod faults;
 mod idempotency;
 mod kills;
 mod nodes;
+mod overview;
 mod routes;
 mod sandbox;
 mod secrets;

@@ -444,6 +444,25 @@ pub async fn hold(tx: &mut Tx, trigger_id: TriggerId, held: bool) -> Result<u64,
         .map(|done| done.rows_affected()))?)
 }
 
+/// How many deliveries of an app may be claimed now or later, counted up to `limit`, and when the
+/// first of them is or was due. `outbox_due (app_id, due_at)` serves it.
+pub async fn backlog(
+    conn: &mut Conn,
+    app_id: AppId,
+    limit: i64,
+) -> Result<(i64, Option<DateTime<Utc>>), StoreError> {
+    const SQL: &str = "
+        select count(*), min(due_at) from (
+            select due_at from outbox where app_id = $1 and not held and not blocked
+            order by due_at limit $2
+        ) first";
+    Ok(on!(conn, |c| sqlx::query_as(SQL)
+        .bind(app_id)
+        .bind(limit)
+        .fetch_one(c)
+        .await)?)
+}
+
 /// How many deliveries of a trigger wait or are worked on.
 pub async fn waiting_of(conn: &mut Conn, trigger_id: TriggerId) -> Result<i64, StoreError> {
     const SQL: &str = "select count(*) from outbox where trigger_id = $1";

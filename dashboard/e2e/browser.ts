@@ -1,0 +1,78 @@
+import { mkdirSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import { join, resolve } from 'node:path';
+import { chromium, type Browser, type Page } from 'playwright-core';
+import { expect } from 'vitest';
+import { PASSWORD, type Server } from './server.ts';
+
+const SHOTS =
+	process.env.PICLOUD_SCREENSHOTS ?? resolve(import.meta.dirname, '../../target/screenshots');
+const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
+
+/** Debian's Chromium; as root, as in a container, it has no sandbox. */
+export function launch(): Promise<Browser> {
+	return chromium.launch({
+		executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
+		args: process.getuid?.() === 0 ? ['--no-sandbox'] : []
+	});
+}
+
+/** A tab of somebody who has just come, with everything that went wrong in it. */
+export async function tab(browser: Browser): Promise<{ page: Page; wrong: string[] }> {
+	const context = await browser.newContext({
+		viewport: { width: 1280, height: 860 },
+		reducedMotion: 'reduce'
+	});
+	const page = await context.newPage();
+	page.setDefaultTimeout(15_000);
+	const wrong: string[] = [];
+	page.on('pageerror', (error) => wrong.push(String(error)));
+	page.on('console', (message) => {
+		const isRefusal = message.text().includes('status of 4');
+		if (message.type() === 'error' && !isRefusal) wrong.push(message.text());
+	});
+	return { page, wrong };
+}
+
+/** Sign in through the page. */
+export async function signIn(page: Page, server: Server, name = 'owner', password = PASSWORD) {
+	await page.goto(`${server.url}/admin/`);
+	await page.getByLabel('Name').fill(name);
+	await page.getByLabel('Password').fill(password);
+	await page.getByRole('button', { name: 'Sign in' }).click();
+	await page.getByRole('heading', { name: 'Apps' }).waitFor();
+}
+
+/** Write down how a page looks: in light, in dark, on a phone; and let axe look, in both themes. */
+export async function look(page: Page, name: string): Promise<void> {
+	mkdirSync(SHOTS, { recursive: true });
+	for (const theme of ['light', 'dark']) {
+		await page.evaluate((theme) => (document.documentElement.dataset.theme = theme), theme);
+		await page.screenshot({ path: join(SHOTS, `${name}-${theme}.png`) });
+		expect(await violations(page), `${name} in ${theme}`).toEqual([]);
+	}
+	await page.setViewportSize({ width: 390, height: 844 });
+	await page.evaluate(() => (document.documentElement.dataset.theme = 'light'));
+	await page.screenshot({ path: join(SHOTS, `${name}-phone.png`) });
+	const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
+	expect(overflow, `${name} is wider than a phone`).toBeLessThanOrEqual(0);
+	await page.setViewportSize({ width: 1280, height: 860 });
+}
+
+/** What axe finds against WCAG 2.2 AA. */
+async function violations(page: Page): Promise<string[]> {
+	if (!(await page.evaluate(() => 'axe' in window))) {
+		// By the debugger, which the page's policy does not bind.
+		const { readFileSync } = await import('node:fs');
+		await page.evaluate(readFileSync(AXE, 'utf8'));
+	}
+	return page.evaluate(async () => {
+		const { axe } = window as unknown as { axe: typeof import('axe-core') };
+		const tags = ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'];
+		const { violations } = await axe.run(document, { runOnly: tags });
+		return violations.map(({ id, nodes }) => {
+			const where = nodes.map(({ html, failureSummary }) => `${html} ${failureSummary}`);
+			return `${id}: ${where.join(' | ')}`;
+		});
+	});
+}

@@ -1,0 +1,80 @@
+import { spawn, type ChildProcess } from 'node:child_process';
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join, resolve } from 'node:path';
+import { createInterface } from 'node:readline';
+
+const TARGET = resolve(import.meta.dirname, '../../target');
+const PROGRAM = process.env.PICLOUD_BIN ?? join(TARGET, 'debug/picloud');
+export const PASSWORD = 'correct horse battery';
+
+/** A server of a test's own, on SQLite, in a folder of its own. */
+export class Server {
+	token = '';
+
+	private constructor(
+		readonly url: string,
+		private readonly process: ChildProcess,
+		private readonly folder: string
+	) {}
+
+	static async start(): Promise<Server> {
+		const folder = mkdtempSync(join(tmpdir(), 'picloud-dashboard-'));
+		const words = ['serve', '--listen', '127.0.0.1:0', '--shutdown-grace-ms', '500'];
+		words.push('--data-dir', join(folder, 'data'));
+		// Compiled code is shared by all tests: compiling the guest takes seconds.
+		words.push('--cache-dir', join(TARGET, 'picloud-test-cache'));
+		const environment = { ...process.env, PICLOUD_OWNER_PASSWORD: PASSWORD };
+		const child = spawn(PROGRAM, words, {
+			cwd: folder,
+			env: environment,
+			stdio: ['ignore', 'pipe', 'inherit']
+		});
+		const url = await new Promise<string>((found, failed) => {
+			child.once('exit', (code) => failed(new Error(`the server ended: ${code}`)));
+			createInterface(child.stdout).on('line', (line) => {
+				if (line.startsWith('listening on ')) found(line.slice('listening on '.length));
+			});
+		});
+		const server = new Server(url, child, folder);
+		await server.until(async () => (await fetch(`${url}/readyz`)).ok);
+		server.token = await server.signIn('owner', PASSWORD);
+		return server;
+	}
+
+	async stop(): Promise<void> {
+		const ended = new Promise((done) => this.process.once('exit', done));
+		this.process.kill();
+		await ended;
+		rmSync(this.folder, { recursive: true, force: true });
+	}
+
+	async signIn(name: string, password: string): Promise<string> {
+		const { token } = await this.api<{ token: string }>('POST /auth/login', { name, password });
+		return token;
+	}
+
+	/** Call the API as the owner, or with another token. */
+	async api<T = void>(endpoint: string, body?: unknown, token = this.token): Promise<T> {
+		const [method = '', path = ''] = endpoint.split(' ');
+		const headers: Record<string, string> = { 'content-type': 'application/json' };
+		if (token) headers.authorization = `Bearer ${token}`;
+		const response = await fetch(`${this.url}/api/v1${path}`, {
+			method,
+			headers,
+			...(body === undefined ? {} : { body: JSON.stringify(body) })
+		});
+		const text = await response.text();
+		if (!response.ok) throw new Error(`${endpoint}: ${response.status} ${text}`);
+		return (text ? JSON.parse(text) : undefined) as T;
+	}
+
+	/** Wait for a condition. */
+	async until(holds: () => Promise<boolean>): Promise<void> {
+		const end = Date.now() + 30_000;
+		while (!(await holds().catch(() => false))) {
+			if (Date.now() > end) throw new Error(`waited in vain for ${holds}`);
+			await new Promise((done) => setTimeout(done, 50));
+		}
+	}
+}

@@ -1,0 +1,82 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Browser } from 'playwright-core';
+import { launch, look, signIn, tab } from './browser.ts';
+import { Server } from './server.ts';
+
+let server: Server;
+let browser: Browser;
+
+beforeAll(async () => {
+	[server, browser] = await Promise.all([Server.start(), launch()]);
+});
+afterAll(async () => {
+	await browser?.close();
+	await server?.stop();
+});
+
+test('somebody signs in, is where they wanted to be, and makes an app', async () => {
+	const { page, wrong } = await tab(browser);
+	await page.goto(`${server.url}/admin/apps/shop`);
+	await look(page, 'login');
+	await page.getByLabel('Name').fill('owner');
+	await page.getByLabel('Password').fill('a wrong one');
+	await page.getByRole('button', { name: 'Sign in' }).click();
+	await page.getByRole('alert').waitFor();
+	await page.getByLabel('Password').fill('correct horse battery');
+	await page.getByRole('button', { name: 'Sign in' }).click();
+	await page.getByRole('heading', { name: 'There is no app shop' }).waitFor();
+	expect(new URL(page.url()).pathname).toBe('/admin/apps/shop');
+
+	await page.getByRole('link', { name: 'All apps' }).click();
+	await page.getByRole('heading', { name: 'No apps yet' }).waitFor();
+	await look(page, 'apps-empty');
+	await page.getByRole('button', { name: 'New app' }).click();
+	await page.getByLabel('Name').fill('Web shop');
+	await look(page, 'app-new');
+	await page.getByRole('button', { name: 'Create the app' }).click();
+	await page.waitForURL('**/apps/web-shop');
+	await page.reload();
+	await page.getByRole('heading', { name: 'Web shop' }).waitFor();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('files are compressed, tagged, kept where their name has a hash, and under a policy', async () => {
+	const page = await fetch(`${server.url}/admin/apps/anything`, {
+		headers: { 'accept-encoding': 'gzip;q=0.5, br' }
+	});
+	expect(page.status).toBe(200);
+	expect(page.headers.get('content-type')).toBe('text/html');
+	expect(page.headers.get('content-encoding')).toBe('br');
+	expect(page.headers.get('cache-control')).toBe('no-cache');
+	expect(page.headers.get('content-security-policy')).toContain("frame-ancestors 'none'");
+	const html = await page.text();
+	expect(html).toContain("default-src 'none'");
+	expect(html).toContain("style-src 'self'");
+	expect(html).not.toMatch(/unsafe-(inline|eval)/);
+	const tag = page.headers.get('etag') ?? '';
+	const headers = { 'accept-encoding': 'br', 'if-none-match': tag };
+	expect((await fetch(`${server.url}/admin/`, { headers })).status).toBe(304);
+
+	const asset = /\/admin\/_app\/immutable\/entry\/start[^"]+\.js/.exec(html)?.[0];
+	const script = await fetch(server.url + asset, { headers: { 'accept-encoding': 'gzip' } });
+	expect(script.headers.get('content-encoding')).toBe('gzip');
+	expect(script.headers.get('cache-control')).toContain('immutable');
+	const gone = await fetch(`${server.url}/admin/_app/immutable/chunks/of-another-version.js`);
+	expect(gone.status).toBe(404);
+});
+
+test('the list of apps needs at most 200 KB of compressed JavaScript', async () => {
+	const { page } = await tab(browser);
+	await signIn(page, server);
+	await page.waitForLoadState('networkidle');
+	const bytes = await page.evaluate(() => {
+		const entries = performance.getEntriesByType('resource') as PerformanceResourceTiming[];
+		const scripts = entries.filter(({ name }) => name.endsWith('.js'));
+		return scripts.reduce((sum, { encodedBodySize }) => sum + encodedBodySize, 0);
+	});
+	console.log(`the list of apps: ${bytes} bytes of JavaScript`);
+	expect(bytes).toBeGreaterThan(20_000);
+	expect(bytes).toBeLessThan(200_000);
+	await page.context().close();
+});

@@ -1,0 +1,97 @@
+import { untrack } from 'svelte';
+import { Problem } from './api/problem.ts';
+import type { Page } from './api/types.ts';
+import { live, type Topic } from './live.svelte.ts';
+
+/** Something that is fetched when what it depends on changes, and again when it is told of a change. */
+export class Query<T> {
+	value = $state.raw<T>();
+	problem = $state.raw<Problem | null>(null);
+	loading = $state(true);
+	#fetch: (signal: AbortSignal) => Promise<T>;
+	#running: AbortController | null = null;
+
+	/** `fetch` runs in an effect: what it reads before its first `await` makes it run again. */
+	constructor(fetch: (signal: AbortSignal) => Promise<T>, topics: () => Topic[] = () => []) {
+		this.#fetch = fetch;
+		$effect(() => {
+			void this.refresh();
+			return () => this.#running?.abort();
+		});
+		$effect(() => live.listen(topics(), () => void untrack(() => this.refresh())));
+	}
+
+	async refresh(): Promise<void> {
+		untrack(() => this.#running?.abort());
+		const running = new AbortController();
+		this.#running = running;
+		untrack(() => (this.loading = true));
+		try {
+			const value = await this.#fetch(running.signal);
+			if (running.signal.aborted) return;
+			this.value = value;
+			this.problem = null;
+		} catch (error) {
+			if (running.signal.aborted) return;
+			this.problem = Problem.of(error);
+		}
+		this.loading = false;
+	}
+}
+
+/** A list of the API, page by page. */
+export class List<T extends object> {
+	items = $state.raw<T[]>([]);
+	problem = $state.raw<Problem | null>(null);
+	/** Whether nothing of it was ever there. */
+	first = $state(true);
+	loading = $state(true);
+	#cursor: string | null = null;
+	#fetch: (cursor: string | null, signal: AbortSignal) => Promise<Page<T>>;
+	#running: AbortController | null = null;
+
+	/** As `Query`; a change fetches the first page anew. */
+	constructor(
+		fetch: (cursor: string | null, signal: AbortSignal) => Promise<Page<T>>,
+		topics: () => Topic[] = () => []
+	) {
+		this.#fetch = fetch;
+		$effect(() => {
+			void this.refresh();
+			return () => this.#running?.abort();
+		});
+		$effect(() => live.listen(topics(), () => void untrack(() => this.refresh())));
+	}
+
+	get more(): boolean {
+		return this.#cursor !== null;
+	}
+
+	refresh(): Promise<void> {
+		return this.#load(null);
+	}
+
+	/** Fetch the next page, if there is one. */
+	async next(): Promise<void> {
+		if (this.#cursor !== null && !this.loading) await this.#load(this.#cursor);
+	}
+
+	async #load(cursor: string | null): Promise<void> {
+		untrack(() => this.#running?.abort());
+		const running = new AbortController();
+		this.#running = running;
+		untrack(() => (this.loading = true));
+		try {
+			const page = await this.#fetch(cursor, running.signal);
+			if (running.signal.aborted) return;
+			this.items = cursor === null ? page.items : [...this.items, ...page.items];
+			this.#cursor = page.next_cursor;
+			this.problem = null;
+		} catch (error) {
+			if (running.signal.aborted) return;
+			this.problem = Problem.of(error);
+		}
+		this.first = false;
+		this.loading = false;
+	}
+}

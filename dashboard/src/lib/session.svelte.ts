@@ -1,0 +1,51 @@
+import { api } from './api/client.ts';
+import { credentials } from './api/credentials.ts';
+import type { AppRole, Me } from './api/types.ts';
+
+const RANK: Record<AppRole, number> = { viewer: 1, editor: 2, app_admin: 3 };
+
+/** Who is signed in, and what they may do. The API decides; this only hides what it would refuse. */
+class Session {
+	me = $state<Me | null>(null);
+	/** Somebody was signed in and is not any more: the page stays, and asks for the password again. */
+	expired = $state(false);
+
+	constructor() {
+		credentials.onRefused = () => {
+			if (this.me) this.expired = true;
+		};
+	}
+
+	async load(): Promise<void> {
+		if (credentials.present) this.me = await api<Me>('GET /auth/me');
+	}
+
+	async signIn(name: string, password: string): Promise<void> {
+		const body = { name, password };
+		const { token } = await api<{ token: string }>('POST /auth/login', { body });
+		credentials.keep(token);
+		await this.load();
+		this.expired = false;
+	}
+
+	async signOut(): Promise<void> {
+		await api('POST /auth/logout').catch(() => undefined);
+		credentials.forget();
+		this.me = null;
+		this.expired = false;
+	}
+
+	/** Whether they administer the instance. */
+	get isAdmin(): boolean {
+		return this.me?.role === 'owner' || this.me?.role === 'admin';
+	}
+
+	/** Whether they have this role in an app, or a higher one. */
+	has(role: AppRole, appId: string): boolean {
+		if (this.isAdmin) return true;
+		const own = this.me?.apps[appId];
+		return own !== undefined && RANK[own] >= RANK[role];
+	}
+}
+
+export const session = new Session();

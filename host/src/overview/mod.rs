@@ -1,0 +1,170 @@
+//! How apps do: what ran, how it ended and how long it took, over a time, and what waits.
+//!
+//! Everything here is bounded: it reads the newest rows of the time that is asked for, and says so
+//! when there were more.
+
+pub mod api;
+pub mod sql;
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, TimeDelta, Utc};
+use serde::Serialize;
+
+use crate::executions::OutcomeKind;
+
+/// The most executions that the list of apps looks at for each app.
+pub const GLANCE_MAX: i64 = 2_000;
+/// The most executions that the overview of one app looks at.
+pub const EXECUTIONS_MAX: i64 = 20_000;
+/// Beyond so many, what waits is not counted.
+pub const WAITING_MAX: i64 = 10_000;
+/// The most steps into which a time is cut.
+pub const STEPS_MAX: u32 = 200;
+
+/// What is looked at of an execution.
+#[derive(Debug, Clone)]
+pub struct Sample {
+    /// When it began.
+    pub started_at: DateTime<Utc>,
+    /// What became of it.
+    pub outcome: OutcomeKind,
+    /// How long it took.
+    pub duration_us: u64,
+}
+
+/// How some executions went.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Figures {
+    /// How many there were.
+    pub executions: u64,
+    /// How many of them did not answer.
+    pub failed: u64,
+    /// Half of them took no longer than so many microseconds; null when there were none.
+    pub p50_us: Option<u64>,
+    /// The same of 95 in 100.
+    pub p95_us: Option<u64>,
+    /// The same of 99 in 100.
+    pub p99_us: Option<u64>,
+}
+
+/// A part of a time.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Step {
+    /// When it begins.
+    pub at: DateTime<Utc>,
+    /// How its executions went.
+    #[serde(flatten)]
+    pub figures: Figures,
+    /// How many had each outcome; outcomes that none had are left out.
+    pub by_outcome: BTreeMap<&'static str, u64>,
+}
+
+impl Figures {
+    /// The figures of samples.
+    pub fn of(samples: &[Sample]) -> Self {
+        let mut durations: Vec<u64> = samples.iter().map(|sample| sample.duration_us).collect();
+        durations.sort_unstable();
+        let failed = samples
+            .iter()
+            .filter(|sample| sample.outcome != OutcomeKind::Answered);
+        Self {
+            executions: samples.len() as u64,
+            failed: failed.count() as u64,
+            p50_us: percentile(&durations, 50),
+            p95_us: percentile(&durations, 95),
+            p99_us: percentile(&durations, 99),
+        }
+    }
+}
+
+/// The smallest of the sorted values that `percent` in 100 do not exceed.
+fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
+    let rank = (sorted.len() * percent).div_ceil(100);
+    sorted.get(rank.saturating_sub(1)).copied()
+}
+
+/// Cut the time from `since` to `until` into `count` steps, with the samples of each.
+pub fn steps(
+    samples: &[Sample],
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    count: u32,
+) -> Vec<Step> {
+    let length_us = (until - since)
+        .num_microseconds()
+        .unwrap_or(i64::MAX)
+        .max(1);
+    let mut of_step = vec![Vec::new(); count as usize];
+    for sample in samples {
+        let into_us = (sample.started_at - since).num_microseconds();
+        let at = into_us
+            .map(|us| (i128::from(us) * i128::from(count)).div_euclid(i128::from(length_us)));
+        let at = at.and_then(|at| usize::try_from(at).ok());
+        if let Some(step) = at.and_then(|at| of_step.get_mut(at)) {
+            step.push(sample.clone());
+        }
+    }
+    let begins = |at: usize| {
+        let us = i128::from(length_us) * at as i128 / i128::from(count);
+        since + TimeDelta::microseconds(i64::try_from(us).unwrap_or(i64::MAX))
+    };
+    let step = |(at, samples): (usize, Vec<Sample>)| {
+        let mut by_outcome = BTreeMap::new();
+        for sample in &samples {
+            *by_outcome.entry(sample.outcome.as_str()).or_default() += 1;
+        }
+        Step {
+            at: begins(at),
+            figures: Figures::of(&samples),
+            by_outcome,
+        }
+    };
+    of_step.into_iter().enumerate().map(step).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(second: i64, outcome: OutcomeKind, duration_us: u64) -> Sample {
+        Sample {
+            started_at: DateTime::from_timestamp(second, 0).unwrap(),
+            outcome,
+            duration_us,
+        }
+    }
+
+    #[test]
+    fn a_percentile_is_a_value_that_was_measured() {
+        let hundred: Vec<u64> = (1..=100).collect();
+        let of = |percent| percentile(&hundred, percent);
+        assert_eq!((of(50), of(95), of(99)), (Some(50), Some(95), Some(99)));
+        assert_eq!(percentile(&[7], 50), Some(7));
+        assert_eq!(percentile(&[1, 2], 99), Some(2));
+        assert_eq!(percentile(&[], 50), None);
+    }
+
+    #[test]
+    fn every_sample_is_in_the_step_in_which_it_began() {
+        let samples = [
+            sample(0, OutcomeKind::Answered, 10),
+            sample(9, OutcomeKind::Threw, 30),
+            sample(10, OutcomeKind::Answered, 20),
+            // Outside: the time ends before.
+            sample(20, OutcomeKind::Answered, 99),
+            sample(-1, OutcomeKind::Answered, 99),
+        ];
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let cut = steps(&samples, at(0), at(20), 2);
+        assert_eq!(cut.len(), 2);
+        assert_eq!((cut[0].at, cut[1].at), (at(0), at(10)));
+        let counts: Vec<_> = cut
+            .iter()
+            .map(|step| (step.figures.executions, step.figures.failed))
+            .collect();
+        assert_eq!(counts, [(2, 1), (1, 0)]);
+        assert_eq!(cut[0].by_outcome, [("answered", 1), ("threw", 1)].into());
+        assert_eq!(cut[1].figures.p99_us, Some(20));
+    }
+}

@@ -1,0 +1,67 @@
+//! The statements of overviews: each stops at a bound, however large the tables are.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Sample, WAITING_MAX};
+use crate::apps::AppId;
+use crate::executions::{ExecutionId, OutcomeKind};
+use crate::store::{Conn, StoreError, on};
+
+/// The newest executions of an app that were accepted in a time, at most `limit`.
+///
+/// Ids begin with the time of their making, so `executions_app (app_id, id)` serves it.
+pub async fn samples(
+    conn: &mut Conn,
+    app_id: AppId,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+    limit: i64,
+) -> Result<Vec<Sample>, StoreError> {
+    const SQL: &str = "
+        select id, started_at, outcome, duration_us from executions
+        where app_id = $1 and id >= $2 and id < $3 order by id desc limit $4";
+    let rows: Vec<(ExecutionId, DateTime<Utc>, String, i64)> = on!(conn, |c| {
+        sqlx::query_as(SQL)
+            .bind(app_id)
+            .bind(first_id(since))
+            .bind(first_id(until))
+            .bind(limit)
+            .fetch_all(c)
+            .await
+    })?;
+    let sample = |(id, started_at, outcome, duration_us): (ExecutionId, _, String, i64)| {
+        let outcome = OutcomeKind::parse(&outcome).ok_or_else(|| StoreError::Inconsistent {
+            table: "executions",
+            column: "outcome",
+            id: id.to_string(),
+            problem: outcome,
+        })?;
+        Ok(Sample {
+            started_at,
+            outcome,
+            duration_us: duration_us.unsigned_abs(),
+        })
+    };
+    rows.into_iter().map(sample).collect()
+}
+
+/// The smallest id that could be made at an instant or later.
+fn first_id(instant: DateTime<Utc>) -> Uuid {
+    let milliseconds = instant.timestamp_millis().max(0).unsigned_abs();
+    uuid::Builder::from_unix_timestamp_millis(milliseconds, &[0; 10]).into_uuid()
+}
+
+/// How many dead letters of an app nobody settled, counted up to [`WAITING_MAX`].
+pub async fn unresolved(conn: &mut Conn, app_id: AppId) -> Result<i64, StoreError> {
+    // `dead_letters_unresolved (app_id, id)` serves it.
+    const SQL: &str = "
+        select count(*) from (
+            select 1 from dead_letters where app_id = $1 and state = 'unresolved' limit $2
+        ) some";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(app_id)
+        .bind(WAITING_MAX)
+        .fetch_one(c)
+        .await)?)
+}
