@@ -43,6 +43,17 @@ export async function signIn(page: Page, server: Server, name = 'owner', passwor
 	await page.getByRole('heading', { name: 'Apps' }).waitFor();
 }
 
+/** Where the text of an editor is. */
+export const EDITOR = '[data-ready=true] .cm-content';
+
+/** Replace the text of the editor as somebody at a keyboard does. */
+export async function write(page: Page, text: string): Promise<void> {
+	await page.locator(EDITOR).focus();
+	await page.keyboard.press('Control+a');
+	await page.keyboard.press('Backspace');
+	await page.keyboard.insertText(text);
+}
+
 /** Write down how a page looks: in light, in dark, on a phone; and let axe look, in both themes. */
 export async function look(page: Page, name: string): Promise<void> {
 	mkdirSync(SHOTS, { recursive: true });

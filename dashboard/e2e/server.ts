@@ -24,7 +24,7 @@ export class Server {
 		words.push('--data-dir', join(folder, 'data'));
 		// Compiled code is shared by all tests: compiling the guest takes seconds.
 		words.push('--cache-dir', join(TARGET, 'picloud-test-cache'));
-		const environment = { ...process.env, PICLOUD_OWNER_PASSWORD: PASSWORD };
+		const environment = { ...process.env, PICLOUD_OWNER_PASSWORD: PASSWORD, PICLOUD_LOG: 'error' };
 		const child = spawn(PROGRAM, words, {
 			cwd: folder,
 			env: environment,

@@ -17,14 +17,14 @@ class Session {
 	}
 
 	async load(): Promise<void> {
-		if (credentials.present) this.me = await api<Me>('GET /auth/me');
+		if (await credentials.restore()) this.me = await api<Me>('GET /auth/me');
 	}
 
 	async signIn(name: string, password: string): Promise<void> {
-		const body = { name, password };
-		const { token } = await api<{ token: string }>('POST /auth/login', { body });
-		credentials.keep(token);
-		await this.load();
+		const body = { name, password, cookie: true };
+		const { csrf_token } = await api<{ csrf_token: string }>('POST /auth/login', { body });
+		credentials.keep(csrf_token);
+		this.me = await api<Me>('GET /auth/me');
 		this.expired = false;
 	}
 

@@ -6,6 +6,8 @@ const system = matchMedia('(prefers-color-scheme: dark)');
 /** Light or dark; static/theme.js applies the choice before the first paint. */
 class Theme {
 	choice = $state<Choice>((localStorage.getItem(KEY) as Choice | null) ?? 'system');
+	/** What the page shows: plots are drawn anew when it changes. */
+	shown = $state(document.documentElement.dataset.theme);
 
 	constructor() {
 		system.addEventListener('change', () => this.#apply());
@@ -20,7 +22,8 @@ class Theme {
 
 	#apply(): void {
 		const dark = this.choice === 'system' ? system.matches : this.choice === 'dark';
-		document.documentElement.dataset.theme = dark ? 'dark' : 'light';
+		this.shown = dark ? 'dark' : 'light';
+		document.documentElement.dataset.theme = this.shown;
 	}
 }
 

@@ -105,7 +105,7 @@ export function edit(setup: Setup): EditorView {
 			checks(setup),
 			compared,
 			EditorState.readOnly.of(setup.readonly),
-			EditorView.contentAttributes.of({ 'aria-label': setup.label }),
+			EditorView.contentAttributes.of({ 'aria-label': setup.label, tabindex: '0' }),
 			EditorView.lineWrapping,
 			EditorView.updateListener.of((update) => {
 				if (update.docChanged) setup.onchange(update.state.doc.toString());

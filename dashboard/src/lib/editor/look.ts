@@ -41,9 +41,8 @@ export const look = [
 		'.cm-panels': { backgroundColor: 'var(--sunken)', color: 'var(--ink)' },
 		'.cm-changedLine': { backgroundColor: 'var(--good-soft) !important' },
 		'.cm-deletedChunk': { backgroundColor: 'var(--bad-soft) !important' },
-		'.cm-changedText': { background: 'color-mix(in oklab, var(--good) 25%, transparent) !important' },
-		'.cm-deletedText': { background: 'color-mix(in oklab, var(--bad) 25%, transparent) !important' },
-		'.cm-pointed': { backgroundColor: 'var(--bad-soft)' }
+		// The lines are coloured; a second colour in them would leave too little contrast.
+		'.cm-changedText, .cm-deletedText': { background: 'none !important' }
 	}),
 	syntaxHighlighting(
 		HighlightStyle.define([

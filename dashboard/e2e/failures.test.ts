@@ -1,0 +1,128 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Browser } from 'playwright-core';
+import { EDITOR, launch, look, signIn, tab, write } from './browser.ts';
+import { Server } from './server.ts';
+
+let server: Server;
+let browser: Browser;
+
+beforeAll(async () => {
+	[server, browser] = await Promise.all([Server.start(), launch()]);
+});
+afterAll(async () => {
+	await browser?.close();
+	await server?.stop();
+});
+
+test('a script is written, with its error at its place, and run', async () => {
+	await server.api('POST /apps', { slug: 'shop', name: 'Web shop' });
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/scripts`);
+	await page.getByRole('heading', { name: 'No scripts yet' }).waitFor();
+	await look(page, 'scripts-empty');
+	await page.getByRole('button', { name: 'New script' }).click();
+	await page.getByLabel('Name').fill('greet');
+	await page.getByRole('button', { name: 'Create the script' }).click();
+	await page.locator(EDITOR).waitFor();
+
+	// A diagnostic where the mistake is.
+	await write(page, 'let x = 1;\nlet y = ;\nx');
+	await page.locator('.cm-lintRange-error').waitFor();
+	const line = page.locator('.cm-line', { has: page.locator('.cm-lintRange-error') });
+	expect(await line.first().innerText()).toBe('let y = ;');
+	await look(page, 'script-diagnostic');
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('alert').waitFor();
+
+	await write(page, 'log::info("greeted");\n#{ hello: ctx.request.body.name }');
+	await page.getByLabel('Body').fill('{"name": "Ada"}');
+	await page.getByRole('button', { name: 'Run', exact: true }).click();
+	const result = page.getByTestId('run-result');
+	await result.waitFor();
+	expect(await result.innerText()).toContain('"hello": "Ada"');
+	expect(await result.innerText()).toContain('greeted');
+	await look(page, 'script-run');
+
+	// Versions: what changed, and back with one click.
+	await page.getByRole('link', { name: 'Versions' }).click();
+	await page.locator('.cm-deletedChunk').first().waitFor();
+	await look(page, 'script-versions');
+	await page.getByRole('button', { name: 'Roll back to v1' }).click();
+	await page.getByText('Rolled back to version 1').waitFor();
+	await page.getByRole('link', { name: 'Limits and name' }).click();
+	await look(page, 'script-limits');
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('what failed is found, fixed and replayed, until nothing is left', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	const app = await server.api<{ id: string }>('POST /apps', { slug: 'orders', name: 'Orders' });
+	const source = 'let event = ctx.event;\nlet order = event.kv.value;\nthrow `no price for ${order.id}`;';
+	await server.api('POST /apps/orders/scripts', { name: 'bill', source });
+	await server.api('POST /apps/orders/triggers', {
+		kind: 'kv',
+		name: 'bill-orders',
+		script: 'bill',
+		collection: 'orders',
+		retry: { attempts_max: 2, base_ms: 1 }
+	});
+	await page.goto(`${server.url}/admin/apps/orders/dead-letters`);
+	await page.getByRole('heading', { name: 'No unresolved dead letters' }).waitFor();
+	await look(page, 'dead-letters-empty');
+	for (let n = 1; n <= 7; n++) {
+		await server.api(`PUT /apps/orders/kv/orders/o${n}`, { id: `o${n}`, price: n });
+	}
+	await server.until(async () => {
+		const counts = await server.api<{ by_state: Record<string, number> }>(
+			'GET /apps/orders/dead-letters/counts'
+		);
+		return counts.by_state.unresolved === 7;
+	});
+	await page.reload();
+	await page.getByRole('row').nth(7).waitFor();
+	expect(await page.getByTestId('dead-letter-badge').innerText()).toContain('7');
+	await look(page, 'dead-letters');
+
+	// The filter is in the address.
+	await page.getByRole('searchbox').fill('for o3');
+	await page.waitForURL('**error=for+o3');
+	await page.getByRole('row').nth(1).waitFor();
+	await expect.poll(() => page.getByRole('row').count()).toBe(2);
+
+	await page.getByRole('link', { name: 'no price for o3' }).click();
+	await page.getByRole('link', { name: 'Open the script at this line' }).waitFor();
+	await look(page, 'dead-letter');
+
+	// Three clicks: to the line, save and replay all.
+	await page.getByRole('link', { name: 'Open the script at this line' }).click();
+	await page.locator(EDITOR).waitFor();
+	await page.locator('.cm-activeLine', { hasText: 'throw' }).waitFor();
+	await write(page, 'let order = ctx.event.kv.value;\nlog::info(`billed ${order.id}`);');
+	await page.getByRole('button', { name: 'Save and replay all 7' }).waitFor();
+	await look(page, 'script-fixing');
+	await page.getByRole('button', { name: 'Save and replay all 7' }).click();
+	await page.getByText('7 dead letters replayed').waitFor();
+	await expect.poll(() => page.getByTestId('dead-letter-badge').count()).toBe(0);
+	await server.until(async () => {
+		const page = await server.api<{ items: { script_id: string }[] }>(
+			'GET /apps/orders/executions?outcome=answered'
+		);
+		return page.items.length === 7;
+	});
+
+	await page.goto(`${server.url}/admin/apps/orders/executions`);
+	await page.getByRole('row').nth(20).waitFor();
+	await look(page, 'executions');
+	await page.getByLabel('Outcome').selectOption('answered');
+	await expect.poll(() => page.getByRole('row').count()).toBe(8);
+	await page.getByRole('row').nth(1).getByRole('link').click();
+	await page.getByText(/billed o\d/).waitFor();
+	await page.getByText('What this request led to').waitFor();
+	await look(page, 'execution');
+	expect(app.id).toBeTruthy();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
