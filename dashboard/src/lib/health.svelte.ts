@@ -15,6 +15,8 @@ export interface Health {
 	unresolved_dead_letters: number | null;
 	/** Deliveries in the outbox. */
 	waiting: number;
+	/** When the first of them is or was due. */
+	oldest_due_at: string | null;
 }
 
 /** Every app at a glance: the badges of the navigation and the list of apps. */
@@ -28,6 +30,10 @@ class HealthOfApps {
 			kinds.map((kind) => ({ kind })),
 			() => void this.load()
 		);
+	}
+
+	get all(): Health[] {
+		return [...this.#of.values()];
 	}
 
 	of(appId: string): Health | undefined {

@@ -20,9 +20,14 @@ class Session {
 		if (await credentials.restore()) this.me = await api<Me>('GET /auth/me');
 	}
 
-	async signIn(name: string, password: string): Promise<void> {
-		const body = { name, password, cookie: true };
-		const { csrf_token } = await api<{ csrf_token: string }>('POST /auth/login', { body });
+	signIn(name: string, password: string): Promise<void> {
+		return this.begin('POST /auth/login', { name, password });
+	}
+
+	/** Begin a session by an endpoint that signs somebody in. */
+	async begin(endpoint: string, fields: Record<string, string>): Promise<void> {
+		const body = { ...fields, cookie: true };
+		const { csrf_token } = await api<{ csrf_token: string }>(endpoint, { body });
 		credentials.keep(csrf_token);
 		this.me = await api<Me>('GET /auth/me');
 		this.expired = false;

@@ -58,7 +58,7 @@ pub async fn unresolved(conn: &mut Conn, app_id: AppId) -> Result<i64, StoreErro
     const SQL: &str = "
         select count(*) from (
             select 1 from dead_letters where app_id = $1 and state = 'unresolved' limit $2
-        ) some";
+        ) as counted";
     Ok(on!(conn, |c| sqlx::query_scalar(SQL)
         .bind(app_id)
         .bind(WAITING_MAX)

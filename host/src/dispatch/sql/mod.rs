@@ -455,7 +455,7 @@ pub async fn backlog(
         select count(*), min(due_at) from (
             select due_at from outbox where app_id = $1 and not held and not blocked
             order by due_at limit $2
-        ) first";
+        ) as counted";
     Ok(on!(conn, |c| sqlx::query_as(SQL)
         .bind(app_id)
         .bind(limit)

@@ -1,0 +1,185 @@
+import { afterAll, beforeAll, expect, test } from 'vitest';
+import type { Browser } from 'playwright-core';
+import { EDITOR, launch, look, signIn, tab, write } from './browser.ts';
+import { Server } from './server.ts';
+
+let server: Server;
+let browser: Browser;
+
+/** An app in use. */
+beforeAll(async () => {
+	[server, browser] = await Promise.all([Server.start(), launch()]);
+	await server.api('POST /apps', { slug: 'shop', name: 'Web shop' });
+	await server.api('POST /apps', { slug: 'blog', name: 'Blog', hosts: ['blog.example.com'] });
+	const script = (name: string, source: string) =>
+		server.api('POST /apps/shop/scripts', { name, source });
+	await script('hello', '#{ hello: ctx.request.query.get_or("name", "world") }');
+	await script('bill', 'if ctx.event.kv.value.price == () { throw "no price" }');
+	await script('slow', 'let n = 0; while n < 40000 { n += 1 } #{ n: n }');
+	const route = (path: string, script: string, more = {}) =>
+		server.api('POST /apps/shop/routes', { path, script, method: 'GET', ...more });
+	await route('/hello', 'hello');
+	await route('/orders/{id}', 'hello');
+	await route('/slow', 'slow', { dispatch_mode: 'async', idempotency: { ttl_s: 3600, keep_answer: false } });
+	await server.api('POST /apps/shop/triggers', {
+		kind: 'kv',
+		name: 'bill-orders',
+		script: 'bill',
+		collection: 'orders',
+		retry: { attempts_max: 1, base_ms: 1 }
+	});
+	for (let n = 1; n <= 12; n++) {
+		const value = n % 4 ? { price: n * 3, items: ['tea'] } : { items: [] };
+		await server.api(`PUT /apps/shop/kv/orders/order:${n}`, value);
+		await server.api(`PUT /apps/shop/kv/users/user:${n}`, { name: `user ${n}` });
+	}
+	for (let n = 0; n < 30; n++) await fetch(`${server.url}/hello?name=${n}`);
+	for (let n = 0; n < 5; n++) await fetch(`${server.url}/slow`);
+	await server.api('PUT /apps/shop/secrets/STRIPE_KEY', { value: 'sk_test_1234567890' });
+	await server.until(async () => {
+		const counts = await server.api<{ by_state: Record<string, number> }>(
+			'GET /apps/shop/dead-letters/counts'
+		);
+		return counts.by_state.unresolved === 3;
+	});
+});
+afterAll(async () => {
+	await browser?.close();
+	await server?.stop();
+});
+
+test('every page is there, in light, in dark and on a phone, and axe finds nothing', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.getByRole('link', { name: '3 dead letters' }).waitFor();
+	await look(page, 'apps');
+	const pages: [string, string, string][] = [
+		['apps/shop', 'overview', '.u-over'],
+		['apps/shop/scripts', 'scripts', '[role=row] >> nth=3'],
+		['apps/shop/routes', 'routes', '[role=row] >> nth=3'],
+		['apps/shop/triggers', 'triggers', '[role=row] >> nth=1'],
+		['apps/shop/kv', 'kv', '[role=row] >> nth=12'],
+		['apps/shop/secrets', 'secrets', '[role=row] >> nth=1'],
+		['apps/shop/members', 'members-empty', 'text=No members yet'],
+		['apps/shop/audit', 'app-audit', '[role=row] >> nth=5'],
+		['apps/shop/settings', 'settings', 'text=Delete the app'],
+		['apps/blog', 'overview-empty', 'text=Nothing ran in this time'],
+		['users', 'users', '[role=row] >> nth=1'],
+		['users?tab=invitations', 'invitations-empty', 'text=No open invitations'],
+		['audit', 'audit', '[role=row] >> nth=5'],
+		['instance', 'instance', 'text=Past its retention'],
+		['account', 'sessions', '[role=row] >> nth=1'],
+		['account?tab=keys', 'keys-empty', 'text=No API keys yet'],
+		['account?tab=password', 'password', 'text=Change the password']
+	];
+	for (const [path, name, there] of pages) {
+		await page.goto(`${server.url}/admin/${path}`);
+		await page.locator(there).first().waitFor();
+		await look(page, name);
+	}
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a route is made, and found for a request', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/routes`);
+	await page.getByRole('button', { name: 'New route' }).click();
+	await page.getByLabel('Path', { exact: true }).fill('/hello');
+	await page.getByRole('button', { name: 'Create the route' }).click();
+	// It conflicts with one that is there; the dialog stays and says so.
+	await page.getByRole('dialog').getByRole('alert').waitFor();
+	await page.getByLabel('Path', { exact: true }).fill('/things/{id}');
+	await look(page, 'route-new');
+	await page.getByRole('button', { name: 'Create the route' }).click();
+	await page.getByRole('row', { name: '/things/{id}' }).waitFor();
+	await page.getByLabel('Path or address').fill('/things/42');
+	await page.getByRole('button', { name: 'Find the route' }).click();
+	await page.getByText('id = 42').waitFor();
+	await look(page, 'route-match');
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a key is changed, with what that fires, and deleted once its name is typed', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/kv?collection=orders`);
+	await page.getByRole('searchbox').fill('order:1');
+	await expect.poll(() => page.getByRole('row').count()).toBe(5);
+	await page.getByRole('button', { name: 'order:10' }).click();
+	await page.locator(EDITOR).waitFor();
+	await page.getByText('bill-orders').waitFor();
+	await write(page, '{"price": 99}');
+	await look(page, 'kv-entry');
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('dialog').waitFor({ state: 'detached' });
+	expect(await server.api('GET /apps/shop/kv/orders/order:10')).toEqual({ price: 99 });
+	await page.getByRole('button', { name: 'order:11' }).click();
+	await page.getByRole('button', { name: 'Delete this key' }).click();
+	const remove = page.getByRole('button', { name: 'Delete the key' });
+	expect(await remove.isDisabled()).toBe(true);
+	await page.getByLabel('Type order:11 to confirm').fill('order:11');
+	await remove.click();
+	await expect.poll(() => page.getByRole('button', { name: 'order:11' }).count()).toBe(0);
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('somebody who was invited looks, and sees no button that would be refused', async () => {
+	const invited = await server.api<{ token: string }>('POST /invitations', {
+		role: 'member',
+		apps: { shop: 'viewer' }
+	});
+	const { page, wrong } = await tab(browser);
+	await page.goto(`${server.url}/admin/join#${invited.token}`);
+	await page.getByLabel('Name').fill('ada');
+	await page.getByLabel('Password').fill('a long enough password');
+	await look(page, 'join');
+	await page.getByRole('button', { name: 'Join' }).click();
+	await page.getByRole('heading', { name: 'Apps' }).waitFor();
+	await page.getByRole('link', { name: 'Web shop' }).click();
+	await page.locator('.u-over').first().waitFor();
+	const entries = await page.getByRole('navigation', { name: 'App' }).getByRole('link').allInnerTexts();
+	expect(entries).toEqual(['Overview', 'Executions', 'Scripts', 'Routes', 'Key-value']);
+	for (const [at, button] of [
+		['scripts', 'New script'],
+		['routes', 'New route'],
+		['kv', 'New key']
+	]) {
+		await page.goto(`${server.url}/admin/apps/shop/${at}`);
+		await page.getByRole('row').nth(1).waitFor();
+		expect(await page.getByRole('button', { name: button }).count()).toBe(0);
+	}
+	await page.goto(`${server.url}/admin/apps/shop/scripts`);
+	await page.getByRole('link', { name: 'hello' }).click();
+	await page.getByText('Read only').waitFor();
+	expect(await page.getByRole('button', { name: 'Run' }).count()).toBe(0);
+	const token = await server.signIn('ada', 'a long enough password');
+	const refused = server.api('POST /apps/shop/scripts', { name: 'x', source: '1' }, token);
+	await expect(refused).rejects.toThrow('403');
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a session that ends in the middle of an edit keeps the text', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/scripts`);
+	await page.getByRole('link', { name: 'hello' }).click();
+	await page.locator(EDITOR).waitFor();
+	await write(page, '#{ hello: "edited" }');
+	await page.context().clearCookies();
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('dialog', { name: 'Sign in again' }).waitFor();
+	await look(page, 'expired');
+	await page.getByLabel('Password').fill('correct horse battery');
+	await page.getByRole('button', { name: 'Sign in' }).click();
+	await page.getByRole('dialog').waitFor({ state: 'detached' });
+	expect(await page.locator(EDITOR).innerText()).toContain('edited');
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByText('Saved as version 2').waitFor();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});

@@ -1,0 +1,9 @@
+import { redirect } from '@sveltejs/kit';
+import { api } from '#lib/api/client.ts';
+import { path } from '#lib/paths.ts';
+
+/** Where nobody owns the instance yet, nobody can sign in. */
+export async function load() {
+	const setup = await api<{ has_owner: boolean }>('GET /setup').catch(() => null);
+	if (setup?.has_owner === false) redirect(307, path`/setup`);
+}
