@@ -2,9 +2,11 @@
 //! entry with its length and SHA-256. Backups and exported apps are such files.
 
 use std::collections::BTreeSet;
+use std::future::Future;
 use std::io::{self, BufRead, BufReader, Read, Seek, Write};
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -12,9 +14,13 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
 use zip::result::ZipError;
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
+
+use crate::store::StoreError;
 
 const MANIFEST: &str = "manifest.json";
 /// The largest manifest, in bytes: it is read as a whole.
@@ -22,6 +28,12 @@ const MANIFEST_BYTES_MAX: u64 = 16 << 20;
 /// The longest line of an entry, in bytes: a component of 16 MiB in base64 fits, and so does every
 /// payload and value.
 const LINE_BYTES_MAX: u64 = 256 << 20;
+
+/// Pieces that wait for whoever takes them.
+const PIECES: usize = 8;
+/// How long a piece waits for whoever takes it: what is written comes from one moment of the
+/// database, which is held for so long.
+const STALL: Duration = Duration::from_secs(120);
 
 /// What an archive is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,6 +108,55 @@ pub enum ArchiveError {
         /// What is wrong with it.
         problem: String,
     },
+}
+
+/// Why an archive could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum MakeError {
+    /// Nobody took what was made.
+    #[error("what was made was not taken away, so it was given up")]
+    NotTaken,
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// It could not be put together.
+    #[error("it could not be put together: {0}")]
+    Io(#[from] io::Error),
+}
+
+/// An archive as it is made: pieces, and none after the last. After an error there is no more.
+pub type Pieces = mpsc::Receiver<Result<Bytes, MakeError>>;
+
+/// Hands over an archive piece by piece.
+pub struct Giver(mpsc::Sender<Result<Bytes, MakeError>>);
+
+impl Giver {
+    /// Hand over a piece, once there is room for it.
+    ///
+    /// # Errors
+    /// [`MakeError::NotTaken`].
+    pub async fn piece(&self, piece: Bytes) -> Result<(), MakeError> {
+        let given = self.0.send_timeout(Ok(piece), STALL).await;
+        given.map_err(|_| MakeError::NotTaken)
+    }
+}
+
+/// Have an archive made on a thread of its own: compressing would keep one from what else it
+/// serves.
+pub fn make<W, F>(work: W) -> Pieces
+where
+    W: FnOnce(Giver) -> F + Send + 'static,
+    F: Future<Output = Result<(), MakeError>>,
+{
+    let (pieces, taken) = mpsc::channel(PIECES);
+    tokio::task::spawn_blocking(move || {
+        let made = Handle::current().block_on(work(Giver(pieces.clone())));
+        if let Err(error) = made {
+            tracing::warn!(%error, "an archive could not be made");
+            let _ = Handle::current().block_on(pieces.send_timeout(Err(error), STALL));
+        }
+    });
+    taken
 }
 
 /// Bytes that were written and not yet taken away.
@@ -290,6 +351,12 @@ impl<R: Read + Seek> Reader<R> {
         &self.manifest.picloud
     }
 
+    /// How many bytes its entries have, as it says.
+    pub fn bytes(&self) -> u64 {
+        let entries = self.manifest.entries.iter();
+        entries.fold(0, |sum, entry| sum.saturating_add(entry.bytes))
+    }
+
     /// The names of its entries.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.manifest
@@ -315,7 +382,7 @@ impl<R: Read + Seek> Reader<R> {
         };
         let content = self.zip.by_name(name).map_err(damaged)?;
         // One more than is listed shows that there is more.
-        let content = content.take(listed.bytes + 1);
+        let content = content.take(listed.bytes.saturating_add(1));
         Ok(Lines {
             content: BufReader::with_capacity(256 << 10, Box::new(content)),
             listed: listed.clone(),

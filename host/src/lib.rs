@@ -19,6 +19,7 @@ pub mod imports;
 pub mod kv;
 pub mod node;
 pub mod overview;
+pub mod portable;
 pub mod retention;
 pub mod routes;
 pub mod sandbox;

@@ -17,7 +17,6 @@ use crate::http::extract::{
 use crate::http::problem::Problem;
 use crate::identity::capability::Capability;
 use crate::node::Node;
-use crate::store::StoreError;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -108,7 +107,7 @@ async fn create(
                 let id = AppId::new();
                 sql::insert(tx, id, &slug, &name)
                     .await
-                    .map_err(|error| taken(error, &slug))?;
+                    .map_err(|error| AppError::of_slug(error, &slug))?;
                 domains::claim(tx, id, &hosts, false).await?;
                 let (created_at, updated_at) = (tx.now, tx.now);
                 Ok::<_, AppError>(App {
@@ -126,14 +125,14 @@ async fn create(
     Ok((StatusCode::CREATED, Json(view(&node, app))))
 }
 
-fn taken(error: StoreError, slug: &Slug) -> AppError {
-    match error {
-        StoreError::Duplicate => AppError::SlugTaken(slug.clone()),
-        error => error.into(),
-    }
-}
-
-fn checked_hosts(node: &Node, mut hosts: Vec<HostPattern>) -> Result<Vec<HostPattern>, AppError> {
+/// See that an app may claim these hosts, each once; whether others do, the database says.
+///
+/// # Errors
+/// When there are too many, or one is the instance's own.
+pub fn checked_hosts(
+    node: &Node,
+    mut hosts: Vec<HostPattern>,
+) -> Result<Vec<HostPattern>, AppError> {
     hosts.sort();
     hosts.dedup();
     if hosts.len() > HOSTS_MAX {
@@ -195,7 +194,7 @@ async fn change(
                 app.name = change.name.unwrap_or(app.name);
                 app.updated_at = tx.now;
                 let updated = sql::update(tx, id, &app.slug, &app.name).await;
-                updated.map_err(|error| taken(error, &app.slug))?;
+                updated.map_err(|error| AppError::of_slug(error, &app.slug))?;
                 if let Some(hosts) = hosts {
                     domains::claim(tx, id, &hosts, query.orphan).await?;
                     app.hosts = hosts;

@@ -71,6 +71,16 @@ pub enum AppError {
     Store(#[from] StoreError),
 }
 
+impl AppError {
+    /// What went wrong when an app was given this slug.
+    pub fn of_slug(error: StoreError, slug: &Slug) -> Self {
+        match error {
+            StoreError::Duplicate => Self::SlugTaken(slug.clone()),
+            error => error.into(),
+        }
+    }
+}
+
 impl App {
     /// Whether it has hosts of its own; else it serves those that nobody claims.
     pub fn claims_hosts(&self) -> bool {

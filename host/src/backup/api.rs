@@ -10,6 +10,7 @@ use chrono::Utc;
 use futures_util::stream;
 
 use super::BackupError;
+use crate::archive::Pieces;
 use crate::http::endpoints::{Api, Rule};
 use crate::http::problem::Problem;
 use crate::identity::capability::Capability;
@@ -29,18 +30,21 @@ impl From<BackupError> for Problem {
         match error {
             BackupError::Busy => Self::conflict("conflict", error.to_string()),
             BackupError::Store(error) => error.into(),
-            BackupError::NotTaken | BackupError::Archive(_) => Self::internal(error),
         }
     }
 }
 
-/// The backup, as it is made. When it fails half-way, the connection breaks off.
 async fn backup(State(node): State<Arc<Node>>) -> Result<impl IntoResponse, Problem> {
     let pieces = node.backups.begin().await?;
+    let name = format!("picloud-{}.zip", Utc::now().format("%Y-%m-%d"));
+    Ok(download(&name, pieces))
+}
+
+/// Answer an archive as it is made. When that fails half-way, the connection breaks off.
+pub fn download(name: &str, pieces: Pieces) -> impl IntoResponse + use<> {
     let pieces = stream::unfold(pieces, async |mut pieces| {
         pieces.recv().await.map(|piece| (piece, pieces))
     });
-    let name = format!("picloud-{}.zip", Utc::now().format("%Y-%m-%d"));
     let headers = [
         (header::CONTENT_TYPE, "application/zip".to_owned()),
         (
@@ -49,5 +53,5 @@ async fn backup(State(node): State<Arc<Node>>) -> Result<impl IntoResponse, Prob
         ),
         (header::CACHE_CONTROL, "no-store".to_owned()),
     ];
-    Ok((headers, Body::from_stream(pieces)))
+    (headers, Body::from_stream(pieces))
 }

@@ -11,15 +11,12 @@ pub mod value;
 use std::collections::BTreeMap;
 use std::io::{Read, Seek};
 use std::sync::Arc;
-use std::time::Duration;
 
-use bytes::Bytes;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
-use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::Semaphore;
 
-use crate::archive::{self, ArchiveError, Format, Reader};
+use crate::archive::{self, ArchiveError, Format, Giver, MakeError, Pieces, Reader};
 use crate::dispatch;
 use crate::secrets;
 use crate::secrets::master_key::MasterKeys;
@@ -40,11 +37,6 @@ const LEFT_OUT: [&str; 2] = ["sessions", "links"];
 
 /// How much of a table is written or read at once.
 const PART_BYTES: usize = 256 << 10;
-/// Pieces that wait for whoever takes them.
-const PIECES: usize = 8;
-/// How long a piece waits for whoever takes it: a backup holds the database's moment.
-const STALL: Duration = Duration::from_secs(120);
-
 /// What a backup says of itself.
 #[derive(Debug, Serialize, Deserialize)]
 struct About {
@@ -68,25 +60,16 @@ fn entry(table: &str) -> String {
     format!("tables/{table}.jsonl")
 }
 
-/// Why a backup could not be made.
+/// Why a backup could not be begun.
 #[derive(Debug, thiserror::Error)]
 pub enum BackupError {
     /// Another one is being made.
     #[error("a backup is being made already; one at a time")]
     Busy,
-    /// Nobody takes what was made.
-    #[error("the backup was not taken away; it was given up")]
-    NotTaken,
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// It could not be put together.
-    #[error("the backup could not be put together: {0}")]
-    Archive(#[from] std::io::Error),
 }
-
-/// A backup as it is made: pieces, and none after the last. After an error there is no more.
-pub type Pieces = mpsc::Receiver<Result<Bytes, BackupError>>;
 
 /// The backups of a node.
 pub struct Backups {
@@ -109,30 +92,17 @@ impl Backups {
         let permit = self.one.clone().try_acquire_owned();
         let permit = permit.map_err(|_| BackupError::Busy)?;
         let conn = snapshot(&self.url).await?;
-        let (pieces, taken) = mpsc::channel(PIECES);
-        // Compressing would keep a thread from what else it serves.
-        tokio::task::spawn_blocking(move || {
-            let made = Handle::current().block_on(make(conn, &pieces));
+        Ok(archive::make(async move |give| {
+            let made = write(conn, give).await;
             // Whoever has the last piece may begin the next backup.
             drop(permit);
-            if let Err(error) = made {
-                tracing::warn!(%error, "a backup failed");
-                let _ = pieces.try_send(Err(error));
-            }
-        });
-        Ok(taken)
+            made
+        }))
     }
 }
 
-async fn make(
-    mut conn: Conn,
-    pieces: &mpsc::Sender<Result<Bytes, BackupError>>,
-) -> Result<(), BackupError> {
+async fn write(mut conn: Conn, give: Giver) -> Result<(), MakeError> {
     let made_at = Utc::now();
-    let give = async |piece: Bytes| {
-        let given = pieces.send_timeout(Ok(piece), STALL).await;
-        given.map_err(|_| BackupError::NotTaken)
-    };
     let mut archive = archive::Writer::new();
     let mut about = About {
         engine: conn.text("sqlite", "postgres").to_owned(),
@@ -157,15 +127,15 @@ async fn make(
             if part.len() >= PART_BYTES {
                 archive.write(&part)?;
                 part.clear();
-                give(archive.take()).await?;
+                give.piece(archive.take()).await?;
             }
-            Ok::<_, BackupError>(())
+            Ok::<_, MakeError>(())
         });
         reading.await?;
         archive.write(&part)?;
         about.tables.push(TableAbout { table, rows });
     }
-    give(archive.finish(FORMAT, made_at, &about)?).await
+    give.piece(archive.finish(FORMAT, made_at, &about)?).await
 }
 
 /// Why a backup could not be restored. Nothing of it was.

@@ -12,7 +12,7 @@ use super::Done;
 use super::client::Client;
 use super::output::{Failure, Output, table};
 use super::serve::Serve;
-use crate::archive::{ArchiveError, Reader};
+use crate::archive::{ArchiveError, MakeError, Reader};
 use crate::backup::{self, BackupError, Backups, Contents, RestoreError};
 use crate::config::Config;
 use crate::secrets::master_key::MasterKeys;
@@ -77,6 +77,12 @@ impl From<BackupError> for Failure {
     }
 }
 
+impl From<MakeError> for Failure {
+    fn from(error: MakeError) -> Self {
+        Self::Local(error.to_string())
+    }
+}
+
 impl From<RestoreError> for Failure {
     fn from(error: RestoreError) -> Self {
         Self::Local(error.to_string())
@@ -98,13 +104,15 @@ impl Backup {
     /// Through the API.
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let download = |to: &mut dyn Write| client.download("/instance/backup", to);
-        written(&self.file, out, download)
+        let (contents, bytes) = written(&self.file, download, verified)?;
+        show_written(&self.file, &contents, bytes, out);
+        Ok(())
     }
 
     /// From the database.
     pub(super) fn run_direct(self, out: &Output) -> Done {
         let Config { database_url, .. } = self.place.config()?;
-        written(&self.file, out, |to| {
+        let read = |to: &mut dyn Write| {
             runtime()?.block_on(async {
                 let mut pieces = Backups::new(database_url).begin().await?;
                 while let Some(piece) = pieces.recv().await {
@@ -112,8 +120,15 @@ impl Backup {
                 }
                 Ok(())
             })
-        })
+        };
+        let (contents, bytes) = written(&self.file, read, verified)?;
+        show_written(&self.file, &contents, bytes, out);
+        Ok(())
     }
+}
+
+fn verified(file: File) -> Result<Contents, Failure> {
+    Ok(backup::verify(&mut Reader::open(file, backup::FORMAT)?)?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
@@ -123,12 +138,13 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
         .build()
 }
 
-/// Have a backup written, read it again, and only then give it its name.
-fn written(
+/// Have an archive written, read it again, and only then give it its name. Answers what reading
+/// it said, and its length.
+pub(super) fn written<T>(
     path: &Path,
-    out: &Output,
     write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
-) -> Done {
+    check: impl FnOnce(File) -> Result<T, Failure>,
+) -> Result<(T, u64), Failure> {
     let part = part_of(path);
     let about = |path: &Path, error: io::Error| {
         Failure::Local(format!("cannot write {}: {error}", path.display()))
@@ -140,7 +156,7 @@ fn written(
         .mode(0o600)
         .open(&part)
         .map_err(|error| about(&part, error))?;
-    let done = || -> Result<(Contents, u64), Failure> {
+    let done = || -> Result<(T, u64), Failure> {
         let mut counted = Counted {
             to: io::BufWriter::new(file),
             bytes: 0,
@@ -150,20 +166,24 @@ fn written(
         counted.flush()?;
         counted.progress.end();
         counted.to.get_ref().sync_all()?;
-        let contents = backup::verify(&mut open(&part)?)?;
+        let checked = check(File::open(&part)?)?;
         fs::rename(&part, path).map_err(|error| about(path, error))?;
-        Ok((contents, counted.bytes))
+        Ok((checked, counted.bytes))
     };
-    let (contents, bytes) = done().inspect_err(|_| {
+    done().inspect_err(|_| {
         let _ = fs::remove_file(&part);
-    })?;
+    })
+}
+
+/// Say what a backup that was written has in it.
+fn show_written(path: &Path, contents: &Contents, bytes: u64, out: &Output) {
     let mut shown = json!(contents);
     shown["file"] = path.display().to_string().into();
     shown["bytes"] = bytes.into();
     out.show(&shown, |_| {
         let rows: u64 = contents.rows.values().sum();
         println!(
-            "{}: {} of {} tables, {rows} rows; read again, and every checksum is right.",
+            "{}: {}, {} tables, {rows} rows; read again, and every checksum is right.",
             path.display(),
             size(bytes),
             contents.rows.len()
@@ -177,7 +197,6 @@ fn written(
             );
         }
     });
-    Ok(())
 }
 
 fn part_of(path: &Path) -> PathBuf {
@@ -248,7 +267,7 @@ fn show(contents: &Contents) {
     table(&["TABLE", "ROWS"], &rows);
 }
 
-fn size(bytes: u64) -> String {
+pub(super) fn size(bytes: u64) -> String {
     match bytes {
         0..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
         _ => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),

@@ -189,7 +189,13 @@ impl Client {
             .map_err(|error| Failure::Unreachable(format!("the answer broke off: {error}")))
     }
 
+    /// Send a file, however long that takes.
+    pub(super) fn upload(&self, path: &str, file: Vec<u8>) -> Result<Value, Failure> {
+        read(self.ask("POST", path, Some(("application/zip", file)), None)?)
+    }
+
     fn call(&self, method: &str, path: &str, body: Option<String>) -> Result<Value, Failure> {
+        let body = body.map(|text| ("application/json", text.into_bytes()));
         read(self.ask(method, path, body, Some(TIMEOUT))?)
     }
 
@@ -198,7 +204,7 @@ impl Client {
         &self,
         method: &str,
         path: &str,
-        body: Option<String>,
+        body: Option<(&str, Vec<u8>)>,
         timeout: Option<Duration>,
     ) -> Result<http::Response<ureq::Body>, Failure> {
         let url = format!("{}/api/v1{path}", self.url);
@@ -206,11 +212,11 @@ impl Client {
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
         }
-        if body.is_some() {
-            request = request.header("content-type", "application/json");
+        if let Some((kind, _)) = &body {
+            request = request.header("content-type", *kind);
         }
         let request = request
-            .body(body.unwrap_or_default())
+            .body(body.map(|(_, bytes)| bytes).unwrap_or_default())
             .map_err(|error| Failure::Usage(format!("{url} is no URL: {error}")))?;
         let request = self.agent.configure_request(request);
         let request = request.timeout_global(timeout).build();

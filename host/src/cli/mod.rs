@@ -7,6 +7,7 @@ mod deploy;
 mod manage;
 mod operate;
 mod output;
+mod portable;
 mod secrets;
 mod serve;
 mod show;
@@ -128,6 +129,8 @@ enum Command {
     Audit(access::Audit),
     /// Remove what is past its retention
     Gc(operate::Gc),
+    Export(portable::Export),
+    Import(portable::Import),
     Backup(backup::Backup),
     Restore(backup::Restore),
     /// Print the completions for a shell
@@ -189,6 +192,8 @@ pub fn main() -> ExitCode {
         Command::Audit(audit) => client().and_then(|client| audit.run(&client, &out)),
         Command::Backup(backup) if backup.is_direct() => backup.run_direct(&out),
         Command::Backup(backup) => client().and_then(|client| backup.run(&client, &out)),
+        Command::Export(export) => client().and_then(|client| export.run(&client, &out)),
+        Command::Import(import) => client().and_then(|client| import.run(&client, &out)),
         Command::Restore(restore) => restore.run(&out),
         Command::Gc(gc) => client().and_then(|client| gc.run(&client, &out)),
     };

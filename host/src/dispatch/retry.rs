@@ -22,6 +22,15 @@ pub struct RetryPolicy {
     pub jitter_pct: u32,
 }
 
+impl RetryPolicy {
+    /// Whether all of it is within bounds.
+    pub fn is_possible(&self) -> bool {
+        (1..=ATTEMPTS_MAX).contains(&self.attempts_max)
+            && self.base_ms <= PAUSE_MS_MAX
+            && self.jitter_pct <= 100
+    }
+}
+
 /// How the pause between two attempts grows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -21,8 +21,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, backup, dead_letters, executions, identity, kv, overview, retention, routes,
-    scripts, secrets, triggers,
+    apps, audit, backup, dead_letters, executions, identity, kv, overview, portable, retention,
+    routes, scripts, secrets, triggers,
 };
 use problem::Problem;
 
@@ -47,6 +47,7 @@ pub fn endpoints() -> endpoints::Api {
         .merge(secrets::api::endpoints())
         .merge(audit::api::endpoints())
         .merge(backup::api::endpoints())
+        .merge(portable::api::endpoints())
 }
 
 /// All of it.

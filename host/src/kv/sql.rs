@@ -8,8 +8,11 @@ use super::{Collection, Key, Value};
 use crate::apps::AppId;
 use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
-use crate::store::{Conn, Grouped, Lane, StoreError, Tx, on};
+use crate::store::{Conn, Grouped, Lane, StoreError, Tx, insert_all, on};
 use crate::triggers::firing::{Firing, KvEvent};
+
+/// How many entries go into one statement on Postgres.
+const INSERT_ENTRIES: usize = 1_000;
 
 /// The value of a key.
 pub async fn get(
@@ -74,6 +77,50 @@ pub async fn page(
             .fetch_all(c)
             .await
     })?)
+}
+
+/// The entries of all collections after this key of this collection, at most `limit`, with their
+/// collections.
+pub async fn page_of_all(
+    conn: &mut Conn,
+    app_id: AppId,
+    after_collection: &str,
+    after_key: &str,
+    limit: u32,
+) -> Result<Vec<(String, String, String)>, StoreError> {
+    const SQL: &str = "
+        select collection, key, value from kv
+        where app_id = $1 and (collection, key) > ($2, $3) order by collection, key limit $4";
+    Ok(on!(conn, |c| {
+        sqlx::query_as(SQL)
+            .bind(app_id)
+            .bind(after_collection)
+            .bind(after_key)
+            .bind(i64::from(limit))
+            .fetch_all(c)
+            .await
+    })?)
+}
+
+/// Add entries to an app that has none of these keys; no trigger hears of it.
+/// [`StoreError::Duplicate`] when it has one.
+pub async fn insert(
+    tx: &mut Tx,
+    app_id: AppId,
+    entries: &[(Collection, Key, Value)],
+) -> Result<(), StoreError> {
+    let now = tx.now;
+    for entries in entries.chunks(INSERT_ENTRIES) {
+        insert_all!(tx, "kv", entries, |entry| {
+            collection: entry.0.as_str().to_owned(),
+            app_id: app_id,
+            key: entry.1.as_str().to_owned(),
+            value: entry.2.as_str().to_owned(),
+            updated_at: now,
+        });
+    }
+    // What waits to be sent to SQLite may be refused.
+    tx.conn().await.map(|_| ())
 }
 
 /// The collections of an app after the name `after`, with how many keys each has.

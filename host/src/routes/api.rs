@@ -10,8 +10,8 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::table::{NoMatch, RouteTable};
-use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, sql};
-use crate::apps::{self, HostPattern};
+use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, put, sql};
+use crate::apps::HostPattern;
 use crate::directory;
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
@@ -23,7 +23,7 @@ use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::ScriptId;
 use crate::scripts::api::named_script;
-use crate::store::{StoreError, Tx};
+use crate::store::StoreError;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -118,25 +118,6 @@ struct NewRoute {
     #[serde(default)]
     dispatch_mode: DispatchMode,
     idempotency: Option<RoutePolicy>,
-}
-
-/// Write a route if nothing is in its way.
-async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
-    let known = sql::by_conflict_key(tx.conn().await?, route.app_id, &route.conflict_key()).await?;
-    if let Some(other) = known.filter(|other| other.id != route.id) {
-        return Err(RouteError::Conflict(Box::new(other)));
-    }
-    if let Some(host) = &route.host {
-        let app = apps::sql::get(tx.conn().await?, route.app_id).await?;
-        let claimed = app.map(|app| app.hosts).unwrap_or_default();
-        if !claimed.is_empty() && !claimed.iter().any(|claim| claim.covers(host)) {
-            return Err(RouteError::HostNotClaimed(host.clone()));
-        }
-    }
-    // Raising the version first makes such changes wait for each other, so that what was looked
-    // up above still holds.
-    directory::raise_version(tx).await?;
-    Ok(sql::upsert(tx, route).await?)
 }
 
 /// Two at once may both have seen no conflict; the database let one through.

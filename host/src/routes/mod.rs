@@ -11,10 +11,11 @@ use std::str::FromStr;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 
-use crate::apps::{AppId, HostPattern};
+use crate::apps::{self, AppId, HostPattern};
+use crate::directory;
 use crate::idempotency::RoutePolicy;
 use crate::scripts::ScriptId;
-use crate::store::{Id, StoreError};
+use crate::store::{Id, StoreError, Tx};
 pub use pattern::PathPattern;
 
 /// The id of a route.
@@ -55,6 +56,28 @@ impl Route {
             .map_or("any".to_owned(), HostPattern::to_string);
         format!("{} {host} {}", self.method, self.path.shape())
     }
+}
+
+/// Write a route if nothing is in its way.
+///
+/// # Errors
+/// [`RouteError::Conflict`], [`RouteError::HostNotClaimed`].
+pub async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
+    let known = sql::by_conflict_key(tx.conn().await?, route.app_id, &route.conflict_key()).await?;
+    if let Some(other) = known.filter(|other| other.id != route.id) {
+        return Err(RouteError::Conflict(Box::new(other)));
+    }
+    if let Some(host) = &route.host {
+        let app = apps::sql::get(tx.conn().await?, route.app_id).await?;
+        let claimed = app.map(|app| app.hosts).unwrap_or_default();
+        if !claimed.is_empty() && !claimed.iter().any(|claim| claim.covers(host)) {
+            return Err(RouteError::HostNotClaimed(host.clone()));
+        }
+    }
+    // Raising the version first makes such changes wait for each other, so that what was looked
+    // up above still holds.
+    directory::raise_version(tx).await?;
+    Ok(sql::upsert(tx, route).await?)
 }
 
 /// Whether the caller of a route waits for its script.

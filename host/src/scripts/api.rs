@@ -149,6 +149,19 @@ async fn list(
     Ok(page(scripts, limit, |script| script.id.to_string()))
 }
 
+/// See that these bytes can be a source; whether it validates, the runner says.
+///
+/// # Errors
+/// 422 when it is too long or no UTF-8.
+pub fn checked_source(source: &[u8]) -> Result<(), Problem> {
+    if source.len() > SOURCE_BYTES_MAX {
+        let detail = format!("a source has at most {SOURCE_BYTES_MAX} bytes");
+        return Err(Problem::invalid_field("source", detail));
+    }
+    let utf8 = std::str::from_utf8(source).map(|_| ());
+    utf8.map_err(|error| Problem::invalid_field("source", error.to_string()))
+}
+
 /// What was given as code: a source, or a component.
 fn code(
     kind: Kind,
@@ -158,10 +171,7 @@ fn code(
     match (kind, source, wasm_base64) {
         (_, None, None) => Ok(None),
         (Kind::Rhai, Some(source), None) => {
-            if source.len() > SOURCE_BYTES_MAX {
-                let detail = format!("a source has at most {SOURCE_BYTES_MAX} bytes");
-                return Err(Problem::invalid_field("source", detail));
-            }
+            checked_source(source.as_bytes())?;
             Ok(Some(source.into()))
         }
         (Kind::Component, None, Some(text)) => {
@@ -182,7 +192,11 @@ fn code(
     }
 }
 
-fn checked_limits(node: &Node, limits: &ScriptLimits) -> Result<(), Problem> {
+/// See that a script may have these limits.
+///
+/// # Errors
+/// 422 names the one that is above the instance's ceiling.
+pub fn checked_limits(node: &Node, limits: &ScriptLimits) -> Result<(), Problem> {
     match limits.first_outside(&node.config.ceiling) {
         None => Ok(()),
         Some((field, most)) => Err(Problem::invalid_field(

@@ -181,3 +181,12 @@ pub async fn by_key(conn: &mut Conn) -> Result<Vec<(Vec<u8>, i64)>, StoreError> 
     const SQL: &str = "select key_id, count(*) from secrets group by key_id order by key_id";
     Ok(on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?)
 }
+
+/// The names of an app's secrets.
+pub async fn names(conn: &mut Conn, app_id: AppId) -> Result<Vec<String>, StoreError> {
+    const SQL: &str = "select name from secrets where app_id = $1 order by name";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(app_id)
+        .fetch_all(c)
+        .await)?)
+}

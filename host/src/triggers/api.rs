@@ -275,7 +275,11 @@ impl RetryFields {
     }
 }
 
-fn check_idempotency(policy: &EventPolicy) -> Result<(), Problem> {
+/// See that a trigger may have this policy.
+///
+/// # Errors
+/// 422 names what it may not.
+pub fn check_idempotency(policy: &EventPolicy) -> Result<(), Problem> {
     if !policy.key.starts_with('/') {
         return Err(Problem::invalid_field(
             "idempotency.key",

@@ -22,15 +22,15 @@ on_both_engines!(
 );
 
 /// What a backup file has in it.
-struct Contents {
-    manifest: Value,
-    entries: BTreeMap<String, Vec<u8>>,
+pub struct Contents {
+    pub manifest: Value,
+    pub entries: BTreeMap<String, Vec<u8>>,
 }
 
 type Row = Map<String, Value>;
 
 impl Contents {
-    fn read(path: &Path) -> Self {
+    pub fn read(path: &Path) -> Self {
         let mut zip = zip::ZipArchive::new(File::open(path).unwrap()).unwrap();
         let mut entries = BTreeMap::new();
         for place in 0..zip.len() {
@@ -44,7 +44,7 @@ impl Contents {
         Self { manifest, entries }
     }
 
-    fn write(&self, path: &Path) {
+    pub fn write(&self, path: &Path) {
         let mut zip = zip::ZipWriter::new(File::create(path).unwrap());
         let options = zip::write::SimpleFileOptions::default();
         for (name, bytes) in &self.entries {
@@ -57,7 +57,7 @@ impl Contents {
     }
 
     /// Change an entry, and the manifest with it.
-    fn set(&mut self, name: &str, bytes: Vec<u8>) {
+    pub fn set(&mut self, name: &str, bytes: Vec<u8>) {
         let listed = self.manifest["entries"].as_array_mut().unwrap();
         let listed = listed.iter_mut().find(|entry| entry["name"] == name);
         let listed = listed.unwrap();

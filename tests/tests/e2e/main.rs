@@ -12,6 +12,7 @@ mod idempotency;
 mod kills;
 mod nodes;
 mod overview;
+mod portable;
 mod routes;
 mod sandbox;
 mod secrets;

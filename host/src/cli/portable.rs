@@ -1,0 +1,92 @@
+//! `picloud export` and `picloud import`.
+
+use std::path::PathBuf;
+
+use serde_json::json;
+
+use super::Done;
+use super::backup::{size, written};
+use super::client::{Client, encoded};
+use super::output::{Failure, Output};
+use crate::archive::Reader;
+use crate::portable;
+
+/// Write an app to a file: scripts, routes, triggers, domains
+#[derive(clap::Args)]
+pub(super) struct Export {
+    /// The app, by slug or id
+    app: String,
+    /// The .zip to write; APP.zip when left out
+    #[arg(long, short, value_name = "FILE")]
+    output: Option<PathBuf>,
+    /// With the key-value store
+    #[arg(long)]
+    kv: bool,
+}
+
+/// Make an app of an exported file: all of it, or nothing
+#[derive(clap::Args)]
+pub(super) struct Import {
+    /// The .zip to read
+    file: PathBuf,
+    /// The app's slug, in place of the one in the file
+    #[arg(long = "as", value_name = "SLUG")]
+    slug: Option<String>,
+    /// Claim none of its hosts: another app may have them
+    #[arg(long)]
+    without_domains: bool,
+}
+
+impl Export {
+    pub(super) fn run(self, client: &Client, out: &Output) -> Done {
+        let file = self
+            .output
+            .unwrap_or_else(|| PathBuf::from(format!("{}.zip", self.app)));
+        let path = format!("/apps/{}/export?kv={}", encoded(&self.app), self.kv);
+        let download = |to: &mut dyn std::io::Write| client.download(&path, to);
+        let ((), bytes) = written(&file, download, |file| {
+            Ok(Reader::open(file, portable::FORMAT)?.verify()?)
+        })?;
+        let shown = json!({ "file": file.display().to_string(), "bytes": bytes });
+        out.show(&shown, |_| {
+            println!(
+                "{}: {}; read again, and every checksum is right.",
+                file.display(),
+                size(bytes)
+            );
+        });
+        Ok(())
+    }
+}
+
+impl Import {
+    pub(super) fn run(self, client: &Client, out: &Output) -> Done {
+        let file = std::fs::read(&self.file)
+            .map_err(|error| Failure::Usage(format!("{}: {error}", self.file.display())))?;
+        let slug = self
+            .slug
+            .as_deref()
+            .map(|slug| format!("&slug={}", encoded(slug)));
+        let path = format!(
+            "/imports?domains={}{}",
+            !self.without_domains,
+            slug.unwrap_or_default()
+        );
+        let made = client.upload(&path, file)?;
+        out.show(&made, |made| {
+            println!(
+                "app `{}` made: {} scripts, {} routes, {} triggers, {} entries of the key-value store",
+                made["app"]["slug"].as_str().unwrap_or_default(),
+                made["scripts"],
+                made["routes"],
+                made["triggers"],
+                made["kv"]
+            );
+            let secrets = made["secrets_to_set"].as_array().into_iter().flatten();
+            for name in secrets.filter_map(|name| name.as_str()) {
+                println!("It had a secret {name}, which no export has: picloud secrets set {name}");
+            }
+        });
+        Ok(())
+    }
+}

@@ -1,0 +1,162 @@
+//! The HTTP API of exported apps.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{FORMAT, IMPORT_BYTES_MAX, Import, ImportError, Terms, export};
+use crate::apps::Slug;
+use crate::apps::api::checked_hosts;
+use crate::archive;
+use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::extract::{Path, Query, SignedIn, app_named, check_ttl, checked_name};
+use crate::http::problem::Problem;
+use crate::identity::capability::Capability;
+use crate::node::Node;
+use crate::scripts::Kind;
+use crate::scripts::api::{checked_limits, checked_source};
+use crate::store::{StoreError, snapshot};
+use crate::triggers::api::check_idempotency;
+
+/// The endpoints of this room.
+pub fn endpoints() -> Api {
+    Api::default()
+        .get(
+            "/apps/{app}/export",
+            Rule::App(Capability::ManageApp, Of::App),
+            export_app,
+        )
+        .post(
+            "/imports",
+            Rule::Instance(Capability::CreateApps),
+            import_app,
+        )
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ExportQuery {
+    /// With the key-value store.
+    #[serde(default)]
+    kv: bool,
+}
+
+async fn export_app(
+    State(node): State<Arc<Node>>,
+    Path(app): Path<String>,
+    Query(ExportQuery { kv }): Query<ExportQuery>,
+) -> Result<impl IntoResponse, Problem> {
+    let (id, slug) = {
+        let picture = node.directory.picture();
+        let app = app_named(&picture, &app)?;
+        (app.id, app.slug.clone())
+    };
+    let conn = snapshot(&node.config.database_url).await?;
+    let pieces = archive::make(move |give| export(conn, id, kv, give));
+    Ok(crate::backup::api::download(&format!("{slug}.zip"), pieces))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ImportQuery {
+    /// The app's slug, in place of the one in the file.
+    slug: Option<Slug>,
+    /// Whether it claims the hosts in the file.
+    #[serde(default = "yes")]
+    domains: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl From<ImportError> for Problem {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::App(error) => error.into(),
+            ImportError::Route(error) => error.into(),
+            ImportError::Store(StoreError::Duplicate) => Self::conflict(
+                "conflict",
+                "the app, or a part of it, was just made by another",
+            ),
+            ImportError::Store(error) => error.into(),
+            error => Self::invalid_field("file", error.to_string()),
+        }
+    }
+}
+
+async fn import_app(
+    State(node): State<Arc<Node>>,
+    SignedIn(who): SignedIn,
+    Query(query): Query<ImportQuery>,
+    body: Body,
+) -> Result<impl IntoResponse, Problem> {
+    let file = axum::body::to_bytes(body, IMPORT_BYTES_MAX).await;
+    let file = file.map_err(|_| Problem::body_too_large(IMPORT_BYTES_MAX))?;
+    let terms = Terms {
+        slug: query.slug,
+        with_domains: query.domains,
+        by: who.user.id,
+        kv_value_bytes_max: node.config.kv_value_bytes_max,
+    };
+    let reading = tokio::task::spawn_blocking(move || Import::read(file, terms));
+    let mut import = reading.await.map_err(Problem::internal)??;
+    checked_name("name", &import.app.name)?;
+    import.app.hosts = checked_hosts(&node, import.app.hosts)?;
+    for (script, versions) in &import.scripts {
+        let within = |problem: Problem| problem.with("script", script.name.as_str());
+        checked_name("name", &script.name).map_err(within)?;
+        checked_limits(&node, &script.limits).map_err(within)?;
+        for (_, code) in versions {
+            if script.kind == Kind::Rhai {
+                checked_source(code).map_err(within)?;
+            }
+        }
+        // What is not current is kept as it is: it ran once.
+        if let Some((_, current)) = versions.first() {
+            let checked = node.runner.check(&import.app, script.kind, current).await;
+            checked.map_err(|error| within(error.into()))?;
+        }
+    }
+    for route in &import.routes {
+        if let Some(policy) = &route.idempotency {
+            check_ttl(policy.ttl_s)?;
+        }
+    }
+    for trigger in &import.triggers {
+        let within = |problem: Problem| problem.with("trigger", trigger.name.as_str());
+        checked_name("name", &trigger.name).map_err(within)?;
+        if let Some(policy) = &trigger.idempotency {
+            check_idempotency(policy).map_err(within)?;
+        }
+    }
+    let shown: Value = json!({
+        "format": FORMAT.name,
+        "app": { "id": import.app.id, "slug": import.app.slug, "hosts": import.app.hosts },
+        "scripts": import.scripts.len(),
+        "routes": import.routes.len(),
+        "triggers": import.triggers.len(),
+        "kv": import.kv.len(),
+        "secrets_to_set": import.secrets,
+    });
+    let written = node
+        .db
+        .write(move |tx| Box::pin(async move { import.write(tx).await }));
+    written.await?;
+    node.refresh_directory().await;
+    let location = format!(
+        "/api/v1/apps/{}",
+        shown["app"]["id"].as_str().unwrap_or_default()
+    );
+    Ok((
+        StatusCode::CREATED,
+        [(header::LOCATION, location)],
+        Json(shown),
+    ))
+}

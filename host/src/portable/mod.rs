@@ -1,0 +1,594 @@
+//! An app as a file: its scripts with all their versions, routes, triggers and hosts, and its
+//! key-value store if wanted. Things in it go by name, so that it can become an app of any instance.
+//!
+//! Not in it: the values of secrets, members, and what happened (executions, deliveries, dead
+//! letters).
+
+pub mod api;
+
+use std::collections::HashMap;
+use std::io::Cursor;
+
+use bytes::Bytes;
+use chrono::Utc;
+use serde::{Deserialize, Serialize};
+
+use crate::apps::{self, App, AppError, AppId, HostPattern, Slug, domains};
+use crate::archive::{ArchiveError, Format, Giver, MakeError, Reader, Writer};
+use crate::dispatch::retry::RetryPolicy;
+use crate::idempotency::{EventPolicy, RoutePolicy};
+use crate::identity::UserId;
+use crate::kv::{self, Collection, Key, KvError, Value};
+use crate::routes::{self, DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId};
+use crate::scripts::{self, Kind, Script, ScriptId, ScriptLimits};
+use crate::secrets;
+use crate::store::{Conn, StoreError, Tx};
+use crate::triggers::{
+    self, DeadLetterFilter, Glob, KvFilter, Op, OrderedBy, Source, Trigger, TriggerId,
+};
+use crate::{directory, store};
+
+/// What an exported app is.
+pub const FORMAT: Format = Format {
+    name: "picloud-app",
+    title: "exported app",
+    version: 1,
+};
+
+/// The largest file that is imported, in bytes, and the most that may be in it.
+pub const IMPORT_BYTES_MAX: usize = 64 << 20;
+/// The most that may be in it, in bytes.
+const CONTENT_BYTES_MAX: u64 = 256 << 20;
+/// The largest code of a script, in bytes; what is a script, the sandbox decides.
+const CODE_BYTES_MAX: usize = 16 << 20;
+/// Entries of the key-value store that are read at once.
+const KV_PAGE: u32 = 500;
+
+const KV: &str = "kv.jsonl";
+
+/// What the file says of the app.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortableApp {
+    slug: Slug,
+    name: String,
+    hosts: Vec<HostPattern>,
+    scripts: Vec<PortableScript>,
+    routes: Vec<PortableRoute>,
+    triggers: Vec<PortableTrigger>,
+    /// The names of its secrets.
+    secrets: Vec<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortableScript {
+    name: String,
+    kind: Kind,
+    limits: ScriptLimits,
+    /// The current one.
+    version: u32,
+    versions: Vec<u32>,
+}
+
+impl PortableScript {
+    /// The entry of a version's code, of the script that is listed at this place.
+    fn entry(place: usize, version: u32, kind: Kind) -> String {
+        let ending = match kind {
+            Kind::Rhai => "rhai",
+            Kind::Component => "wasm",
+        };
+        format!("scripts/{place}-{version}.{ending}")
+    }
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortableRoute {
+    /// None: the script is gone, and the route answers 404.
+    script: Option<String>,
+    method: MethodPattern,
+    host: Option<HostPattern>,
+    path: PathPattern,
+    dispatch_mode: DispatchMode,
+    idempotency: Option<RoutePolicy>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortableTrigger {
+    name: String,
+    /// None: the script is gone.
+    script: Option<String>,
+    enabled: bool,
+    paused: bool,
+    dispatch_mode: triggers::DispatchMode,
+    retry: RetryPolicy,
+    ordered_by: Option<OrderedBy>,
+    idempotency: Option<EventPolicy>,
+    listens_to: ListensTo,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+enum ListensTo {
+    Kv {
+        collection: Glob,
+        ops: Vec<Op>,
+        key: Option<Glob>,
+    },
+    DeadLetter {
+        source: Option<Source>,
+        trigger: Option<String>,
+        script: Option<String>,
+    },
+}
+
+/// Write an app, seen through a connection that sees one moment.
+///
+/// # Errors
+/// When the database fails, or nobody takes the pieces.
+pub async fn export(
+    mut conn: Conn,
+    app: AppId,
+    with_kv: bool,
+    give: Giver,
+) -> Result<(), MakeError> {
+    let made_at = Utc::now();
+    let conn = &mut conn;
+    let found = apps::sql::get(conn, app).await?;
+    let gone = || StoreError::Unusable("the app was just deleted".to_owned());
+    let App {
+        slug, name, hosts, ..
+    } = found.ok_or_else(gone)?;
+    let mut archive = Writer::new();
+    let known = scripts::sql::page(conn, app, None, None, i64::MAX).await?;
+    let mut portable = Vec::new();
+    for (place, script) in known.iter().enumerate() {
+        let mut versions = Vec::new();
+        for (version, _) in scripts::sql::versions(conn, script.id, u32::MAX, i64::MAX).await? {
+            let version = u32::try_from(version).unwrap_or_default();
+            let code = scripts::sql::code(conn, script.id, version).await?;
+            archive.begin(&PortableScript::entry(place, version, script.kind))?;
+            archive.write(&code.unwrap_or_default())?;
+            give.piece(archive.take()).await?;
+            versions.push(version);
+        }
+        portable.push(PortableScript {
+            name: script.name.clone(),
+            kind: script.kind,
+            limits: script.limits,
+            version: script.version,
+            versions,
+        });
+    }
+    let script_named = |id: ScriptId| {
+        let found = known.iter().find(|script| script.id == id);
+        found.map(|script| script.name.clone())
+    };
+    let routes = routes::sql::page(conn, app, None, i64::MAX).await?;
+    let all = triggers::sql::page(conn, app, None, i64::MAX).await?;
+    let trigger_named = |id: TriggerId| {
+        let found = all.iter().find(|trigger| trigger.id == id);
+        found.map(|trigger| trigger.name.clone())
+    };
+    let about = PortableApp {
+        slug,
+        name,
+        hosts,
+        scripts: portable,
+        routes: routes
+            .into_iter()
+            .map(|route| portable_route(route, script_named))
+            .collect(),
+        triggers: all
+            .iter()
+            .map(|trigger| portable_trigger(trigger.clone(), script_named, trigger_named))
+            .collect(),
+        secrets: secrets::sql::names(conn, app).await?,
+    };
+    if with_kv {
+        archive.begin(KV)?;
+        let mut after = (String::new(), String::new());
+        loop {
+            let page = kv::sql::page_of_all(conn, app, &after.0, &after.1, KV_PAGE).await?;
+            let Some((collection, key, _)) = page.last() else {
+                break;
+            };
+            after = (collection.clone(), key.clone());
+            let mut lines = Vec::new();
+            for entry in &page {
+                serde_json::to_writer(&mut lines, entry).map_err(std::io::Error::from)?;
+                lines.push(b'\n');
+            }
+            archive.write(&lines)?;
+            give.piece(archive.take()).await?;
+        }
+    }
+    give.piece(archive.finish(FORMAT, made_at, &about)?).await
+}
+
+// Both take everything apart by name: whoever gives a route or a trigger another member learns
+// here that exports need it, too.
+
+fn portable_route(
+    route: Route,
+    script_named: impl Fn(ScriptId) -> Option<String>,
+) -> PortableRoute {
+    let Route {
+        id: _,
+        app_id: _,
+        script_id,
+        method,
+        host,
+        path,
+        dispatch_mode,
+        idempotency,
+        created_at: _,
+        updated_at: _,
+    } = route;
+    PortableRoute {
+        script: script_named(script_id),
+        method,
+        host,
+        path,
+        dispatch_mode,
+        idempotency,
+    }
+}
+
+fn portable_trigger(
+    trigger: Trigger,
+    script_named: impl Fn(ScriptId) -> Option<String>,
+    trigger_named: impl Fn(TriggerId) -> Option<String>,
+) -> PortableTrigger {
+    let Trigger {
+        id: _,
+        app_id: _,
+        script_id,
+        name,
+        kind,
+        enabled,
+        paused,
+        dispatch_mode,
+        retry,
+        ordered_by,
+        idempotency,
+        registered_by_principal: _,
+        created_at: _,
+        updated_at: _,
+    } = trigger;
+    let listens_to = match kind {
+        triggers::Kind::Kv(KvFilter {
+            collection,
+            ops,
+            key,
+        }) => ListensTo::Kv {
+            collection,
+            ops,
+            key,
+        },
+        triggers::Kind::DeadLetter(DeadLetterFilter {
+            source,
+            trigger_id,
+            script_id,
+        }) => ListensTo::DeadLetter {
+            source,
+            trigger: trigger_id.and_then(trigger_named),
+            script: script_id.and_then(&script_named),
+        },
+    };
+    PortableTrigger {
+        name,
+        script: script_named(script_id),
+        enabled,
+        paused,
+        dispatch_mode,
+        retry,
+        ordered_by,
+        idempotency,
+        listens_to,
+    }
+}
+
+/// Why an app cannot be imported. Nothing of it was.
+#[derive(Debug, thiserror::Error)]
+pub enum ImportError {
+    /// The file is damaged, or none of ours.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// The file has something that no app can have.
+    #[error("{place}: {problem}")]
+    Impossible {
+        /// Where in the file.
+        place: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The slug or a host is taken.
+    #[error(transparent)]
+    App(#[from] AppError),
+    /// A route is in the way of another.
+    #[error(transparent)]
+    Route(#[from] RouteError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+fn impossible(place: impl Into<String>, problem: impl ToString) -> ImportError {
+    ImportError::Impossible {
+        place: place.into(),
+        problem: problem.to_string(),
+    }
+}
+
+/// An app that was read from a file and may be written: all ids are new, every name is known.
+pub struct Import {
+    /// The app.
+    pub app: App,
+    /// Its scripts with the code of each version, the current one first.
+    pub scripts: Vec<(Script, Vec<(u32, Bytes)>)>,
+    /// Its routes.
+    pub routes: Vec<Route>,
+    /// Its triggers.
+    pub triggers: Vec<Trigger>,
+    /// The entries of its key-value store.
+    pub kv: Vec<(Collection, Key, Value)>,
+    /// The names of the secrets that it had.
+    pub secrets: Vec<String>,
+}
+
+/// What the importing instance says.
+pub struct Terms {
+    /// The app's slug, in place of its own.
+    pub slug: Option<Slug>,
+    /// Whether it claims its hosts.
+    pub with_domains: bool,
+    /// Whose its triggers are.
+    pub by: UserId,
+    /// The largest value of the key-value store.
+    pub kv_value_bytes_max: usize,
+}
+
+impl Import {
+    /// Read a file.
+    ///
+    /// # Errors
+    /// [`ImportError`] says what is wrong and where.
+    pub fn read(file: Bytes, terms: Terms) -> Result<Self, ImportError> {
+        let mut archive = Reader::open(Cursor::new(file), FORMAT)?;
+        if archive.bytes() > CONTENT_BYTES_MAX {
+            let problem = format!("it has more than {CONTENT_BYTES_MAX} bytes");
+            return Err(impossible("the file", problem));
+        }
+        let about: PortableApp = archive.about()?;
+        let now = store::micros(Utc::now());
+        let (created_at, updated_at) = (now, now);
+        let app_id = AppId::new();
+        let app = App {
+            id: app_id,
+            slug: terms.slug.unwrap_or(about.slug),
+            name: about.name,
+            hosts: match terms.with_domains {
+                true => about.hosts,
+                false => Vec::new(),
+            },
+            created_at,
+            updated_at,
+        };
+        let mut scripts = Vec::new();
+        let mut script_ids = HashMap::new();
+        for (place, portable) in about.scripts.into_iter().enumerate() {
+            let PortableScript {
+                name,
+                kind,
+                limits,
+                version,
+                versions,
+            } = portable;
+            let id = ScriptId::new();
+            let named = format!("the script `{name}`");
+            if script_ids.insert(name.clone(), id).is_some() {
+                return Err(impossible(named, "it is there twice"));
+            }
+            let mut codes = Vec::new();
+            for version in versions {
+                let entry = archive.entry(&PortableScript::entry(place, version, kind))?;
+                codes.push((version, Bytes::from(entry.all(CODE_BYTES_MAX)?)));
+            }
+            // The newest first, which is the current one.
+            codes.sort_by_key(|(version, _)| std::cmp::Reverse(*version));
+            let numbers = codes.windows(2).all(|pair| pair[0].0 > pair[1].0);
+            if !numbers || codes.first().is_none_or(|(newest, _)| *newest != version) {
+                return Err(impossible(
+                    named,
+                    "its versions do not end with the current one",
+                ));
+            }
+            let script = Script {
+                id,
+                app_id,
+                name,
+                kind,
+                version,
+                limits,
+                created_at,
+                updated_at,
+            };
+            scripts.push((script, codes));
+        }
+        // One whose script is gone keeps being so: this id is nobody's.
+        let script_id = |name: Option<String>| match name {
+            None => Ok(ScriptId::new()),
+            Some(name) => script_ids
+                .get(&name)
+                .copied()
+                .ok_or_else(|| impossible(format!("the script `{name}`"), "it is not in the file")),
+        };
+        let mut routes = Vec::new();
+        for portable in about.routes {
+            let PortableRoute {
+                script,
+                method,
+                host,
+                path,
+                dispatch_mode,
+                idempotency,
+            } = portable;
+            routes.push(Route {
+                id: RouteId::new(),
+                app_id,
+                script_id: script_id(script)?,
+                method,
+                host,
+                path,
+                dispatch_mode,
+                idempotency,
+                created_at,
+                updated_at,
+            });
+        }
+        let mut trigger_ids = HashMap::new();
+        for trigger in &about.triggers {
+            let known = trigger_ids.insert(trigger.name.clone(), TriggerId::new());
+            if known.is_some() {
+                let named = format!("the trigger `{}`", trigger.name);
+                return Err(impossible(named, "it is there twice"));
+            }
+        }
+        let mut triggers = Vec::new();
+        for portable in about.triggers {
+            let named = format!("the trigger `{}`", portable.name);
+            let PortableTrigger {
+                name,
+                script,
+                enabled,
+                paused,
+                dispatch_mode,
+                retry,
+                ordered_by,
+                idempotency,
+                listens_to,
+            } = portable;
+            if !retry.is_possible() {
+                return Err(impossible(named, "its retry policy is out of bounds"));
+            }
+            let kind = match listens_to {
+                ListensTo::Kv { ops, .. } if ops.is_empty() => {
+                    return Err(impossible(named, "it listens to no `ops`"));
+                }
+                ListensTo::Kv {
+                    collection,
+                    ops,
+                    key,
+                } => triggers::Kind::Kv(KvFilter {
+                    collection,
+                    ops: Op::ALL.into_iter().filter(|op| ops.contains(op)).collect(),
+                    key,
+                }),
+                ListensTo::DeadLetter {
+                    source,
+                    trigger,
+                    script,
+                } => triggers::Kind::DeadLetter(DeadLetterFilter {
+                    source,
+                    trigger_id: trigger.and_then(|name| trigger_ids.get(&name).copied()),
+                    script_id: script.map(|name| script_id(Some(name))).transpose()?,
+                }),
+            };
+            triggers.push(Trigger {
+                id: trigger_ids[&name],
+                app_id,
+                script_id: script_id(script)?,
+                name,
+                kind,
+                enabled,
+                paused,
+                dispatch_mode,
+                retry,
+                ordered_by,
+                idempotency,
+                registered_by_principal: terms.by,
+                created_at,
+                updated_at,
+            });
+        }
+        let kv = read_kv(&mut archive, terms.kv_value_bytes_max)?;
+        Ok(Self {
+            app,
+            scripts,
+            routes,
+            triggers,
+            kv,
+            secrets: about.secrets,
+        })
+    }
+
+    /// Write the app.
+    ///
+    /// # Errors
+    /// When its slug or a host is taken, or the database fails.
+    pub async fn write(&self, tx: &mut Tx) -> Result<(), ImportError> {
+        let App {
+            id,
+            slug,
+            name,
+            hosts,
+            ..
+        } = &self.app;
+        // It raises the directory's version first, so that such changes wait for each other.
+        directory::raise_version(tx).await?;
+        let inserted = apps::sql::insert(tx, *id, slug, name).await;
+        inserted.map_err(|error| AppError::of_slug(error, slug))?;
+        domains::claim(tx, *id, hosts, false).await?;
+        for (script, versions) in &self.scripts {
+            let Some(((_, current), others)) = versions.split_first() else {
+                continue;
+            };
+            scripts::sql::insert(tx, script, current).await?;
+            for (version, code) in others {
+                let version = *version;
+                let script = Script {
+                    version,
+                    ..script.clone()
+                };
+                scripts::sql::insert_version(tx, &script, code).await?;
+            }
+        }
+        for route in &self.routes {
+            routes::put(tx, route).await?;
+        }
+        for trigger in &self.triggers {
+            triggers::sql::upsert(tx, trigger).await?;
+        }
+        kv::sql::insert(tx, *id, &self.kv)
+            .await
+            .map_err(|error| match error {
+                StoreError::Duplicate => impossible(KV, "a key is there twice"),
+                error => error.into(),
+            })
+    }
+}
+
+fn read_kv(
+    archive: &mut Reader<Cursor<Bytes>>,
+    value_bytes_max: usize,
+) -> Result<Vec<(Collection, Key, Value)>, ImportError> {
+    if !archive.names().any(|name| name == KV) {
+        return Ok(Vec::new());
+    }
+    let mut lines = archive.entry(KV)?;
+    let mut entries = Vec::new();
+    while let Some(line) = lines.next_line()? {
+        let parsed: Result<(String, String, String), _> = serde_json::from_slice(&line);
+        let (collection, key, value) = parsed.map_err(|error| lines.damaged(error))?;
+        let entry = || -> Result<_, KvError> {
+            let collection = Collection::parse(collection)?;
+            let key = Key::parse(key)?;
+            Ok((collection, key, Value::parse(value, value_bytes_max)?))
+        };
+        entries.push(entry().map_err(|error| lines.damaged(error))?);
+    }
+    Ok(entries)
+}
