@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpSocket};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -65,20 +65,8 @@ pub struct Node {
 }
 
 impl Node {
-    async fn start(config: Config) -> anyhow::Result<Arc<Self>> {
+    async fn start(config: Config, metrics: PrometheusHandle) -> anyhow::Result<Arc<Self>> {
         config.make_data_dir()?;
-        let metrics = PrometheusBuilder::new()
-            .set_buckets_for_metric(
-                Matcher::Suffix("_seconds".into()),
-                &[
-                    0.0001, 0.0005, 0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0,
-                ],
-            )?
-            .set_buckets_for_metric(
-                Matcher::Suffix("_group_size".into()),
-                &[1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0],
-            )?
-            .install_recorder()?;
         let db = Db::open(&config.database_url)
             .await
             .context("the database")?;
@@ -261,16 +249,16 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(CONNECTIONS_PENDING_MAX)
 }
 
-/// Run a node until it is told to stop.
+/// Run a node until it is told to stop; `metrics` is what it shows of them.
 ///
 /// # Errors
 /// When it cannot start.
-pub async fn run(config: Config) -> anyhow::Result<()> {
+pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let grace = Duration::from_millis(config.shutdown_grace_ms);
     let listener =
         listen(config.listen).with_context(|| format!("cannot listen on {}", config.listen))?;
     let address = listener.local_addr()?;
-    let node = Node::start(config).await?;
+    let node = Node::start(config, metrics).await?;
     node.welcome(address).await?;
     node.directory.refresh().await?;
     tokio::spawn(node.clone().watch_database());

@@ -2,6 +2,7 @@
 //! reach it.
 
 mod app;
+pub mod collector;
 mod place;
 mod proxy;
 mod server;

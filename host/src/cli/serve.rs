@@ -99,7 +99,7 @@ impl Serve {
 
     pub(super) fn run(self) -> Result<(), Failure> {
         let config: Config = self.values()?.config()?;
-        crate::telemetry::init(&config)?;
+        let exporters = crate::telemetry::init(&config)?;
         let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
         for (name, nearest) in odd_variables(names) {
             tracing::warn!(variable = %name, nearest, "this variable of the environment is no setting");
@@ -108,9 +108,11 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()
             .build()?;
-        let served = runtime.block_on(crate::node::run(config));
+        let metrics = crate::telemetry::metrics::install(exporters.metrics.as_ref())?;
+        let served = runtime.block_on(crate::node::run(config, metrics));
         // What still blocks a thread, a compilation say, must not hold the shutdown up.
         runtime.shutdown_background();
+        exporters.stop();
         Ok(served?)
     }
 

@@ -21,6 +21,7 @@ use crate::executions::ExecutionId;
 use crate::identity::UserId;
 use crate::scripts::ScriptId;
 use crate::store::{Db, Id, StoreError};
+use crate::telemetry::trace::TraceParent;
 use crate::triggers::TriggerId;
 use sql::Filter;
 
@@ -49,6 +50,9 @@ pub struct DeadLetter {
     pub request_id: Uuid,
     /// The execution that caused the delivery, if one did.
     pub parent_execution_id: Option<ExecutionId>,
+    /// Where the delivery was caused in the trace of that request.
+    #[serde(skip)]
+    pub trace: Option<TraceParent>,
     /// As whom it ran.
     pub principal_id: Option<UserId>,
     /// How many events lie between the request and the delivery.
@@ -200,6 +204,7 @@ impl DeadLetter {
             payload: delivery.payload.clone(),
             request_id: delivery.request_id,
             parent_execution_id: delivery.parent_execution_id,
+            trace: delivery.trace,
             principal_id: delivery.principal_id,
             trigger_depth: delivery.trigger_depth,
             retry: delivery.retry,
@@ -273,6 +278,7 @@ impl DeadLetter {
             script_version,
             trigger_id: self.trigger_id,
             request_id: self.request_id,
+            trace: self.trace,
             // Beneath the attempt that failed, in the tree of the request.
             parent_execution_id: self.history.last().and_then(|last| last.execution_id),
             principal_id: self.principal_id,

@@ -13,6 +13,7 @@ use crate::executions::ExecutionId;
 use crate::identity::UserId;
 use crate::scripts::ScriptId;
 use crate::store::{Conn, StoreError, Tx, on};
+use crate::telemetry::trace::TraceParent;
 use crate::triggers::TriggerId;
 
 #[derive(sqlx::FromRow)]
@@ -26,6 +27,7 @@ struct DeadLetterRow {
     payload: String,
     request_id: Uuid,
     parent_execution_id: Option<ExecutionId>,
+    traceparent: Option<String>,
     principal_id: Option<UserId>,
     trigger_depth: i64,
     #[sqlx(flatten)]
@@ -81,6 +83,7 @@ impl TryFrom<DeadLetterRow> for DeadLetter {
             source: row.source,
             request_id: row.request_id,
             parent_execution_id: row.parent_execution_id,
+            trace: row.traceparent.as_deref().and_then(TraceParent::parse),
             principal_id: row.principal_id,
             order_key: row.order_key,
             delivery_id: row.delivery_id,
@@ -99,8 +102,8 @@ impl TryFrom<DeadLetterRow> for DeadLetter {
 
 const SELECT: &str = "
     select id, app_id, script_id, script_version, trigger_id, source, payload, request_id,
-           parent_execution_id, principal_id, trigger_depth, attempts_max, backoff, base_ms,
-           jitter_pct, order_key, delivery_id, replay_of, history, attempts, last_error,
+           parent_execution_id, traceparent, principal_id, trigger_depth, attempts_max, backoff,
+           base_ms, jitter_pct, order_key, delivery_id, replay_of, history, attempts, last_error,
            first_attempt_at, last_attempt_at, state, handler_failed, reason, replayed_as,
            settled_by, settled_at, created_at
     from dead_letters where app_id = ";
@@ -299,9 +302,9 @@ pub async fn insert(tx: &mut Tx, letter: &DeadLetter) -> Result<(), StoreError> 
         insert into dead_letters (id, app_id, script_id, script_version, trigger_id, source, payload,
             request_id, parent_execution_id, principal_id, trigger_depth, attempts_max, backoff,
             base_ms, jitter_pct, order_key, delivery_id, replay_of, history, attempts, last_error,
-            first_attempt_at, last_attempt_at, state, handler_failed, created_at)
+            first_attempt_at, last_attempt_at, state, handler_failed, created_at, traceparent)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
-                $19, $20, $21, $22, $23, $24, $25, $26)";
+                $19, $20, $21, $22, $23, $24, $25, $26, $27)";
     let history = serde_json::to_string(&letter.history).expect("our own types are always JSON");
     let payload = letter.payload.json();
     on!(tx.conn().await?, |c| {
@@ -332,6 +335,7 @@ pub async fn insert(tx: &mut Tx, letter: &DeadLetter) -> Result<(), StoreError> 
             .bind(letter.state.as_str())
             .bind(letter.handler_failed)
             .bind(letter.created_at)
+            .bind(letter.trace.map(|trace| trace.to_string()))
             .execute(c)
             .await
             .map(|_| ())

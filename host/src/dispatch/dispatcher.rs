@@ -29,6 +29,7 @@ use crate::executions::{
 use crate::idempotency::{KeptAnswer, Key};
 use crate::sandbox::Outcome;
 use crate::store::{Engine, StoreError};
+use crate::telemetry::trace::Span;
 
 /// The safety net under the wake-up: how long a due row waits when its notification was lost.
 const POLL: Duration = Duration::from_secs(1);
@@ -73,6 +74,30 @@ pub struct Order {
 #[error("as many executions run as this node takes on")]
 pub struct GateFull;
 
+/// Say of an exported execution what it was.
+fn describe(span: &Span, delivery: &Delivery, ended: &Ended) {
+    if !span.is_exported() {
+        return;
+    }
+    let execution = &ended.execution;
+    for (key, id) in [
+        ("picloud.execution.id", execution.id.to_string()),
+        ("picloud.delivery.id", delivery.id.to_string()),
+        ("picloud.app.id", execution.app_id.to_string()),
+        ("picloud.script.id", execution.script_id.to_string()),
+        ("picloud.invocation_type", delivery.invocation_type.clone()),
+    ] {
+        span.set(key, id);
+    }
+    span.set("picloud.attempt", i64::from(execution.attempt));
+    span.set("picloud.fuel", execution.fuel.cast_signed());
+    span.set("picloud.outcome", execution.outcome.as_str());
+    // The script's own words stay in its log.
+    if execution.outcome != OutcomeKind::Answered {
+        span.failed(execution.outcome.as_str());
+    }
+}
+
 impl Dispatcher {
     /// A dispatcher that runs with `executor` what is in `outbox`.
     pub fn new(outbox: Arc<Outbox>, handed: HandOver, executor: Arc<dyn Executor>) -> Arc<Self> {
@@ -106,23 +131,24 @@ impl Dispatcher {
         let waiter: Waiter = self.inbox.register(delivery.id);
         let dispatcher = self.clone();
         // A task of its own: it must not end half-way when the caller leaves.
-        self.tasks.spawn(async move {
+        let seen_through = async move {
             let row = NewDelivery {
                 key: key.as_ref().map(|(key, _)| key.clone()),
                 ..dispatcher.outbox.row(delivery, Some(&permit), false)
             };
             let delivery = row.delivery.clone();
-            match dispatcher.outbox.db.write_grouped(row).await {
+            let committing = Span::begin("commit delivery");
+            let written = dispatcher.outbox.db.write_grouped(row);
+            match committing.around(written).await {
                 Ok(Placed::Known(known)) => dispatcher.turn_away(&delivery, Answer::Known(known)),
-                Ok(_) => {
-                    dispatcher.work(delivery, permit, key).await;
-                }
+                Ok(_) => dispatcher.attempt(delivery, permit, key).await,
                 Err(error) => {
                     tracing::error!(delivery_id = %delivery.id, %error, "a delivery could not be written");
                     dispatcher.turn_away(&delivery, Answer::Unavailable);
                 }
             }
-        });
+        };
+        self.tasks.spawn(Span::current().around(seen_through));
         Ok(waiter.wait(timeout + ANSWER_GRACE).await)
     }
 
@@ -147,9 +173,20 @@ impl Dispatcher {
         self.outbox.gate.enter(app_id).ok_or(GateFull)
     }
 
+    /// Work on a leased delivery for which nobody waits, in its trace.
+    async fn work(self: Arc<Self>, delivery: Delivery, permit: Permit) {
+        let span = Span::of(delivery.trace);
+        span.around(self.attempt(delivery, permit, None)).await;
+    }
+
     /// See a leased delivery through this attempt. `key` is what makes it happen once, and
     /// whether its answer is kept for whoever asks again.
-    async fn work(self: Arc<Self>, delivery: Delivery, permit: Permit, key: Option<(Key, bool)>) {
+    async fn attempt(
+        self: Arc<Self>,
+        delivery: Delivery,
+        permit: Permit,
+        key: Option<(Key, bool)>,
+    ) {
         if delivery.reply_to.is_none() && self.executor.is_held(&delivery) {
             let completion = self.completion(&delivery, Then::Held);
             drop(permit);
@@ -157,9 +194,12 @@ impl Dispatcher {
             return;
         }
         let begun = crate::store::micros(Utc::now());
+        Span::since(delivery.waiting_since(), "delivery wait");
+        let execution = Span::begin("execution");
         let attempted = self.executor.attempt(delivery.clone());
         // A panic here would leave the row leased for as long as this process lives.
-        let attempted = AssertUnwindSafe(attempted).catch_unwind().await;
+        let attempted = AssertUnwindSafe(attempted).catch_unwind();
+        let attempted = execution.clone().around(attempted).await;
         let Attempted { ended, answer } = attempted.unwrap_or_else(|_| {
             tracing::error!(delivery_id = %delivery.id, "an attempt panicked; this is a mistake of ours");
             let error = ExecutionError::new("the platform failed");
@@ -174,6 +214,8 @@ impl Dispatcher {
                 answer: Answer::PlatformFault,
             }
         });
+        describe(&execution, &delivery, &ended);
+        drop(execution);
         // The place is free for the next execution while this outcome goes to the disk.
         drop(permit);
         if self.outbox.backlog.load(Ordering::Relaxed) {
@@ -330,7 +372,9 @@ impl Dispatcher {
         let mut pause = Duration::from_millis(50);
         let gives_up_at = Instant::now() + self.outbox.lease.to_std().unwrap_or(POLL);
         loop {
-            match self.outbox.db.write_grouped(completion.clone()).await {
+            let committing = Span::begin("commit outcome");
+            let written = self.outbox.db.write_grouped(completion.clone());
+            match committing.around(written).await {
                 Ok(true) => {
                     for also in &completion.also {
                         if let Also::Abandoned(row) = also {
@@ -469,7 +513,7 @@ impl Dispatcher {
         while let Some((delivery, permit)) = handed.recv().await {
             let dispatcher = self.clone();
             self.tasks
-                .spawn(async move { dispatcher.work(delivery, permit, None).await });
+                .spawn(async move { dispatcher.work(delivery, permit).await });
         }
     }
 
@@ -582,7 +626,7 @@ impl Dispatcher {
             let ended = never_ran(&delivery, ExecutionId::new(), outcome, error, now);
             return self.conclude(delivery, ended).await;
         }
-        self.work(delivery, permit, None).await;
+        self.work(delivery, permit).await;
     }
 
     /// Let rows go on that wait for nothing any more, for ever.

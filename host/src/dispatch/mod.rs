@@ -21,7 +21,7 @@ mod unwritten;
 
 use std::sync::Arc;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -36,6 +36,7 @@ use crate::identity::UserId;
 use crate::sandbox::{Outcome, Request};
 use crate::scripts::ScriptId;
 use crate::store::Id;
+use crate::telemetry::trace::{self, TraceParent};
 use crate::triggers::TriggerId;
 use retry::RetryPolicy;
 
@@ -67,6 +68,8 @@ pub struct Delivery {
     pub request_id: Uuid,
     /// The execution that caused it, if one did.
     pub parent_execution_id: Option<ExecutionId>,
+    /// Where it was caused in the trace of that request, if that has one.
+    pub trace: Option<TraceParent>,
     /// As whom it runs; a public route's runs as nobody.
     pub principal_id: Option<UserId>,
     /// How many events lie between that request and this delivery.
@@ -83,6 +86,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// The attempts that failed.
     pub history: Vec<Attempt>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
 }
 
 /// An attempt that failed.
@@ -181,6 +186,7 @@ impl Delivery {
             payload: Arc::new(payload),
             request_id: id.uuid(),
             parent_execution_id: None,
+            trace: trace::here(),
             principal_id: None,
             trigger_depth: 0,
             reply_to: None,
@@ -189,6 +195,15 @@ impl Delivery {
             order_key: None,
             attempt: 0,
             history: Vec::new(),
+            created_at: Utc::now(),
         }
+    }
+
+    /// Since when this attempt was waited for: since it was made, or since the attempt before it.
+    fn waiting_since(&self) -> DateTime<Utc> {
+        let last = self.history.last();
+        last.map_or(self.created_at, |last| {
+            last.at + TimeDelta::microseconds(i64::try_from(last.duration_us).unwrap_or(0))
+        })
     }
 }

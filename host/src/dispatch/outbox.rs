@@ -13,6 +13,7 @@ use super::{Delivery, WorkerId};
 use crate::apps::AppId;
 use crate::idempotency::Key;
 use crate::store::{Db, StoreError};
+use crate::telemetry::trace::Span;
 
 /// The outbox as the domains see it.
 pub struct Outbox {
@@ -103,7 +104,8 @@ impl Outbox {
         key: Option<Key>,
     ) -> Result<Placed, StoreError> {
         let outbox = self.clone();
-        let written = tokio::spawn(async move {
+        let committing = Span::begin("commit delivery");
+        let written = tokio::spawn(committing.around(async move {
             let permit = outbox.admit(delivery.app_id);
             let row = NewDelivery {
                 key,
@@ -113,7 +115,7 @@ impl Outbox {
             let placed = outbox.db.write_grouped(row).await?;
             outbox.placed(delivery, permit, &placed);
             Ok(placed)
-        });
+        }));
         written.await.unwrap_or(Err(StoreError::Closed))
     }
 }

@@ -10,6 +10,7 @@ use crate::executions::{
     sql::Ended,
 };
 use crate::store::{Id, micros};
+use crate::telemetry::trace::TraceParent;
 
 /// The attempts so far, with those that ended with their worker before it could tell.
 pub(super) fn with_lost_attempts(delivery: &mut Delivery, ended: &Ended) -> Vec<Attempt> {
@@ -85,6 +86,7 @@ pub fn never_ran(
         trigger_id: delivery.trigger_id,
         invocation_type: delivery.invocation_type.clone(),
         request_id: delivery.request_id,
+        trace_id: delivery.trace.map(TraceParent::trace_id),
         outcome,
         status: None,
         started_at: now,

@@ -57,6 +57,7 @@ struct ListQuery {
     script_id: Option<String>,
     outcome: Option<String>,
     request_id: Option<String>,
+    trace_id: Option<String>,
     delivery_id: Option<String>,
     invocation_type: Option<String>,
     since: Option<String>,
@@ -88,6 +89,15 @@ async fn list(
             &format!("one of {outcomes}"),
         )?,
         request_id: parsed("request_id", query.request_id.as_deref(), uuid, "a UUID")?,
+        trace_id: parsed(
+            "trace_id",
+            query.trace_id.as_deref(),
+            |text| {
+                let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+                (text.len() == 32 && text.bytes().all(is_hex)).then(|| text.to_owned())
+            },
+            "32 hexadecimal digits",
+        )?,
         delivery_id: parsed("delivery_id", query.delivery_id.as_deref(), uuid, "a UUID")?,
         invocation_type: query.invocation_type,
         since: parsed("since", query.since.as_deref(), instant, INSTANT)?,

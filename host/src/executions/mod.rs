@@ -39,6 +39,8 @@ pub struct Execution {
     pub invocation_type: String,
     /// The request that it all began with.
     pub request_id: Uuid,
+    /// The trace that the request belongs to, if it has one.
+    pub trace_id: Option<String>,
     /// What became of it.
     pub outcome: OutcomeKind,
     /// The status that a sync caller was answered, if one was.

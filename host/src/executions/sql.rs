@@ -44,6 +44,7 @@ pub async fn insert<'e>(
         trigger_id: ended.execution.trigger_id,
         invocation_type: ended.execution.invocation_type.as_str(),
         request_id: ended.execution.request_id,
+        trace_id: ended.execution.trace_id.as_deref(),
         outcome: ended.execution.outcome.as_str(),
         status: ended.execution.status.map(i64::from),
         started_at: ended.execution.started_at,
@@ -76,6 +77,7 @@ struct ExecutionRow {
     trigger_id: Option<TriggerId>,
     invocation_type: String,
     request_id: Uuid,
+    trace_id: Option<String>,
     outcome: String,
     status: Option<i64>,
     started_at: DateTime<Utc>,
@@ -130,6 +132,7 @@ impl TryFrom<ExecutionRow> for Execution {
             trigger_id: row.trigger_id,
             invocation_type: row.invocation_type,
             request_id: row.request_id,
+            trace_id: row.trace_id,
             started_at: row.started_at,
         })
     }
@@ -138,7 +141,7 @@ impl TryFrom<ExecutionRow> for Execution {
 macro_rules! execution_columns {
     () => {
         "id, app_id, script_id, script_version, delivery_id, attempt, parent_id, trigger_id,
-         invocation_type, request_id, outcome, status, started_at, duration_us, fuel, error"
+         invocation_type, request_id, trace_id, outcome, status, started_at, duration_us, fuel, error"
     };
 }
 
@@ -210,6 +213,8 @@ pub struct Filter {
     pub outcome: Option<OutcomeKind>,
     /// Of this request.
     pub request_id: Option<Uuid>,
+    /// Of this trace.
+    pub trace_id: Option<String>,
     /// Of this delivery.
     pub delivery_id: Option<Uuid>,
     /// Fired so.
@@ -242,6 +247,9 @@ pub async fn page(
         }
         if let Some(request_id) = filter.request_id {
             narrow!(query, "request_id", request_id);
+        }
+        if let Some(trace_id) = &filter.trace_id {
+            query.push(" and trace_id = ").push_bind(trace_id.as_str());
         }
         if let Some(delivery_id) = filter.delivery_id {
             narrow!(query, "delivery_id", delivery_id);

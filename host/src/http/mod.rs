@@ -7,6 +7,7 @@ pub mod endpoints;
 pub mod extract;
 pub mod problem;
 mod system;
+mod trace;
 mod user_routes;
 
 use std::sync::Arc;
@@ -77,6 +78,7 @@ pub fn router(node: Arc<Node>) -> Router {
                 Problem::internal(format!("a panic: {}", said.unwrap_or_default())).into_response()
             },
         ))
+        .layer(middleware::from_fn(trace::follow))
         .with_state(node)
 }
 

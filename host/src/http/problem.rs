@@ -15,6 +15,7 @@ use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
+use crate::telemetry::trace;
 use crate::triggers::TriggerError;
 
 /// An error as its reader gets it.
@@ -174,6 +175,9 @@ pub fn diagnostics_json(found: &[Diagnostic]) -> Value {
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let mut body = self.more;
+        if let Some(at) = trace::here() {
+            body.insert("trace_id".into(), at.trace_id().into());
+        }
         body.insert(
             "type".into(),
             format!("urn:picloud:problem:{}", self.name).into(),

@@ -12,7 +12,7 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::problem::{Problem, diagnostics_json};
-use super::{address, cookie};
+use super::{address, cookie, trace};
 use crate::dispatch::dispatcher::Order;
 use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::sql::Placed;
@@ -22,6 +22,7 @@ use crate::node::Node;
 use crate::routes::DispatchMode;
 use crate::routes::table::NoMatch;
 use crate::sandbox::{self, Outcome};
+use crate::telemetry::trace::Span;
 
 /// Says that an answer is an earlier call's, with the same `Idempotency-Key`.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -78,6 +79,11 @@ async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem
             }
             NoMatch::Undecodable => Problem::bad_request("the path is not UTF-8 once decoded"),
         })?;
+    trace::matched(
+        &Span::current(),
+        request.method().as_str(),
+        &found.route.path,
+    );
     let script = picture.script(found.route.script_id);
     let script = script
         .filter(|script| script.app_id == app.id)

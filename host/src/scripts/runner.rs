@@ -26,6 +26,7 @@ use crate::sandbox::{
 };
 use crate::secrets::Secrets;
 use crate::store::{Db, micros};
+use crate::telemetry::trace::{self, Span, TraceParent};
 use crate::triggers::firing::{self, Origin};
 
 /// How much code is kept ready in memory, in bytes; a component counts for more than its own,
@@ -278,6 +279,7 @@ impl Runner {
         let origin = Origin {
             request_id: call.request_id,
             execution_id: Some(call.execution_id),
+            trace: trace::here(),
             trigger_depth: call.trigger_depth(),
         };
         let job = Job {
@@ -287,7 +289,8 @@ impl Runner {
             limits: self.limits(script),
             imports: self.imports(app, script.id, call.who.as_ref(), origin),
         };
-        let mut report = self.sandbox.execute(job).await;
+        let running = Span::begin("sandbox run");
+        let mut report = running.around(self.sandbox.execute(job)).await;
         if let Outcome::Platform(problem) = &report.outcome {
             tracing::error!(execution_id = %call.execution_id, %problem, "an execution failed by our fault");
         }
@@ -485,6 +488,7 @@ impl Call<'_> {
             trigger_id: self.delivery.and_then(|delivery| delivery.trigger_id),
             invocation_type: self.invocation_type.to_owned(),
             request_id: self.request_id,
+            trace_id: trace::here().map(TraceParent::trace_id),
             outcome: OutcomeKind::PlatformFault,
             status: None,
             started_at: begun,

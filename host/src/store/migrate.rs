@@ -11,7 +11,7 @@ use super::{Engine, StoreError, Tx, on};
 pub const SCHEMA_VERSION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// Number, name, and the texts for SQLite and Postgres.
-const MIGRATIONS: [(i64, &str, &str, &str); 6] = [
+const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
     (
         1,
         "spine",
@@ -47,6 +47,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 6] = [
         "web",
         include_str!("../../../migrations/sqlite/0007_web.sql"),
         include_str!("../../../migrations/postgres/0007_web.sql"),
+    ),
+    (
+        9,
+        "traces",
+        include_str!("../../../migrations/sqlite/0009_traces.sql"),
+        include_str!("../../../migrations/postgres/0009_traces.sql"),
     ),
 ];
 

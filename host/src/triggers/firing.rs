@@ -18,6 +18,7 @@ use crate::dispatch::sql::{NewDelivery, Placed};
 use crate::dispatch::{Delivery, Payload};
 use crate::executions::ExecutionId;
 use crate::kv::{Collection, Key};
+use crate::telemetry::trace::{self, TraceParent};
 
 /// What makes deliveries of events.
 #[derive(Clone)]
@@ -34,6 +35,8 @@ pub struct Origin {
     pub request_id: Uuid,
     /// The execution that caused it, if one did.
     pub execution_id: Option<ExecutionId>,
+    /// Where it happens in the trace of that request, if that has one.
+    pub trace: Option<TraceParent>,
     /// How many events lie between the two.
     pub trigger_depth: u32,
 }
@@ -44,6 +47,7 @@ impl Origin {
         Self {
             request_id: Uuid::now_v7(),
             execution_id: None,
+            trace: trace::here(),
             trigger_depth: 0,
         }
     }
@@ -103,6 +107,7 @@ impl Events {
                 trigger_depth: origin.trigger_depth + 1,
                 request_id: origin.request_id,
                 parent_execution_id: origin.execution_id,
+                trace: origin.trace,
                 order_key: trigger.ordered_by.map(|OrderedBy::Key| {
                     let collection = collection.as_str();
                     // The length keeps `a` + `b:c` and `a:b` + `c` apart.
@@ -160,6 +165,7 @@ pub fn handlers_of(picture: &Picture, letter: &DeadLetter) -> Vec<Delivery> {
     told.map(|trigger| Delivery {
         payload: Arc::new(letter.event()),
         request_id: letter.request_id,
+        trace: letter.trace,
         parent_execution_id: letter.history.last().and_then(|last| last.execution_id),
         trigger_depth: letter.trigger_depth + 1,
         dead_letter_id: Some(letter.id),

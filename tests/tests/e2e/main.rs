@@ -18,5 +18,6 @@ mod sandbox;
 mod secrets;
 mod setup;
 mod spine;
+mod traces;
 mod triggers;
 mod users;

@@ -24,6 +24,7 @@ use crate::idempotency::{self, Key, Known};
 use crate::identity::UserId;
 use crate::scripts::ScriptId;
 use crate::store::{Conn, Durability, Grouped, StoreError, Tx, insert_all, on};
+use crate::telemetry::trace::TraceParent;
 use crate::triggers::TriggerId;
 
 pub use completion::{Also, Completion, Then};
@@ -176,6 +177,7 @@ async fn insert_rows(tx: &mut Tx, rows: &[Row<'_>]) -> Result<(), StoreError> {
         payload: row.payload.as_str(),
         request_id: row.new.delivery.request_id,
         parent_execution_id: row.new.delivery.parent_execution_id,
+        traceparent: row.new.delivery.trace.map(|trace| trace.to_string()),
         principal_id: row.new.delivery.principal_id,
         trigger_depth: i64::from(row.new.delivery.trigger_depth),
         reply_to: row.new.delivery.reply_to,
@@ -207,6 +209,7 @@ struct DeliveryRow {
     payload: String,
     request_id: Uuid,
     parent_execution_id: Option<ExecutionId>,
+    traceparent: Option<String>,
     principal_id: Option<UserId>,
     trigger_depth: i64,
     reply_to: Option<WorkerId>,
@@ -216,6 +219,7 @@ struct DeliveryRow {
     retry: RetryRow,
     history: String,
     order_key: Option<String>,
+    created_at: DateTime<Utc>,
 }
 
 /// The columns of a policy, wherever one is kept.
@@ -276,10 +280,12 @@ impl TryFrom<DeliveryRow> for Delivery {
             invocation_type: row.invocation_type,
             request_id: row.request_id,
             parent_execution_id: row.parent_execution_id,
+            trace: row.traceparent.as_deref().and_then(TraceParent::parse),
             principal_id: row.principal_id,
             reply_to: row.reply_to,
             dead_letter_id: row.dead_letter_id,
             order_key: row.order_key,
+            created_at: row.created_at,
         })
     }
 }
@@ -352,9 +358,10 @@ pub async fn claim(
                 $is_due,
                 " and due_at <= $2 and not held and not blocked
                 returning id, app_id, script_id, script_version, trigger_id,
-                          invocation_type, payload, request_id, parent_execution_id, principal_id,
-                          trigger_depth, reply_to, dead_letter_id, attempt, attempts_max, backoff,
-                          base_ms, jitter_pct, history, order_key"
+                          invocation_type, payload, request_id, parent_execution_id, traceparent,
+                          principal_id, trigger_depth, reply_to, dead_letter_id, attempt,
+                          attempts_max, backoff, base_ms, jitter_pct, history, order_key,
+                          created_at"
             )
         };
     }

@@ -1,14 +1,21 @@
-//! Log lines of the host itself, to standard error.
+//! What the host says of itself: log lines to standard error, traces, metrics.
+//!
+//! - [`trace`]: where in a trace something happens; [`metrics`]: what is counted.
+//! - [`otlp`]: exports both, where the environment asks for it.
+
+pub mod metrics;
+pub mod otlp;
+pub mod trace;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::config::{Config, LogFormat};
 
-/// Begin to log as the configuration says.
+/// Begin to log as the configuration says, and to export what the environment says.
 ///
 /// # Errors
-/// When `log` is no filter.
-pub fn init(config: &Config) -> anyhow::Result<()> {
+/// When `log` is no filter, or a variable `OTEL_*` has a value that it cannot have.
+pub fn init(config: &Config) -> anyhow::Result<otlp::Exporters> {
     let filter = EnvFilter::try_new(&config.log)
         .map_err(|error| anyhow::anyhow!("log: `{}` is no filter: {error}", config.log))?;
     let logging = tracing_subscriber::fmt()
@@ -21,5 +28,5 @@ pub fn init(config: &Config) -> anyhow::Result<()> {
         LogFormat::Text => logging.init(),
         LogFormat::Json => logging.json().init(),
     }
-    Ok(())
+    otlp::start()
 }
