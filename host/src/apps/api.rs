@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
-use super::{App, AppError, AppId, HOSTS_MAX, HostPattern, Slug, domains, sql};
+use super::{App, AppError, AppId, HOSTS_MAX, HostPattern, NAME_BYTES_MAX, Slug, domains, sql};
 use crate::directory;
+use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule, may_see, require};
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
+    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
 };
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
 
@@ -22,36 +22,53 @@ use crate::node::Node;
 pub fn endpoints() -> Api {
     Api::default()
         .get("/apps", Rule::SignedIn, list)
+        .called("listApps", "List the apps that you may see")
         .post("/apps", Rule::Instance(Capability::CreateApps), create)
+        .called("createApp", "Make an app")
+        .may_fail(&[ProblemType::SlugTaken, ProblemType::HostTaken])
         .get("/apps/{app}", Rule::App(Capability::SeeApp, Of::App), show)
+        .called("getApp", "Show an app")
         .patch(
             "/apps/{app}",
             Rule::App(Capability::ManageApp, Of::App),
             change,
         )
+        .called("changeApp", "Change an app")
+        .may_fail(&[
+            ProblemType::SlugTaken,
+            ProblemType::HostTaken,
+            ProblemType::WouldOrphanRoutes,
+        ])
         .delete(
             "/apps/{app}",
             Rule::App(Capability::ManageApp, Of::App),
             remove,
         )
+        .called("deleteApp", "Delete an app with all that belongs to it")
         .get(
             "/apps/{app}/domains",
             Rule::App(Capability::SeeApp, Of::App),
             list_domains,
         )
+        .called("listDomains", "List the hosts that an app claims")
         .post(
             "/apps/{app}/domains",
             Rule::App(Capability::ManageDomains, Of::App),
             add_domain,
         )
+        .called("addDomain", "Claim a host for an app")
+        .may_fail(&[ProblemType::HostTaken])
         .delete(
             "/apps/{app}/domains/{host}",
             Rule::App(Capability::ManageDomains, Of::App),
             remove_domain,
         )
+        .called("removeDomain", "Give a host up")
+        .may_fail(&[ProblemType::WouldOrphanRoutes])
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "App")]
 struct AppView {
     #[serde(flatten)]
     app: App,
@@ -67,8 +84,7 @@ async fn list(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<AppView>>, Problem> {
     let after: Option<AppId> = page_cursor(query.cursor.as_deref())?;
     let apps = sql::all(&mut node.db.read().await?).await?;
     let apps = apps
@@ -76,17 +92,20 @@ async fn list(
         .filter(|app| after.is_none_or(|after| app.id > after))
         .filter(|app| may_see(&node, &who, app.id));
     let views = apps
-        .take(usize::try_from(limit).unwrap_or(0) + 1)
+        .take(usize::try_from(query.limit.and_one()).unwrap_or(0))
         .map(|app| view(&node, app));
-    Ok(page(views.collect(), limit, |view: &AppView| {
-        view.app.id.to_string()
-    }))
+    Ok(Page::of(
+        views.collect(),
+        query.limit.get(),
+        |view: &AppView| view.app.id.to_string(),
+    ))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewApp {
     slug: Slug,
+    #[schemars(extend("minLength" = 1, "maxLength" = NAME_BYTES_MAX))]
     name: Option<String>,
     #[serde(default)]
     hosts: Vec<HostPattern>,
@@ -95,7 +114,7 @@ struct NewApp {
 async fn create(
     State(node): State<Arc<Node>>,
     Body(new): Body<NewApp>,
-) -> Result<(StatusCode, Json<AppView>), Problem> {
+) -> Result<Created<AppView>, Problem> {
     let NewApp { slug, name, hosts } = new;
     let name = name.unwrap_or_else(|| slug.to_string());
     checked_name("name", &name)?;
@@ -122,7 +141,7 @@ async fn create(
         })
         .await?;
     node.refresh_directory().await;
-    Ok((StatusCode::CREATED, Json(view(&node, app))))
+    Ok(Created(view(&node, app)))
 }
 
 /// See that an app may claim these hosts, each once; whether others do, the database says.
@@ -160,8 +179,9 @@ async fn show(
     Ok(Json(view(&node, app)))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "AppChange")]
 struct Change {
     slug: Option<Slug>,
     name: Option<String>,
@@ -209,7 +229,7 @@ async fn change(
 }
 
 /// For what takes hosts away.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct OrphanQuery {
     /// That routes may be left on hosts that the app does not claim.
@@ -217,43 +237,54 @@ struct OrphanQuery {
     orphan: bool,
 }
 
+/// A host that an app claims.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Domain {
+    /// The host.
+    host: HostPattern,
+}
+
 async fn list_domains(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let picture = node.directory.picture();
-    let hosts = app_named(&picture, &app)?.hosts.iter();
-    let items: Vec<Value> = hosts.map(|host| json!({ "host": host })).collect();
-    Ok(Json(json!({ "items": items, "next_cursor": null })))
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct NewDomain {
-    host: HostPattern,
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Domain>>, Problem> {
+    let after: Option<HostPattern> = page_cursor(query.cursor.as_deref())?;
+    let after = after.map(|host| host.to_string()).unwrap_or_default();
+    let mut hosts = app_named(&node.directory.picture(), &app)?.hosts.clone();
+    hosts.sort_by_key(HostPattern::to_string);
+    let hosts = hosts
+        .into_iter()
+        .filter(|host| host.to_string() > after)
+        .take(usize::try_from(query.limit.and_one()).unwrap_or(0))
+        .map(|host| Domain { host });
+    Ok(Page::of(hosts.collect(), query.limit.get(), |domain| {
+        domain.host.to_string()
+    }))
 }
 
 async fn add_domain(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
-    Body(NewDomain { host }): Body<NewDomain>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+    Body(Domain { host }): Body<Domain>,
+) -> Result<Created<Domain>, Problem> {
     let app = app_named(&node.directory.picture(), &app)?.id;
     check_host(&node, &host)?;
-    let shown = json!({ "host": host });
+    let shown = Domain { host: host.clone() };
     change_hosts(&node, app, false, move |mut hosts| {
         hosts.push(host);
         Ok(hosts)
     })
     .await?;
-    Ok((StatusCode::CREATED, Json(shown)))
+    Ok(Created(shown))
 }
 
 async fn remove_domain(
     State(node): State<Arc<Node>>,
     Path((app, host)): Path<(String, String)>,
     Query(query): Query<OrphanQuery>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     let app = app_named(&node.directory.picture(), &app)?.id;
     let host: HostPattern = host
         .parse()
@@ -266,7 +297,7 @@ async fn remove_domain(
         Ok(hosts)
     })
     .await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 /// Change the hosts of an app from what they are at that moment.
@@ -298,7 +329,7 @@ async fn change_hosts(
 async fn remove(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     let id = app_named(&node.directory.picture(), &app)?.id;
     node.db
         .write(move |tx| {
@@ -312,5 +343,5 @@ async fn remove(
         })
         .await?;
     node.refresh_directory().await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::routes::Route;
@@ -18,7 +19,7 @@ use crate::store::{Id, StoreError};
 pub type AppId = Id<App>;
 
 /// A tenant.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct App {
     /// Its id.
     pub id: AppId,
@@ -96,7 +97,7 @@ pub const NAME_BYTES_MAX: usize = 100;
 
 /// A short name for URLs and flags: 1 to 63 of `a-z`, `0-9` and `-`, neither first nor last a
 /// hyphen. It never looks like a UUID, so that `{app}` in a path is unambiguous.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
 pub struct Slug(String);
 
@@ -153,7 +154,9 @@ impl fmt::Display for Slug {
 
 /// A host name, `shop.example.com`, or all names below one, `*.example.com`; lower case,
 /// without a port.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 pub enum HostPattern {
     /// This name.

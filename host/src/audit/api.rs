@@ -4,17 +4,21 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::json;
 
-use super::{Filter, sql};
+use super::{Entry, Filter, sql};
+use crate::apps::AppId;
+use crate::http::answer::Page;
 use crate::http::endpoints::{Api, Of, Rule};
-use crate::http::extract::{
-    INSTANT, Path, Query, app_named, instant, page, page_cursor, page_limit, parsed,
-};
+use crate::http::extract::{Limit, Path, Query, app_named, instant, page_cursor};
+use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::Problem;
+use crate::identity::UserId;
 use crate::identity::capability::Capability;
 use crate::node::Node;
 
@@ -22,77 +26,116 @@ use crate::node::Node;
 pub fn endpoints() -> Api {
     Api::default()
         .get("/audit", Rule::Instance(Capability::ManageInstance), list)
+        .called("listAudit", "Read the audit log, newest first")
         .get(
             "/apps/{app}/audit",
             Rule::App(Capability::ManageApp, Of::App),
             of_app,
         )
+        .called("listAppAudit", "Read the audit log of an app, newest first")
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    user_id: Option<String>,
+    user_id: Option<UserId>,
+    /// An endpoint: `PATCH /scripts/{id}`.
     action: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    limit: Option<String>,
+    /// Not before.
+    #[serde(default, deserialize_with = "instant")]
+    since: Option<DateTime<Utc>>,
+    /// Before.
+    #[serde(default, deserialize_with = "instant")]
+    until: Option<DateTime<Utc>>,
+    /// How many at most.
+    #[serde(default)]
+    limit: Limit,
+    /// Where to begin: the `next_cursor` of the page before.
     cursor: Option<String>,
-    /// `jsonl`: JSON lines instead of a page.
-    format: Option<String>,
+    /// `jsonl`: JSON lines instead of a page, with the next cursor in `x-next-cursor`.
+    #[serde(default)]
+    format: Format,
+}
+
+#[derive(Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum Format {
+    #[default]
+    Json,
+    Jsonl,
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
     Query(query): Query<ListQuery>,
-) -> Result<Response, Problem> {
-    answer(&node, query, Filter::default()).await
+) -> Result<Listed, Problem> {
+    answer(&node, query, None).await
 }
 
 async fn of_app(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
-) -> Result<Response, Problem> {
+) -> Result<Listed, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let filter = Filter {
-        app_id: Some(app_id),
-        ..Filter::default()
-    };
-    answer(&node, query, filter).await
+    answer(&node, query, Some(app_id)).await
 }
 
 /// A page, or the same as JSON lines with the next cursor in a header, for those who keep a copy.
-async fn answer(node: &Node, query: ListQuery, filter: Filter) -> Result<Response, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+enum Listed {
+    Page(Json<Page<Entry>>),
+    Lines(Page<Entry>),
+}
+
+impl IntoResponse for Listed {
+    fn into_response(self) -> Response {
+        let page = match self {
+            Self::Page(page) => return page.into_response(),
+            Self::Lines(page) => page,
+        };
+        let lines = page
+            .items
+            .iter()
+            .map(|entry| Ok(serde_json::to_string(entry)? + "\n"));
+        let text: String = match lines.collect::<Result<_, serde_json::Error>>() {
+            Ok(text) => text,
+            Err(error) => return Problem::internal(error).into_response(),
+        };
+        let mut response = ([(header::CONTENT_TYPE, JSON_LINES)], text).into_response();
+        if let Some(Ok(cursor)) = page.next_cursor.map(|cursor| cursor.parse()) {
+            response.headers_mut().insert("x-next-cursor", cursor);
+        }
+        response
+    }
+}
+
+const JSON_LINES: &str = "application/jsonl";
+
+impl Output for Listed {
+    fn describe(operation: &mut Operation<'_>) {
+        Json::<Page<Entry>>::describe(operation);
+        operation.answers(StatusCode::OK, JSON_LINES, json!({ "type": "string" }));
+        operation.answer(StatusCode::OK)["headers"]["x-next-cursor"] = json!({
+            "description": "Where the next page begins, beside JSON lines",
+            "schema": { "type": "string" },
+        });
+    }
+}
+
+async fn answer(node: &Node, query: ListQuery, app_id: Option<AppId>) -> Result<Listed, Problem> {
     let before = page_cursor(query.cursor.as_deref())?;
-    let uuid = |text: &str| text.parse().ok();
     let filter = Filter {
-        user_id: parsed("user_id", query.user_id.as_deref(), uuid, "a UUID")?,
+        app_id,
+        user_id: query.user_id,
         action: query.action,
-        since: parsed("since", query.since.as_deref(), instant, INSTANT)?,
-        until: parsed("until", query.until.as_deref(), instant, INSTANT)?,
-        ..filter
+        since: query.since,
+        until: query.until,
     };
-    let known = |text: &str| matches!(text, "json" | "jsonl").then(|| text == "jsonl");
-    let lines = parsed(
-        "format",
-        query.format.as_deref(),
-        known,
-        "`json` or `jsonl`",
-    )?;
-    let entries = sql::page(&mut node.db.read().await?, &filter, before, limit + 1).await?;
-    let Json(shown) = page(entries, limit, |entry| entry.id.to_string());
-    if !lines.unwrap_or(false) {
-        return Ok(Json(shown).into_response());
-    }
-    let items = shown["items"].as_array().into_iter().flatten();
-    let text: String = items.map(|entry| format!("{entry}\n")).collect();
-    let mut response = ([(header::CONTENT_TYPE, "application/jsonl")], text).into_response();
-    if let Value::String(cursor) = &shown["next_cursor"]
-        && let Ok(value) = cursor.parse()
-    {
-        response.headers_mut().insert("x-next-cursor", value);
-    }
-    Ok(response)
+    let limit = query.limit;
+    let entries = sql::page(&mut node.db.read().await?, &filter, before, limit.and_one()).await?;
+    let page = Page::of(entries, limit.get(), |entry| entry.id.to_string());
+    Ok(match query.format {
+        Format::Json => Listed::Page(page),
+        Format::Jsonl => Listed::Lines(page.0),
+    })
 }

@@ -133,6 +133,8 @@ enum Command {
     Import(portable::Import),
     Backup(backup::Backup),
     Restore(backup::Restore),
+    /// Print the description of the API (OpenAPI 3.1)
+    Openapi,
     /// Print the completions for a shell
     Completions {
         /// Which shell
@@ -162,6 +164,10 @@ pub fn main() -> ExitCode {
         Command::CompileComponent => return crate::sandbox::compile_child_main(),
         Command::Serve(serve) => serve.run(),
         Command::Config(serve) => serve.show(&out),
+        Command::Openapi => {
+            println!("{:#}", crate::http::openapi::document());
+            Ok(())
+        }
         Command::Completions { shell } => {
             clap_complete::generate(
                 shell,

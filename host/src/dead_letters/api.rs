@@ -1,13 +1,15 @@
 //! The HTTP API of dead letters.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
-use uuid::Uuid;
 
 use super::sql::{self, Filter};
 use super::{
@@ -15,19 +17,18 @@ use super::{
     State as Settled,
 };
 use crate::apps::AppId;
+use crate::dispatch::{Attempt, DeliveryId};
+use crate::http::answer::Page;
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
-    Body, INSTANT, Path, Query, SignedIn, app_named, instant, page, page_cursor, page_limit, parsed,
+    Body, Limit, PLAIN, Path, Query, SignedIn, app_named, instant, page_cursor,
 };
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemType};
 use crate::identity::Caller;
 use crate::identity::capability::Capability;
 use crate::node::Node;
-use crate::triggers::Source;
-
-/// How many one bulk call settles when it says nothing, and at most: one transaction each.
-const BULK: i64 = 500;
-const BULK_MAX: i64 = 1_000;
+use crate::scripts::ScriptId;
+use crate::triggers::{Source, TriggerId};
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -37,190 +38,213 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ManageDeadLetters, Of::App),
             list,
         )
+        .called(
+            "listDeadLetters",
+            "List the dead letters of an app, newest first",
+        )
         .get(
             "/apps/{app}/dead-letters/counts",
             Rule::App(Capability::ManageDeadLetters, Of::App),
             counts,
         )
+        .called("countDeadLetters", "Count the dead letters of an app")
         .post(
             "/apps/{app}/dead-letters/replay",
             Rule::App(Capability::ManageDeadLetters, Of::App),
             replay_many,
         )
+        .called("replayDeadLetters", "Replay a batch of dead letters")
         .post(
             "/apps/{app}/dead-letters/resolve",
             Rule::App(Capability::ManageDeadLetters, Of::App),
             resolve_many,
         )
+        .called("resolveDeadLetters", "Resolve a batch of dead letters")
         .get(
             "/dead-letters/{id}",
             Rule::App(Capability::ManageDeadLetters, Of::DeadLetter),
             show,
+        )
+        .called(
+            "getDeadLetter",
+            "Show a dead letter with what happened and every attempt",
         )
         .post(
             "/dead-letters/{id}/replay",
             Rule::App(Capability::ManageDeadLetters, Of::DeadLetter),
             replay,
         )
+        .called("replayDeadLetter", "Put a dead letter back into the outbox")
+        .may_fail(&[ProblemType::AlreadySettled])
         .post(
             "/dead-letters/{id}/resolve",
             Rule::App(Capability::ManageDeadLetters, Of::DeadLetter),
             resolve,
         )
+        .called(
+            "resolveDeadLetter",
+            "Say that a dead letter needs no further work",
+        )
+        .may_fail(&[ProblemType::AlreadySettled])
 }
 
-/// The filters, as a query and a bulk body have them.
-struct FilterFields {
-    state: Option<String>,
-    source: Option<String>,
-    script_id: Option<String>,
-    trigger_id: Option<String>,
-    error: Option<String>,
-    handler_failed: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListQuery {
+    state: Option<Settled>,
+    source: Option<Source>,
+    script_id: Option<ScriptId>,
+    trigger_id: Option<TriggerId>,
+    /// Text anywhere in `last_error`.
+    error: Option<ErrorText>,
+    handler_failed: Option<bool>,
+    /// Not before.
+    #[serde(default, deserialize_with = "instant")]
+    since: Option<DateTime<Utc>>,
+    /// Before.
+    #[serde(default, deserialize_with = "instant")]
+    until: Option<DateTime<Utc>>,
+    /// How many at most.
+    #[serde(default)]
+    limit: Limit,
+    /// Where to begin: the `next_cursor` of the page before.
+    cursor: Option<String>,
 }
 
-impl FilterFields {
-    fn filter(self) -> Result<Filter, Problem> {
-        let uuid = |text: &str| text.parse::<Uuid>().ok();
-        Ok(Filter {
-            state: parsed(
-                "state",
-                self.state.as_deref(),
-                Settled::parse,
-                "one of unresolved, replayed, resolved",
-            )?,
-            source: parsed(
-                "source",
-                self.source.as_deref(),
-                Source::parse,
-                "one of http, kv",
-            )?
-            .map(|source| source.as_str().to_owned()),
-            script_id: parsed("script_id", self.script_id.as_deref(), uuid, "a UUID")?
-                .map(Into::into),
-            trigger_id: parsed("trigger_id", self.trigger_id.as_deref(), uuid, "a UUID")?
-                .map(Into::into),
-            error: parsed(
-                "error",
-                self.error.as_deref(),
-                |text| (!text.contains(char::is_control)).then(|| text.to_owned()),
-                "text without control characters",
-            )?
-            .filter(|error| !error.is_empty()),
-            handler_failed: parsed(
-                "handler_failed",
-                self.handler_failed.as_deref(),
-                |text| text.parse().ok(),
-                "true or false",
-            )?,
-            since: parsed("since", self.since.as_deref(), instant, INSTANT)?,
-            until: parsed("until", self.until.as_deref(), instant, INSTANT)?,
-            up_to: None,
-        })
+/// Text to look for in errors. Control characters are in none.
+#[derive(Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("pattern" = PLAIN))]
+struct ErrorText(String);
+
+impl TryFrom<String> for ErrorText {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        match text.contains(char::is_control) {
+            true => Err("this is text without control characters"),
+            false => Ok(Self(text)),
+        }
     }
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ListQuery {
-    state: Option<String>,
-    source: Option<String>,
-    script_id: Option<String>,
-    trigger_id: Option<String>,
-    error: Option<String>,
-    handler_failed: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    limit: Option<String>,
-    cursor: Option<String>,
+impl ErrorText {
+    /// None when there is nothing to look for.
+    fn into_filter(self) -> Option<String> {
+        Some(self.0).filter(|text| !text.is_empty())
+    }
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<DeadLetter>>, Problem> {
     let before = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let fields = FilterFields {
+    let filter = Filter {
         state: query.state,
-        source: query.source,
+        source: query.source.map(|source| source.as_str().to_owned()),
         script_id: query.script_id,
         trigger_id: query.trigger_id,
-        error: query.error,
+        error: query.error.and_then(ErrorText::into_filter),
         handler_failed: query.handler_failed,
         since: query.since,
         until: query.until,
+        up_to: None,
     };
-    let filter = fields.filter()?;
     let letters = sql::page(
         &mut node.db.read().await?,
         app_id,
         &filter,
         before,
-        limit + 1,
+        query.limit.and_one(),
     )
     .await?;
-    Ok(page(letters, limit, |letter| letter.id.to_string()))
+    Ok(Page::of(letters, query.limit.get(), |letter| {
+        letter.id.to_string()
+    }))
+}
+
+/// How many dead letters there are.
+#[derive(Serialize, JsonSchema)]
+struct DeadLetterCounts {
+    by_state: BTreeMap<Settled, i64>,
+    unresolved_by_source: BTreeMap<String, i64>,
 }
 
 async fn counts(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<DeadLetterCounts>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let rows = sql::counts(&mut node.db.read().await?, app_id).await?;
-    let mut by_state = json!({ "unresolved": 0, "replayed": 0, "resolved": 0 });
-    let mut by_source = serde_json::Map::new();
+    let mut by_state: BTreeMap<Settled, i64> = Settled::ALL.map(|state| (state, 0)).into();
+    let mut unresolved_by_source = BTreeMap::new();
     for (state, source, count) in rows {
-        by_state[&state] = (by_state[&state].as_i64().unwrap_or(0) + count).into();
-        if state == Settled::Unresolved.as_str() {
-            by_source.insert(source, count.into());
+        if let Some(state) = Settled::parse(&state) {
+            *by_state.entry(state).or_default() += count;
+            if state == Settled::Unresolved {
+                unresolved_by_source.insert(source, count);
+            }
         }
     }
-    Ok(Json(
-        json!({ "by_state": by_state, "unresolved_by_source": by_source }),
-    ))
+    Ok(Json(DeadLetterCounts {
+        by_state,
+        unresolved_by_source,
+    }))
 }
 
-fn not_found(id: &str) -> Problem {
-    DeadLetterError::NotFound(id.to_owned()).into()
+fn not_found(id: DeadLetterId) -> Problem {
+    DeadLetterError::NotFound(id.to_string()).into()
 }
 
-/// A dead letter and the app that it belongs to.
-async fn named(node: &Node, id: &str) -> Result<(AppId, DeadLetterId), Problem> {
-    let parsed = id.parse().map_err(|_| not_found(id))?;
-    let app_id = sql::app_of(&mut node.db.read().await?, parsed).await?;
+/// The app that a dead letter belongs to.
+async fn app_of(node: &Node, id: DeadLetterId) -> Result<AppId, Problem> {
+    let app_id = sql::app_of(&mut node.db.read().await?, id).await?;
     // The dead letters of an app that is gone are gone with it, though their rows stay a while.
     let app_id = app_id.filter(|id| node.directory.picture().app(*id).is_some());
-    Ok((app_id.ok_or_else(|| not_found(id))?, parsed))
+    app_id.ok_or_else(|| not_found(id))
 }
 
 /// A dead letter with what happened and every attempt.
-fn whole(letter: &DeadLetter) -> Result<Value, Problem> {
-    let mut shown = serde_json::to_value(letter).map_err(Problem::internal)?;
-    shown["payload"] = letter.original();
-    shown["history"] = serde_json::to_value(&letter.history).map_err(Problem::internal)?;
-    Ok(shown)
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetterWithHistory")]
+struct DeadLetterView {
+    #[serde(flatten)]
+    letter: DeadLetter,
+    /// What happened, verbatim.
+    payload: Value,
+    /// Every attempt, oldest first.
+    history: Vec<Attempt>,
+}
+
+async fn whole(
+    node: &Node,
+    app_id: AppId,
+    id: DeadLetterId,
+) -> Result<Json<DeadLetterView>, Problem> {
+    let letter = sql::get(&mut node.db.read().await?, app_id, id).await?;
+    let letter = letter.ok_or_else(|| not_found(id))?;
+    Ok(Json(DeadLetterView {
+        payload: letter.original(),
+        history: letter.history.clone(),
+        letter,
+    }))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let (app_id, letter_id) = named(&node, &id).await?;
-    let letter = sql::get(&mut node.db.read().await?, app_id, letter_id).await?;
-    Ok(Json(whole(&letter.ok_or_else(|| not_found(&id))?)?))
+    Path(id): Path<DeadLetterId>,
+) -> Result<Json<DeadLetterView>, Problem> {
+    whole(&node, app_of(&node, id).await?, id).await
 }
 
 fn managed(node: &Node, app_id: AppId, who: &Caller) -> DeadLetters {
     DeadLetters::new(node.db.clone(), node.outbox.clone(), app_id, who.user.id)
 }
 
-#[derive(Default, Deserialize)]
+#[derive(Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Replay {
     payload: Option<Box<RawValue>>,
@@ -228,20 +252,26 @@ struct Replay {
     at_version: AtVersion,
 }
 
+/// The delivery that repeats a dead letter.
+#[derive(Serialize, JsonSchema)]
+struct Replayed {
+    delivery_id: DeliveryId,
+}
+
 async fn replay(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(id): Path<String>,
+    Path(id): Path<DeadLetterId>,
     Body(replay): Body<Replay>,
-) -> Result<Json<Value>, Problem> {
-    let (app_id, letter_id) = named(&node, &id).await?;
+) -> Result<Json<Replayed>, Problem> {
+    let app_id = app_of(&node, id).await?;
     let delivery_id = managed(&node, app_id, &who)
-        .replay(letter_id, replay.payload, replay.at_version)
+        .replay(id, replay.payload, replay.at_version)
         .await?;
-    Ok(Json(json!({ "delivery_id": delivery_id })))
+    Ok(Json(Replayed { delivery_id }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Resolve {
     reason: Resolution,
@@ -250,124 +280,202 @@ struct Resolve {
 async fn resolve(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(id): Path<String>,
+    Path(id): Path<DeadLetterId>,
     Body(resolve): Body<Resolve>,
-) -> Result<Json<Value>, Problem> {
-    let (app_id, letter_id) = named(&node, &id).await?;
+) -> Result<Json<DeadLetterView>, Problem> {
+    let app_id = app_of(&node, id).await?;
     managed(&node, app_id, &who)
-        .resolve(letter_id, resolve.reason)
+        .resolve(id, resolve.reason)
         .await?;
-    let letter = sql::get(&mut node.db.read().await?, app_id, letter_id).await?;
-    Ok(Json(whole(&letter.ok_or_else(|| not_found(&id))?)?))
+    whole(&node, app_id, id).await
 }
 
-/// What a bulk call settles, and how.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Bulk {
-    source: Option<String>,
-    script_id: Option<String>,
-    trigger_id: Option<String>,
-    error: Option<String>,
-    handler_failed: Option<bool>,
-    since: Option<String>,
-    until: Option<String>,
-    /// That no filter is meant to be given.
-    #[serde(default)]
-    all: bool,
-    #[serde(default)]
+/// A batch that a bulk call settles, with one thing more that says how.
+macro_rules! batch {
+    ($(#[$attribute:meta])* $name:ident, $(#[$more:meta])* $how:ident: $type:ty) => {
+        $(#[$attribute])*
+        #[derive(Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        struct $name {
+            source: Option<Source>,
+            script_id: Option<ScriptId>,
+            trigger_id: Option<TriggerId>,
+            /// Text anywhere in `last_error`.
+            error: Option<ErrorText>,
+            handler_failed: Option<bool>,
+            /// Not before.
+            since: Option<DateTime<Utc>>,
+            /// Before.
+            until: Option<DateTime<Utc>>,
+            /// That no filter is meant to be given.
+            #[serde(default)]
+            all: bool,
+            /// Only say how many there are.
+            #[serde(default)]
+            dry_run: bool,
+            /// Those that were there when the first call was made; it answers it.
+            up_to: Option<DeadLetterId>,
+            /// How many at most.
+            #[serde(default)]
+            limit: BatchLimit,
+            $(#[$more])*
+            $how: $type,
+        }
+
+        impl $name {
+            fn batch(self) -> Result<Batch, Problem> {
+                let mut filter = Filter {
+                    state: None,
+                    source: self.source.map(|source| source.as_str().to_owned()),
+                    script_id: self.script_id,
+                    trigger_id: self.trigger_id,
+                    error: self.error.and_then(ErrorText::into_filter),
+                    handler_failed: self.handler_failed,
+                    since: self.since,
+                    until: self.until,
+                    up_to: None,
+                };
+                if filter.is_empty() && !self.all {
+                    let detail =
+                        "give a filter, or `\"all\": true` if every unresolved one is meant";
+                    return Err(Problem::invalid_field("all", detail));
+                }
+                filter.state = Some(Settled::Unresolved);
+                filter.up_to = self.up_to;
+                Ok(Batch {
+                    filter,
+                    limit: self.limit.0,
+                    dry_run: self.dry_run,
+                })
+            }
+        }
+    };
+}
+
+batch! {
+    /// Which dead letters to replay.
+    ReplayBatch, #[serde(default)] at_version: AtVersion
+}
+batch! {
+    /// Which dead letters to resolve.
+    ResolveBatch, reason: Resolution
+}
+
+struct Batch {
+    filter: Filter,
+    limit: i64,
     dry_run: bool,
-    /// Those that were there when the first call was made; it answers it.
+}
+
+/// How many one bulk call settles: one transaction.
+#[derive(Deserialize, JsonSchema)]
+#[serde(try_from = "i64")]
+#[schemars(extend("minimum" = 1, "maximum" = Self::MAX))]
+struct BatchLimit(i64);
+
+impl BatchLimit {
+    const MAX: i64 = 1_000;
+}
+
+impl Default for BatchLimit {
+    fn default() -> Self {
+        Self(500)
+    }
+}
+
+impl TryFrom<i64> for BatchLimit {
+    type Error = String;
+
+    fn try_from(limit: i64) -> Result<Self, String> {
+        match (1..=Self::MAX).contains(&limit) {
+            true => Ok(Self(limit)),
+            false => Err(format!("limit is 1 to {}, not {limit}", Self::MAX)),
+        }
+    }
+}
+
+/// What a bulk call replayed.
+#[derive(Serialize, JsonSchema)]
+struct BatchReplayed {
+    replayed: u64,
+    #[serde(flatten)]
+    rest: BatchLeft,
+}
+
+/// What a bulk call resolved.
+#[derive(Serialize, JsonSchema)]
+struct BatchResolved {
+    resolved: u64,
+    #[serde(flatten)]
+    rest: BatchLeft,
+}
+
+/// What a bulk call left to do.
+#[derive(Serialize, JsonSchema)]
+struct BatchLeft {
+    /// How many are left.
+    left: i64,
+    /// For the next call, so that it goes on with the same ones.
     up_to: Option<DeadLetterId>,
-    limit: Option<i64>,
-    at_version: Option<AtVersion>,
-    reason: Option<Resolution>,
+    dry_run: bool,
 }
 
 async fn replay_many(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(app): Path<String>,
-    Body(bulk): Body<Bulk>,
-) -> Result<Json<Value>, Problem> {
-    if bulk.reason.is_some() {
-        return Err(Problem::invalid_field("reason", "a replay has no reason"));
-    }
-    let act = BulkAct::Replay(bulk.at_version.unwrap_or_default());
-    in_bulk(&node, &who, &app, bulk, act, "replayed").await
+    Body(batch): Body<ReplayBatch>,
+) -> Result<Json<BatchReplayed>, Problem> {
+    let act = BulkAct::Replay(batch.at_version);
+    let (replayed, rest) = in_bulk(&node, &who, &app, batch.batch()?, act).await?;
+    Ok(Json(BatchReplayed { replayed, rest }))
 }
 
 async fn resolve_many(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(app): Path<String>,
-    Body(bulk): Body<Bulk>,
-) -> Result<Json<Value>, Problem> {
-    if bulk.at_version.is_some() {
-        let detail = "a resolution runs nothing, so no version";
-        return Err(Problem::invalid_field("at_version", detail));
-    }
-    let reason = bulk.reason.ok_or_else(|| {
-        let detail = "missing field `reason`: `ignored` or `handled_by_script`";
-        Problem::invalid_field("reason", detail)
-    })?;
-    in_bulk(
-        &node,
-        &who,
-        &app,
-        bulk,
-        BulkAct::Resolve(reason),
-        "resolved",
-    )
-    .await
+    Body(batch): Body<ResolveBatch>,
+) -> Result<Json<BatchResolved>, Problem> {
+    let act = BulkAct::Resolve(batch.reason);
+    let (resolved, rest) = in_bulk(&node, &who, &app, batch.batch()?, act).await?;
+    Ok(Json(BatchResolved { resolved, rest }))
 }
 
 async fn in_bulk(
     node: &Node,
     who: &Caller,
     app: &str,
-    bulk: Bulk,
+    batch: Batch,
     act: BulkAct,
-    did: &str,
-) -> Result<Json<Value>, Problem> {
+) -> Result<(u64, BatchLeft), Problem> {
     let app_id = app_named(&node.directory.picture(), app)?.id;
-    let limit = bulk.limit.unwrap_or(BULK);
-    if !(1..=BULK_MAX).contains(&limit) {
-        let detail = format!("limit is 1 to {BULK_MAX}, not {limit}");
-        return Err(Problem::invalid_field("limit", detail));
-    }
-    let fields = FilterFields {
-        state: None,
-        source: bulk.source,
-        script_id: bulk.script_id,
-        trigger_id: bulk.trigger_id,
-        error: bulk.error,
-        handler_failed: bulk.handler_failed.map(|failed| failed.to_string()),
-        since: bulk.since,
-        until: bulk.until,
-    };
-    let mut filter = fields.filter()?;
-    if filter.is_empty() && !bulk.all {
-        let detail = "give a filter, or `\"all\": true` if every unresolved one is meant";
-        return Err(Problem::invalid_field("all", detail));
-    }
-    filter.state = Some(Settled::Unresolved);
-    filter.up_to = bulk.up_to;
+    let Batch {
+        mut filter,
+        limit,
+        dry_run,
+    } = batch;
     let mut conn = node.db.read().await?;
     if filter.up_to.is_none() {
         filter.up_to = sql::newest(&mut conn, app_id, &filter).await?;
     }
     let up_to = filter.up_to;
-    if bulk.dry_run || up_to.is_none() {
+    if dry_run || up_to.is_none() {
         let left = sql::count(&mut conn, app_id, &filter).await?;
-        return Ok(Json(
-            json!({ did: 0, "left": left, "up_to": up_to, "dry_run": bulk.dry_run }),
-        ));
+        let rest = BatchLeft {
+            left,
+            up_to,
+            dry_run,
+        };
+        return Ok((0, rest));
     }
     drop(conn);
     let managed = managed(node, app_id, who);
     let (done, left) = managed.in_bulk(filter, act, limit).await?;
-    Ok(Json(
-        json!({ did: done, "left": left, "up_to": up_to, "dry_run": false }),
-    ))
+    let rest = BatchLeft {
+        left,
+        up_to,
+        dry_run,
+    };
+    Ok((done, rest))
 }

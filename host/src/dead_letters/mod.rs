@@ -8,6 +8,7 @@ pub mod sql;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -29,7 +30,7 @@ use sql::Filter;
 pub type DeadLetterId = Id<DeadLetter>;
 
 /// A delivery that used up its attempts.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct DeadLetter {
     /// Its id.
     pub id: DeadLetterId,
@@ -94,8 +95,11 @@ pub struct DeadLetter {
 }
 
 /// Whether a dead letter still needs somebody.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "DeadLetterState")]
 pub enum State {
     /// Nobody has done anything about it.
     Unresolved,
@@ -125,7 +129,7 @@ impl State {
 }
 
 /// Why a dead letter needs no further work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Resolution {
     /// Somebody decided that it does not matter.
@@ -152,7 +156,7 @@ impl Resolution {
 }
 
 /// Which version of its script a replay runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AtVersion {
     /// Whichever is current then.

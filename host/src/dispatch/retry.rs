@@ -1,6 +1,7 @@
 //! When a delivery that failed is tried again.
 
 use chrono::TimeDelta;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The most attempts that a policy may allow.
@@ -10,7 +11,7 @@ pub const PAUSE_MS_MAX: u64 = 86_400_000;
 
 /// How often a delivery is attempted, and how long it waits in between. A trigger's is fixed when
 /// it is registered, so that its row tells the whole policy.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RetryPolicy {
     /// All attempts, the first among them: 1 to [`ATTEMPTS_MAX`].
     pub attempts_max: u32,
@@ -32,7 +33,7 @@ impl RetryPolicy {
 }
 
 /// How the pause between two attempts grows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Backoff {
     /// It doubles.

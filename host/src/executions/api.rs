@@ -5,19 +5,21 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use super::sql::{self, Filter};
-use super::{Execution, ExecutionId, OutcomeKind};
+use super::{AbandonedExecution, Execution, ExecutionId, OutcomeKind};
+use crate::http::answer::Page;
 use crate::http::endpoints::{Api, Of, Rule};
-use crate::http::extract::{
-    INSTANT, PageQuery, Path, Query, app_named, instant, page, page_cursor, page_limit, parsed,
-};
+use crate::http::extract::{Limit, PageQuery, Path, Query, app_named, instant, page_cursor};
 use crate::http::problem::Problem;
 use crate::identity::capability::Capability;
 use crate::node::Node;
+use crate::sandbox::LogLine;
+use crate::scripts::ScriptId;
 use crate::store::{Conn, StoreError};
 
 /// The endpoints of this room.
@@ -28,20 +30,30 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ReadLogs, Of::App),
             list,
         )
+        .called("listExecutions", "List what ran, newest first")
         .get(
             "/apps/{app}/abandoned-executions",
             Rule::App(Capability::ReadLogs, Of::App),
             abandoned,
+        )
+        .called(
+            "listAbandonedExecutions",
+            "List the executions whose callers did not get the outcome, newest first",
         )
         .get(
             "/executions/{id}",
             Rule::App(Capability::ReadLogs, Of::Execution),
             show,
         )
+        .called("getExecution", "Show an execution with its log")
         .get(
             "/executions/{id}/tree",
             Rule::App(Capability::ReadLogs, Of::Execution),
             tree,
+        )
+        .called(
+            "getExecutionTree",
+            "Show all that the request of an execution led to",
         )
 }
 
@@ -51,92 +63,126 @@ async fn settled(node: &Node) -> Result<Conn, StoreError> {
     node.db.read().await
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
-    script_id: Option<String>,
-    outcome: Option<String>,
-    request_id: Option<String>,
-    trace_id: Option<String>,
-    delivery_id: Option<String>,
+    script_id: Option<ScriptId>,
+    outcome: Option<OutcomeKind>,
+    request_id: Option<Uuid>,
+    trace_id: Option<TraceId>,
+    delivery_id: Option<Uuid>,
     invocation_type: Option<String>,
-    since: Option<String>,
-    until: Option<String>,
-    limit: Option<String>,
+    /// Not before.
+    #[serde(default, deserialize_with = "instant")]
+    since: Option<DateTime<Utc>>,
+    /// Before.
+    #[serde(default, deserialize_with = "instant")]
+    until: Option<DateTime<Utc>>,
+    /// How many at most.
+    #[serde(default)]
+    limit: Limit,
+    /// Where to begin: the `next_cursor` of the page before.
     cursor: Option<String>,
+}
+
+/// 32 hexadecimal digits, as a `traceparent` has them.
+#[derive(Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("pattern" = "^[0-9a-f]{32}$"))]
+struct TraceId(String);
+
+impl TryFrom<String> for TraceId {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        match text.len() == 32 && text.bytes().all(is_hex) {
+            true => Ok(Self(text)),
+            false => Err("a trace's id is 32 hexadecimal digits, in lower case"),
+        }
+    }
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<Execution>>, Problem> {
     let before = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let uuid = |text: &str| text.parse::<Uuid>().ok();
-    let outcomes = OutcomeKind::ALL
-        .iter()
-        .map(|kind| kind.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
     let filter = Filter {
-        script_id: parsed("script_id", query.script_id.as_deref(), uuid, "a UUID")?.map(Into::into),
-        outcome: parsed(
-            "outcome",
-            query.outcome.as_deref(),
-            OutcomeKind::parse,
-            &format!("one of {outcomes}"),
-        )?,
-        request_id: parsed("request_id", query.request_id.as_deref(), uuid, "a UUID")?,
-        trace_id: parsed(
-            "trace_id",
-            query.trace_id.as_deref(),
-            |text| {
-                let is_hex = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-                (text.len() == 32 && text.bytes().all(is_hex)).then(|| text.to_owned())
-            },
-            "32 hexadecimal digits",
-        )?,
-        delivery_id: parsed("delivery_id", query.delivery_id.as_deref(), uuid, "a UUID")?,
+        script_id: query.script_id,
+        outcome: query.outcome,
+        request_id: query.request_id,
+        trace_id: query.trace_id.map(|id| id.0),
+        delivery_id: query.delivery_id,
         invocation_type: query.invocation_type,
-        since: parsed("since", query.since.as_deref(), instant, INSTANT)?,
-        until: parsed("until", query.until.as_deref(), instant, INSTANT)?,
+        since: query.since,
+        until: query.until,
     };
     let mut conn = settled(&node).await?;
-    let executions = sql::page(&mut conn, app_id, &filter, before, limit + 1).await?;
-    Ok(page(executions, limit, |execution| {
+    let executions = sql::page(&mut conn, app_id, &filter, before, query.limit.and_one()).await?;
+    Ok(Page::of(executions, query.limit.get(), |execution| {
         execution.id.to_string()
     }))
 }
 
+/// An execution with its log.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionWithLog")]
+struct ExecutionView {
+    #[serde(flatten)]
+    execution: Execution,
+    logs: Vec<LogLine>,
+    /// Whether lines were dropped at a limit.
+    logs_truncated: bool,
+}
+
+fn missing(id: ExecutionId) -> Problem {
+    Problem::not_found(format!("there is no execution `{id}`"))
+}
+
 async fn show(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let missing = || Problem::not_found(format!("there is no execution `{id}`"));
-    let parsed: ExecutionId = id.parse().map_err(|_| missing())?;
-    let ended = sql::get(&mut settled(&node).await?, parsed)
-        .await?
-        .ok_or_else(missing)?;
-    let mut shown = serde_json::to_value(&ended.execution).map_err(Problem::internal)?;
-    shown["logs"] = serde_json::to_value(&ended.log.lines).map_err(Problem::internal)?;
-    shown["logs_truncated"] = ended.log.truncated.into();
-    Ok(Json(shown))
+    Path(id): Path<ExecutionId>,
+) -> Result<Json<ExecutionView>, Problem> {
+    let ended = sql::get(&mut settled(&node).await?, id).await?;
+    let ended = ended.ok_or_else(|| missing(id))?;
+    Ok(Json(ExecutionView {
+        execution: ended.execution,
+        logs: ended.log.lines,
+        logs_truncated: ended.log.truncated,
+    }))
 }
 
 /// The most executions that a tree shows.
 const TREE_MAX: i64 = 1_000;
 
-/// Everything that the request of an execution led to, as a tree.
+/// Everything that a request led to.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionTree")]
+struct Tree {
+    request_id: Uuid,
+    roots: Vec<Branch>,
+    /// Whether there were more executions than a tree shows.
+    truncated: bool,
+}
+
+/// An execution and those beneath it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ExecutionBranch")]
+struct Branch {
+    #[serde(flatten)]
+    execution: Execution,
+    children: Vec<Branch>,
+}
+
 async fn tree(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let missing = || Problem::not_found(format!("there is no execution `{id}`"));
-    let parsed: ExecutionId = id.parse().map_err(|_| missing())?;
+    Path(id): Path<ExecutionId>,
+) -> Result<Json<Tree>, Problem> {
     let mut conn = settled(&node).await?;
-    let ended = sql::get(&mut conn, parsed).await?.ok_or_else(missing)?;
+    let ended = sql::get(&mut conn, id).await?.ok_or_else(|| missing(id))?;
     let Execution {
         app_id, request_id, ..
     } = ended.execution;
@@ -150,12 +196,11 @@ async fn tree(
         let parent = execution.parent_id.filter(|id| known.contains(id));
         children.entry(parent).or_default().push(execution);
     }
-    let roots = branches(&mut children, None).map_err(Problem::internal)?;
-    Ok(Json(json!({
-        "request_id": request_id,
-        "roots": roots,
-        "truncated": truncated,
-    })))
+    Ok(Json(Tree {
+        request_id,
+        roots: branches(&mut children, None),
+        truncated,
+    }))
 }
 
 /// The executions beneath `parent`, each with those beneath it. They are as deep as events go,
@@ -163,12 +208,11 @@ async fn tree(
 fn branches(
     children: &mut HashMap<Option<ExecutionId>, Vec<Execution>>,
     parent: Option<ExecutionId>,
-) -> Result<Vec<Value>, serde_json::Error> {
+) -> Vec<Branch> {
     let executions = children.remove(&parent).unwrap_or_default();
-    let branch = |execution: Execution| {
-        let mut branch = serde_json::to_value(&execution)?;
-        branch["children"] = branches(children, Some(execution.id))?.into();
-        Ok(branch)
+    let branch = |execution: Execution| Branch {
+        children: branches(children, Some(execution.id)),
+        execution,
     };
     executions.into_iter().map(branch).collect()
 }
@@ -177,10 +221,15 @@ async fn abandoned(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<AbandonedExecution>>, Problem> {
     let before = page_cursor(query.cursor.as_deref())?.unwrap_or_else(|| Uuid::max().into());
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let rows = sql::abandoned_page(&mut settled(&node).await?, app_id, before, limit + 1).await?;
-    Ok(page(rows, limit, |row| row.id.to_string()))
+    let rows = sql::abandoned_page(
+        &mut settled(&node).await?,
+        app_id,
+        before,
+        query.limit.and_one(),
+    )
+    .await?;
+    Ok(Page::of(rows, query.limit.get(), |row| row.id.to_string()))
 }

@@ -4,6 +4,7 @@ pub mod api;
 pub mod sql;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -17,7 +18,7 @@ use crate::triggers::TriggerId;
 pub type ExecutionId = Id<Execution>;
 
 /// One run of a guest.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Execution {
     /// Its id; the first attempt at a delivery has the delivery's.
     pub id: ExecutionId,
@@ -65,7 +66,7 @@ pub struct Log {
 }
 
 /// What went wrong in an execution, for the author of its script.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ExecutionError {
     /// What, in a sentence.
     pub message: String,
@@ -93,7 +94,7 @@ impl ExecutionError {
 macro_rules! outcomes {
     ($($(#[$doc:meta])* $name:ident = $word:literal,)*) => {
         /// What became of an execution, as one word.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         pub enum OutcomeKind {
             $($(#[$doc])* #[serde(rename = $word)] $name,)*
         }
@@ -226,7 +227,7 @@ impl Log {
 }
 
 /// A sync delivery whose caller did not receive the outcome.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct AbandonedExecution {
     /// Its id.
     pub id: Id<AbandonedExecution>,
@@ -243,7 +244,7 @@ pub struct AbandonedExecution {
 }
 
 /// Why a sync caller did not receive its outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AbandonReason {
     /// The caller left.

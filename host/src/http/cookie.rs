@@ -230,7 +230,7 @@ impl Browser {
     pub fn csrf(&self) -> Result<String, Problem> {
         let token = self.token.as_deref();
         let token = token.ok_or_else(|| {
-            Problem::bad_request("you came without the cookie of a session, and need no such token")
+            Problem::malformed("you came without the cookie of a session, and need no such token")
         })?;
         if self.asker == Asker::Other || !self.has_csrf {
             return Err(Problem::cross_site(

@@ -14,7 +14,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 
-use super::problem::Problem;
+use super::extract::nothing_at;
+use super::openapi::describe::{Described, Operation};
+use super::problem::{Problem, ProblemType};
 use crate::apps::AppId;
 use crate::audit::{self, Act, Actor};
 use crate::identity::capability::{self, Capability, Decision};
@@ -54,8 +56,22 @@ pub enum Of {
     DeadLetter,
 }
 
+impl Rule {
+    /// The same in words, for the docs.
+    pub fn takes(self) -> String {
+        match self {
+            Self::Public => "nothing".to_owned(),
+            Self::SignedIn => "a sign-in or an API key".to_owned(),
+            Self::Session => "a sign-in".to_owned(),
+            Self::Instance(capability) | Self::App(capability, _) => {
+                format!("`{}`", capability.as_str())
+            }
+        }
+    }
+}
+
 /// One endpoint.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Endpoint {
     /// Its method.
     pub method: Method,
@@ -63,6 +79,16 @@ pub struct Endpoint {
     pub path: &'static str,
     /// What it takes.
     pub rule: Rule,
+    /// Its name in the OpenAPI document, and so in what is generated from that.
+    pub id: &'static str,
+    /// What it does, in a few words.
+    pub summary: &'static str,
+    /// The room that it is of.
+    pub room: &'static str,
+    /// What can go wrong, besides what its rule and its handler's types say.
+    pub problems: &'static [ProblemType],
+    /// What its handler's types say of it.
+    pub describe: fn(&mut Operation<'_>),
 }
 
 /// Endpoints, and the router that serves them.
@@ -76,13 +102,26 @@ macro_rules! methods {
     ($($name:ident => $method:ident),*) => {
         $(
             /// Add an endpoint of this method.
-            pub fn $name<H: Handler<T, Arc<Node>>, T: 'static>(
+            pub fn $name<H, T: 'static, D>(
                 self,
                 path: &'static str,
                 rule: Rule,
                 handler: H,
-            ) -> Self {
-                self.add(Method::$method, path, rule, routing::$name(handler))
+            ) -> Self
+            where
+                H: Handler<T, Arc<Node>> + Described<D>,
+            {
+                let endpoint = Endpoint {
+                    method: Method::$method,
+                    path,
+                    rule,
+                    id: "",
+                    summary: "",
+                    room: "",
+                    problems: &[],
+                    describe: <H as Described<D>>::describe,
+                };
+                self.add(endpoint, routing::$name(handler))
             }
         )*
     };
@@ -91,22 +130,36 @@ macro_rules! methods {
 impl Api {
     methods!(get => GET, post => POST, put => PUT, patch => PATCH, delete => DELETE);
 
-    fn add(
-        mut self,
-        method: Method,
-        path: &'static str,
-        rule: Rule,
-        handler: MethodRouter<Arc<Node>>,
-    ) -> Self {
-        self.router = self.router.route(path, handler);
-        self.endpoints.push(Endpoint { method, path, rule });
+    fn add(mut self, endpoint: Endpoint, handler: MethodRouter<Arc<Node>>) -> Self {
+        self.router = self.router.route(endpoint.path, handler);
+        self.endpoints.push(endpoint);
         self
     }
 
-    /// These and others.
-    pub fn merge(mut self, other: Self) -> Self {
-        self.router = self.router.merge(other.router);
-        self.endpoints.extend(other.endpoints);
+    /// What the endpoint that was just added is called in the OpenAPI document, and what it does.
+    pub fn called(mut self, id: &'static str, summary: &'static str) -> Self {
+        if let Some(last) = self.endpoints.last_mut() {
+            (last.id, last.summary) = (id, summary);
+        }
+        self
+    }
+
+    /// What can go wrong in the endpoint that was just added, besides what its rule and its
+    /// handler's types say.
+    pub fn may_fail(mut self, with: &'static [ProblemType]) -> Self {
+        if let Some(last) = self.endpoints.last_mut() {
+            last.problems = with;
+        }
+        self
+    }
+
+    /// These and the endpoints of a room.
+    pub fn room(mut self, name: &'static str, mut of: Self) -> Self {
+        of.endpoints
+            .iter_mut()
+            .for_each(|endpoint| endpoint.room = name);
+        self.router = self.router.merge(of.router);
+        self.endpoints.extend(of.endpoints);
         self
     }
 
@@ -272,10 +325,6 @@ async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Granted, Re
     Ok(Granted { caller, app_id })
 }
 
-fn nothing_at(parts: &Parts) -> Problem {
-    Problem::not_found(format!("there is nothing at `{}`", parts.uri.path()))
-}
-
 /// Whether a caller has a capability in an app. The error is none where they may not know of the
 /// app.
 fn in_app(
@@ -385,15 +434,11 @@ mod tests {
 
     fn endpoint_table() -> String {
         let mut table = "| endpoint | takes |\n|---|---|\n".to_owned();
-        for Endpoint { method, path, rule } in super::super::endpoints().endpoints() {
-            let takes = match rule {
-                Rule::Public => "nothing".to_owned(),
-                Rule::SignedIn => "a sign-in or an API key".to_owned(),
-                Rule::Session => "a sign-in".to_owned(),
-                Rule::Instance(capability) | Rule::App(capability, _) => {
-                    format!("`{}`", capability.as_str())
-                }
-            };
+        for endpoint in super::super::endpoints().endpoints() {
+            let Endpoint {
+                method, path, rule, ..
+            } = endpoint;
+            let takes = rule.takes();
             writeln!(table, "| `{method} {path}` | {takes} |").unwrap();
         }
         table
@@ -437,6 +482,9 @@ mod tests {
             "/auth/login",
             "/auth/join",
             "/auth/reset",
+            "/openapi.json",
+            "/docs",
+            "/docs.css",
         ];
         assert_eq!(public, expected);
     }

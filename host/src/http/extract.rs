@@ -3,14 +3,15 @@
 use std::sync::Arc;
 
 use axum::body::Bytes;
-use axum::extract::{FromRequest, FromRequestParts, Request};
-use axum::http::StatusCode;
+use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Request};
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, StatusCode, header};
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
-use super::problem::Problem;
+use super::problem::{Problem, ProblemType};
 use crate::apps::App;
 use crate::directory::Picture;
 use crate::idempotency::TTL_S_MAX;
@@ -38,6 +39,7 @@ impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, node: &Arc<Node>) -> Result<Self, Problem> {
+        check_content_type(request.headers())?;
         let bytes =
             Bytes::from_request(request, node)
                 .await
@@ -45,10 +47,24 @@ impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Body<T> {
                     StatusCode::PAYLOAD_TOO_LARGE => {
                         Problem::body_too_large(super::API_BODY_BYTES_MAX)
                     }
-                    _ => Problem::bad_request("the body could not be read to its end"),
+                    _ => Problem::malformed("the body could not be read to its end"),
                 })?;
         parse_json(&bytes).map(Self)
     }
+}
+
+/// A body that says nothing of itself is taken for JSON.
+fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let Some(value) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(());
+    };
+    let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
+    let essence = text.split(';').next().unwrap_or_default().trim();
+    if essence == "application/json" || essence.ends_with("+json") {
+        return Ok(());
+    }
+    let detail = format!("send `Content-Type: application/json`, not `{essence}`");
+    Err(Problem::new(ProblemType::UnsupportedMediaType, detail))
 }
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
@@ -65,12 +81,12 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
                 let field = named.map_or(path, str::to_owned);
                 Problem::invalid_field(field, text)
             }
-            _ => Problem::bad_request(format!("the body is not JSON: {error}")),
+            _ => Problem::malformed(format!("the body is not JSON: {error}")),
         }
     })?;
     deserializer
         .end()
-        .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
+        .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}")))?;
     Ok(parsed)
 }
 
@@ -94,7 +110,16 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Node>> for Query<T> {
     }
 }
 
-/// A part of the path, decoded. One that is no UTF-8 is a 404 like any other unknown name.
+/// That there is nothing where a request looks.
+pub fn nothing_at(parts: &Parts) -> Problem {
+    // Within the API's router the path has lost what all of it has in common.
+    let whole = parts.extensions.get::<OriginalUri>();
+    let path = whole.map_or(parts.uri.path(), |OriginalUri(uri)| uri.path());
+    Problem::not_found(format!("there is nothing at `{path}`"))
+}
+
+/// A part of the path, decoded. One that cannot be what it stands for, no id or no UTF-8, is a
+/// 404 like any other unknown name.
 pub struct Path<T>(pub T);
 
 impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Node>> for Path<T> {
@@ -103,37 +128,60 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Node>> for Path<T> {
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
         let path = axum::extract::Path::<T>::from_request_parts(parts, node).await;
         path.map(|axum::extract::Path(path)| Self(path))
-            .map_err(|_| Problem::not_found(format!("there is nothing at `{}`", parts.uri.path())))
+            .map_err(|_| nothing_at(parts))
     }
 }
 
+/// The pattern of text without control characters.
+pub const PLAIN: &str = r"^[^\u0000-\u001F\u007F-\u009F]*$";
+
 /// What every list takes.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PageQuery {
     /// How many at most.
-    pub limit: Option<String>,
-    /// Where to begin.
+    #[serde(default)]
+    pub limit: Limit,
+    /// Where to begin: the `next_cursor` of the page before.
     pub cursor: Option<String>,
 }
 
-/// The items of a page when nothing else was asked for, and the most.
-const PAGE: i64 = 50;
-const PAGE_MAX: i64 = 200;
+/// How many items a page has at most: 1 to 200.
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
+#[serde(try_from = "String")]
+#[schemars(extend("type" = "integer", "minimum" = 1, "maximum" = Self::MAX))]
+pub struct Limit(i64);
 
-/// The limit of a list.
-///
-/// # Errors
-/// 422 when it is no number from 1 to 200.
-pub fn page_limit(limit: Option<&str>) -> Result<i64, Problem> {
-    let Some(text) = limit else { return Ok(PAGE) };
-    let limit = text
-        .parse()
-        .ok()
-        .filter(|limit| (1..=PAGE_MAX).contains(limit));
-    limit.ok_or_else(|| {
-        Problem::invalid_field("limit", format!("limit is 1 to {PAGE_MAX}, not `{text}`"))
-    })
+impl Limit {
+    const MAX: i64 = 200;
+
+    /// The number.
+    pub fn get(self) -> i64 {
+        self.0
+    }
+
+    /// One more: whether there is another page shows in it.
+    pub fn and_one(self) -> i64 {
+        self.0 + 1
+    }
+}
+
+impl Default for Limit {
+    fn default() -> Self {
+        Self(50)
+    }
+}
+
+impl TryFrom<String> for Limit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let limit = text.parse().ok();
+        let limit = limit.filter(|limit| (1..=Self::MAX).contains(limit));
+        limit
+            .map(Self)
+            .ok_or_else(|| format!("limit is 1 to {}, not `{text}`", Self::MAX))
+    }
 }
 
 /// The id in a cursor.
@@ -152,19 +200,6 @@ fn invalid_cursor() -> Problem {
         "cursor",
         "the cursor is not one that this list gave; begin without one",
     )
-}
-
-/// A page as the API answers it. `items` holds one more than `limit` when there is another page.
-pub fn page<T: serde::Serialize>(
-    mut items: Vec<T>,
-    limit: i64,
-    cursor_of: impl Fn(&T) -> String,
-) -> axum::Json<serde_json::Value> {
-    let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-    let more = items.len() > limit;
-    items.truncate(limit);
-    let next = items.last().filter(|_| more).map(cursor_of);
-    axum::Json(serde_json::json!({ "items": items, "next_cursor": next }))
 }
 
 /// The app that `{app}` names.
@@ -212,27 +247,15 @@ pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(
     Option::<T>::deserialize(from).map(Some)
 }
 
-/// A filter's value.
+/// For an instant of a query, which says what it must look like.
 ///
 /// # Errors
-/// 422 that says what it must look like.
-pub fn parsed<T>(
-    field: &str,
-    text: Option<&str>,
-    parse: impl FnOnce(&str) -> Option<T>,
-    looks: &str,
-) -> Result<Option<T>, Problem> {
-    let Some(text) = text else { return Ok(None) };
-    let problem = || Problem::invalid_field(field, format!("{field} is {looks}, not `{text}`"));
-    parse(text).map(Some).ok_or_else(problem)
-}
-
-/// What an instant looks like.
-pub const INSTANT: &str = "an instant like 2026-01-31T12:00:00Z";
-
-/// An instant as RFC 3339 writes it.
-pub fn instant(text: &str) -> Option<DateTime<Utc>> {
-    DateTime::parse_from_rfc3339(text)
-        .ok()
-        .map(|at| at.to_utc())
+/// When it is none as RFC 3339 writes it.
+pub fn instant<'de, D: Deserializer<'de>>(from: D) -> Result<Option<DateTime<Utc>>, D::Error> {
+    let text = String::deserialize(from)?;
+    let at = DateTime::parse_from_rfc3339(&text).map_err(|_| {
+        let looks = "an instant like 2026-01-31T12:00:00Z";
+        serde::de::Error::custom(format!("this is {looks}, not `{text}`"))
+    })?;
+    Ok(Some(at.to_utc()))
 }

@@ -1,10 +1,12 @@
 //! The server: every path of the instance, and the routes of the apps behind them.
 
 pub mod address;
+pub mod answer;
 pub mod cookie;
 mod dashboard;
 pub mod endpoints;
 pub mod extract;
+pub mod openapi;
 pub mod problem;
 mod system;
 mod trace;
@@ -35,20 +37,22 @@ pub const API_ROOT: &str = "/api/v1";
 
 /// Every endpoint of the API.
 pub fn endpoints() -> endpoints::Api {
-    identity::api::endpoints()
-        .merge(apps::api::endpoints())
-        .merge(scripts::api::endpoints())
-        .merge(routes::api::endpoints())
-        .merge(executions::api::endpoints())
-        .merge(overview::api::endpoints())
-        .merge(kv::api::endpoints())
-        .merge(triggers::api::endpoints())
-        .merge(dead_letters::api::endpoints())
-        .merge(retention::api::endpoints())
-        .merge(secrets::api::endpoints())
-        .merge(audit::api::endpoints())
-        .merge(backup::api::endpoints())
-        .merge(portable::api::endpoints())
+    endpoints::Api::default()
+        .room("identity", identity::api::endpoints())
+        .room("apps", apps::api::endpoints())
+        .room("scripts", scripts::api::endpoints())
+        .room("routes", routes::api::endpoints())
+        .room("executions", executions::api::endpoints())
+        .room("overview", overview::api::endpoints())
+        .room("kv", kv::api::endpoints())
+        .room("triggers", triggers::api::endpoints())
+        .room("dead_letters", dead_letters::api::endpoints())
+        .room("retention", retention::api::endpoints())
+        .room("secrets", secrets::api::endpoints())
+        .room("audit", audit::api::endpoints())
+        .room("backup", backup::api::endpoints())
+        .room("portable", portable::api::endpoints())
+        .room("openapi", openapi::endpoints())
 }
 
 /// All of it.

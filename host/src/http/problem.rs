@@ -1,9 +1,13 @@
 //! Every error as problem+json (RFC 9457), in one place.
 
+mod types;
+
 use axum::Json;
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Map, Value, json};
+use schemars::JsonSchema;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use crate::apps::AppError;
 use crate::dead_letters::DeadLetterError;
@@ -17,32 +21,23 @@ use crate::secrets::SecretError;
 use crate::store::StoreError;
 use crate::telemetry::trace;
 use crate::triggers::TriggerError;
+pub use types::ProblemType;
 
 /// An error as its reader gets it.
 #[derive(Debug)]
 pub struct Problem {
-    status: StatusCode,
-    name: &'static str,
-    title: &'static str,
+    of: ProblemType,
     detail: String,
     more: Map<String, Value>,
     headers: Vec<(header::HeaderName, String)>,
 }
 
 impl Problem {
-    /// A problem. `name` makes its stable `type`, `urn:picloud:problem:<name>`; `detail` says what is
-    /// wrong here and what to do.
-    pub fn new(
-        status: StatusCode,
-        name: &'static str,
-        title: &'static str,
-        detail: impl Into<String>,
-    ) -> Self {
+    /// A problem. `detail` says what is wrong here and what to do.
+    pub fn new(of: ProblemType, detail: impl Into<String>) -> Self {
         let (more, headers) = (Map::new(), Vec::new());
         Self {
-            status,
-            name,
-            title,
+            of,
             detail: detail.into(),
             more,
             headers,
@@ -61,92 +56,51 @@ impl Problem {
         self
     }
 
-    /// A request that cannot be understood (400).
-    pub fn bad_request(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::BAD_REQUEST,
-            "invalid_request",
-            "The request is not valid",
-            detail,
-        )
+    /// A request that cannot be read (400).
+    pub fn malformed(detail: impl Into<String>) -> Self {
+        Self::new(ProblemType::MalformedRequest, detail)
     }
 
     /// A field with a value that it cannot have (422).
     pub fn invalid_field(field: impl Into<String>, detail: impl Into<String>) -> Self {
-        let status = StatusCode::UNPROCESSABLE_ENTITY;
-        Self::new(
-            status,
-            "invalid_request",
-            "The request is not valid",
-            detail,
-        )
-        .with("field", field.into())
+        Self::new(ProblemType::InvalidRequest, detail).with("field", field.into())
     }
 
     /// Nothing there, or nothing that the caller may see (404).
     pub fn not_found(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not_found", "Not found", detail)
+        Self::new(ProblemType::NotFound, detail)
     }
 
     /// No token, or a dead one (401).
     pub fn unauthorized(detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::UNAUTHORIZED,
-            "unauthorized",
-            "Sign in first",
-            detail,
-        )
-        .with_header(header::WWW_AUTHENTICATE, "Bearer")
+        Self::new(ProblemType::Unauthorized, detail).with_header(header::WWW_AUTHENTICATE, "Bearer")
     }
 
     /// Somebody who may not (403).
     pub fn forbidden(detail: impl Into<String>) -> Self {
-        let status = StatusCode::FORBIDDEN;
-        Self::new(status, "forbidden", "You may not do this", detail)
+        Self::new(ProblemType::Forbidden, detail)
     }
 
     /// A request that another page may have made a browser send (403).
     pub fn cross_site(detail: impl Into<String>) -> Self {
-        let status = StatusCode::FORBIDDEN;
-        let title = "The request may be another page's";
-        Self::new(status, "csrf", title, detail)
-    }
-
-    /// Something else is in the way (409).
-    pub fn conflict(name: &'static str, detail: impl Into<String>) -> Self {
-        Self::new(
-            StatusCode::CONFLICT,
-            name,
-            "This conflicts with what is there",
-            detail,
-        )
+        Self::new(ProblemType::Csrf, detail)
     }
 
     /// The path is there, the method isn't (405).
     pub fn method_not_allowed(allow: &str) -> Self {
         let detail = format!("This path takes {allow}");
-        let status = StatusCode::METHOD_NOT_ALLOWED;
-        Self::new(
-            status,
-            "method_not_allowed",
-            "The method is not allowed",
-            detail,
-        )
-        .with_header(header::ALLOW, allow)
+        Self::new(ProblemType::MethodNotAllowed, detail).with_header(header::ALLOW, allow)
     }
 
     /// More bytes than the instance takes (413).
     pub fn body_too_large(bytes_max: usize) -> Self {
         let detail = format!("The body has more than {bytes_max} bytes, the limit");
-        let status = StatusCode::PAYLOAD_TOO_LARGE;
-        Self::new(status, "body_too_large", "The body is too large", detail)
+        Self::new(ProblemType::BodyTooLarge, detail)
     }
 
     /// A part of us cannot be reached now (503).
     pub fn unavailable(detail: impl Into<String>) -> Self {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self::new(status, "unavailable", "Not available now", detail)
-            .with_header(header::RETRY_AFTER, "1")
+        Self::new(ProblemType::Unavailable, detail).with_header(header::RETRY_AFTER, "1")
     }
 
     /// Our own fault (500). The cause is logged under an id that the caller is told.
@@ -154,22 +108,36 @@ impl Problem {
         let id = uuid::Uuid::now_v7();
         tracing::error!(error_id = %id, %cause, "a request failed by our fault");
         let detail = format!("This is our fault; the server's log has the cause under {id}");
-        let status = StatusCode::INTERNAL_SERVER_ERROR;
-        Self::new(status, "internal", "The platform failed", detail)
-            .with("error_id", id.to_string())
+        Self::new(ProblemType::Internal, detail).with("error_id", id.to_string())
+    }
+}
+
+/// A mistake in a source, as the API shows it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Diagnostic")]
+pub struct DiagnosticView {
+    /// What is wrong.
+    message: String,
+    /// The line, from 1.
+    line: Option<u32>,
+    /// The column, from 1.
+    column: Option<u32>,
+}
+
+impl From<Diagnostic> for DiagnosticView {
+    fn from(found: Diagnostic) -> Self {
+        Self {
+            message: found.message,
+            line: found.position.map(|position| position.line),
+            column: found.position.map(|position| position.column),
+        }
     }
 }
 
 /// Diagnostics as the API shows them.
-pub fn diagnostics_json(found: &[Diagnostic]) -> Value {
-    let one = |diagnostic: &Diagnostic| {
-        json!({
-            "message": diagnostic.message,
-            "line": diagnostic.position.map(|position| position.line),
-            "column": diagnostic.position.map(|position| position.column),
-        })
-    };
-    found.iter().map(one).collect()
+pub fn diagnostics_json(found: Vec<Diagnostic>) -> Value {
+    let views: Vec<DiagnosticView> = found.into_iter().map(Into::into).collect();
+    serde_json::to_value(views).unwrap_or_default()
 }
 
 impl IntoResponse for Problem {
@@ -178,14 +146,11 @@ impl IntoResponse for Problem {
         if let Some(at) = trace::here() {
             body.insert("trace_id".into(), at.trace_id().into());
         }
-        body.insert(
-            "type".into(),
-            format!("urn:picloud:problem:{}", self.name).into(),
-        );
-        body.insert("title".into(), self.title.into());
-        body.insert("status".into(), self.status.as_u16().into());
+        body.insert("type".into(), self.of.urn().into());
+        body.insert("title".into(), self.of.title().into());
+        body.insert("status".into(), self.of.status().as_u16().into());
         body.insert("detail".into(), self.detail.into());
-        let mut response = (self.status, Json(body)).into_response();
+        let mut response = (self.of.status(), Json(body)).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
@@ -215,13 +180,15 @@ impl From<AppError> for Problem {
         let detail = error.to_string();
         match error {
             AppError::NotFound(_) => Self::not_found(detail),
-            AppError::SlugTaken(_) => Self::conflict("slug_taken", detail).with("field", "slug"),
+            AppError::SlugTaken(_) => {
+                Self::new(ProblemType::SlugTaken, detail).with("field", "slug")
+            }
             AppError::HostTaken { .. } => {
-                Self::conflict("host_taken", detail).with("field", "hosts")
+                Self::new(ProblemType::HostTaken, detail).with("field", "hosts")
             }
             AppError::TooManyHosts | AppError::AdminHost(_) => Self::invalid_field("hosts", detail),
             AppError::HostNotClaimed(_) => Self::not_found(detail),
-            AppError::WouldOrphan(routes) => Self::conflict("would_orphan_routes", detail)
+            AppError::WouldOrphan(routes) => Self::new(ProblemType::WouldOrphanRoutes, detail)
                 .with("routes", serde_json::to_value(routes).unwrap_or_default()),
             AppError::Store(error) => error.into(),
         }
@@ -233,16 +200,16 @@ impl From<ScriptError> for Problem {
         let detail = error.to_string();
         match error {
             ScriptError::NotFound(_) => Self::not_found(detail),
-            ScriptError::NameTaken(_) => Self::conflict("name_taken", detail).with("field", "name"),
+            ScriptError::NameTaken(_) => {
+                Self::new(ProblemType::NameTaken, detail).with("field", "name")
+            }
             ScriptError::VersionConflict { current, .. } => {
-                Self::conflict("version_conflict", detail)
+                Self::new(ProblemType::VersionConflict, detail)
                     .with("field", "version")
                     .with("current_version", current)
             }
             ScriptError::InvalidSource(found) => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid_source",
-                "The source does not validate",
+                ProblemType::InvalidSource,
                 found.first().map_or(detail, |first| match first.position {
                     Some(at) => {
                         format!("line {}, column {}: {}", at.line, at.column, first.message)
@@ -251,14 +218,10 @@ impl From<ScriptError> for Problem {
                 }),
             )
             .with("field", "source")
-            .with("diagnostics", diagnostics_json(&found)),
-            ScriptError::InvalidComponent(problem) => Self::new(
-                StatusCode::UNPROCESSABLE_ENTITY,
-                "invalid_source",
-                "The component is not taken",
-                problem,
-            )
-            .with("field", "wasm_base64"),
+            .with("diagnostics", diagnostics_json(found)),
+            ScriptError::InvalidComponent(problem) => {
+                Self::new(ProblemType::InvalidSource, problem).with("field", "wasm_base64")
+            }
             ScriptError::Store(error) => error.into(),
             ScriptError::Sandbox(problem) => Self::internal(problem),
         }
@@ -270,7 +233,7 @@ impl From<RouteError> for Problem {
         let detail = error.to_string();
         match error {
             RouteError::NotFound(_) => Self::not_found(detail),
-            RouteError::Conflict(other) => Self::conflict("route_conflict", detail)
+            RouteError::Conflict(other) => Self::new(ProblemType::RouteConflict, detail)
                 .with("field", "path")
                 .with(
                     "conflicting_route",
@@ -288,7 +251,7 @@ impl From<TriggerError> for Problem {
         match error {
             TriggerError::NotFound(_) => Self::not_found(detail),
             TriggerError::NameTaken(_) => {
-                Self::conflict("name_taken", detail).with("field", "name")
+                Self::new(ProblemType::NameTaken, detail).with("field", "name")
             }
             TriggerError::UnknownTrigger(_) => Self::invalid_field("filter.trigger_id", detail),
             TriggerError::UnknownScript(_) => Self::invalid_field("filter.script_id", detail),
@@ -303,7 +266,7 @@ impl From<DeadLetterError> for Problem {
         match error {
             DeadLetterError::NotFound(_) => Self::not_found(detail),
             DeadLetterError::AlreadySettled(state) => {
-                Self::conflict("already_settled", detail).with("state", state.as_str())
+                Self::new(ProblemType::AlreadySettled, detail).with("state", state.as_str())
             }
             DeadLetterError::NothingToPin => Self::invalid_field("at_version", detail),
             DeadLetterError::InvalidPayload { .. } => Self::invalid_field("payload", detail),
@@ -319,8 +282,8 @@ impl From<SecretError> for Problem {
             SecretError::InvalidName(_) => Self::invalid_field("name", detail),
             SecretError::InvalidValue => Self::invalid_field("value", detail),
             SecretError::NotFound(_) => Self::not_found(detail),
-            SecretError::TooMany => Self::conflict("too_many", detail),
-            SecretError::NoMasterKey => Self::conflict("no_master_key", detail),
+            SecretError::TooMany => Self::new(ProblemType::TooMany, detail),
+            SecretError::NoMasterKey => Self::new(ProblemType::NoMasterKey, detail),
             SecretError::Denied(_) => Self::forbidden(detail),
             SecretError::ForeignKey(_) => Self::internal(detail),
             SecretError::Store(error) => error.into(),
@@ -358,28 +321,20 @@ impl From<IdentityError> for Problem {
             IdentityError::WrongPassword
             | IdentityError::NoSession
             | IdentityError::DamagedToken => Self::unauthorized(error.to_string()),
-            IdentityError::TooManyGuesses { retry_after_s } => Self::new(
-                StatusCode::TOO_MANY_REQUESTS,
-                "too_many_attempts",
-                "Too many attempts",
-                error.to_string(),
-            )
-            .with_header(header::RETRY_AFTER, retry_after_s.to_string()),
+            IdentityError::TooManyGuesses { retry_after_s } => {
+                Self::new(ProblemType::TooManyAttempts, error.to_string())
+                    .with_header(header::RETRY_AFTER, retry_after_s.to_string())
+            }
             IdentityError::WeakPassword(why) => Self::invalid_field("password", why),
             IdentityError::NameTaken(_) => {
-                Self::conflict("name_taken", error.to_string()).with("field", "name")
+                Self::new(ProblemType::NameTaken, error.to_string()).with("field", "name")
             }
             IdentityError::NotFound { .. } => Self::not_found(error.to_string()),
             IdentityError::WrongSetupToken => Self::invalid_field("token", error.to_string()),
-            IdentityError::AlreadySetUp => Self::conflict("already_set_up", error.to_string()),
-            IdentityError::LastOwner => Self::conflict("last_owner", error.to_string()),
+            IdentityError::AlreadySetUp => Self::new(ProblemType::AlreadySetUp, error.to_string()),
+            IdentityError::LastOwner => Self::new(ProblemType::LastOwner, error.to_string()),
             IdentityError::OwnersOnly => Self::forbidden(error.to_string()),
-            IdentityError::DeadLink => Self::new(
-                StatusCode::GONE,
-                "dead_link",
-                "The link is dead",
-                error.to_string(),
-            ),
+            IdentityError::DeadLink => Self::new(ProblemType::DeadLink, error.to_string()),
             IdentityError::Hashing(problem) => Self::internal(problem),
             IdentityError::Store(error) => error.into(),
         }
@@ -388,13 +343,7 @@ impl From<IdentityError> for Problem {
 
 impl From<GateFull> for Problem {
     fn from(error: GateFull) -> Self {
-        let status = StatusCode::SERVICE_UNAVAILABLE;
-        Self::new(
-            status,
-            "overloaded",
-            "Too much at once",
-            format!("{error}; try again"),
-        )
-        .with_header(header::RETRY_AFTER, "1")
+        Self::new(ProblemType::Overloaded, format!("{error}; try again"))
+            .with_header(header::RETRY_AFTER, "1")
     }
 }

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde_json::json;
 
-use super::problem::{Problem, diagnostics_json};
+use super::problem::{Problem, ProblemType, diagnostics_json};
 use super::{address, cookie, trace};
 use crate::dispatch::dispatcher::Order;
 use crate::dispatch::retry::RetryPolicy;
@@ -77,7 +77,7 @@ async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem
             NoMatch::Method(allow) => {
                 Problem::method_not_allowed(&allow.into_iter().collect::<Vec<_>>().join(", "))
             }
-            NoMatch::Undecodable => Problem::bad_request("the path is not UTF-8 once decoded"),
+            NoMatch::Undecodable => Problem::malformed("the path is not UTF-8 once decoded"),
         })?;
     trace::matched(
         &Span::current(),
@@ -169,7 +169,7 @@ fn idempotency_key(request: &sandbox::Request) -> Result<Option<String>, Problem
         let detail = format!(
             "send one Idempotency-Key of 1 to {KEY_BYTES_MAX} bytes without control characters"
         );
-        return Err(Problem::bad_request(detail).with("field", "Idempotency-Key"));
+        return Err(Problem::malformed(detail).with("field", "Idempotency-Key"));
     }
     Ok(Some(key.clone()))
 }
@@ -182,9 +182,7 @@ fn replayed(mut response: Response) -> Response {
 
 fn other_request(known: &Known) -> Problem {
     Problem::new(
-        StatusCode::UNPROCESSABLE_ENTITY,
-        "idempotency_key_reused",
-        "The key was used for another request",
+        ProblemType::IdempotencyKeyReused,
         "This Idempotency-Key came with another request before; a new request needs a new key",
     )
     .with("field", "Idempotency-Key")
@@ -205,13 +203,13 @@ fn known_answer(known: Known, pages: Pages) -> Result<Response, Problem> {
                 pages,
             )));
         }
-        (None, false) => Problem::conflict(
-            "idempotency_in_progress",
+        (None, false) => Problem::new(
+            ProblemType::IdempotencyInProgress,
             "The first call with this Idempotency-Key has not ended yet; try again",
         )
         .with_header(header::RETRY_AFTER, "1"),
-        (None, true) => Problem::conflict(
-            "idempotency_answer_not_kept",
+        (None, true) => Problem::new(
+            ProblemType::IdempotencyAnswerNotKept,
             "The first call with this Idempotency-Key has ended, and its answer is not kept",
         ),
     };
@@ -247,9 +245,7 @@ async fn body_of(node: &Node, request: Request) -> Result<Option<sandbox::Body>,
             return Err(Problem::body_too_large(bytes_max));
         }
         Err(_) => {
-            return Err(Problem::bad_request(
-                "the body could not be read to its end",
-            ));
+            return Err(Problem::malformed("the body could not be read to its end"));
         }
     };
     if bytes.is_empty() {
@@ -260,7 +256,7 @@ async fn body_of(node: &Node, request: Request) -> Result<Option<sandbox::Body>,
         Some(b"gzip") => unzipped(&bytes, bytes_max)?,
         Some(_) => {
             let detail = "the body's content-encoding is none of `gzip` and `identity`";
-            return Err(Problem::bad_request(detail));
+            return Err(Problem::malformed(detail));
         }
     };
     if let Some(content_type) = &content_type {
@@ -285,7 +281,7 @@ fn unzipped(bytes: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
     match read {
         Ok(_) if out.len() > bytes_max => Err(Problem::body_too_large(bytes_max)),
         Ok(_) => Ok(out.into()),
-        Err(_) => Err(Problem::bad_request(
+        Err(_) => Err(Problem::malformed(
             "the body is not gzip, though its content-encoding says so",
         )),
     }
@@ -304,13 +300,13 @@ fn check_body(content_type: &str, bytes: &[u8]) -> Result<(), Problem> {
     let text =
         essence.starts_with("text/") && !content_type.to_ascii_lowercase().contains("charset");
     if (json || form || text) && std::str::from_utf8(bytes).is_err() {
-        return Err(Problem::bad_request(format!(
+        return Err(Problem::malformed(format!(
             "the body is not UTF-8, as `{essence}` is"
         )));
     }
     if json {
         serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-            .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
+            .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}")))?;
     }
     Ok(())
 }
@@ -324,12 +320,7 @@ fn respond(answer: Answer, execution_id: &str, pages: Pages) -> Result<Response,
         Answer::Outcome(outcome) => failed(outcome),
         Answer::Known(known) => return known_answer(known, pages),
         Answer::ScriptDeleted => Problem::not_found("the script of this route was deleted"),
-        Answer::AppDeleted => Problem::new(
-            StatusCode::GONE,
-            "app_deleted",
-            "The app was deleted",
-            "The app was deleted",
-        ),
+        Answer::AppDeleted => Problem::new(ProblemType::AppDeleted, "The app was deleted"),
         Answer::Unavailable => Problem::internal("a delivery could not be written"),
         Answer::PlatformFault => Problem::internal(format!("execution {execution_id}")),
     };
@@ -339,23 +330,13 @@ fn respond(answer: Answer, execution_id: &str, pages: Pages) -> Result<Response,
 /// What an outcome that is no answer means for the caller. What the script said of itself stays
 /// in its log: the caller is the public.
 fn failed(outcome: Outcome) -> Problem {
-    let script = |detail: &str| {
-        Problem::new(
-            StatusCode::BAD_GATEWAY,
-            "script_failed",
-            "The script failed",
-            detail,
-        )
-    };
+    let script = |detail: &str| Problem::new(ProblemType::ScriptFailed, detail);
     match outcome {
         Outcome::Answered(_) => script("the script answered"),
-        Outcome::InvalidSource(found) => Problem::new(
-            StatusCode::UNPROCESSABLE_ENTITY,
-            "invalid_source",
-            "The script does not validate",
-            "The script does not validate",
-        )
-        .with("diagnostics", diagnostics_json(&found)),
+        Outcome::InvalidSource(found) => {
+            Problem::new(ProblemType::InvalidSource, "The script does not validate")
+                .with("diagnostics", diagnostics_json(found))
+        }
         Outcome::Threw(_) => script("The script threw an error; its execution's log has it"),
         Outcome::InvalidResponse(_) => {
             script("The script's response is not valid; its execution says why")
@@ -366,15 +347,11 @@ fn failed(outcome: Outcome) -> Problem {
         Outcome::HostCallsExceeded(_) => script("The script called the host too often"),
         Outcome::Trapped(_) => script("The script trapped"),
         Outcome::FuelUsedUp => Problem::new(
-            StatusCode::INSUFFICIENT_STORAGE,
-            "fuel_used_up",
-            "The script used up its fuel",
+            ProblemType::FuelUsedUp,
             "The script used up its fuel before it answered",
         ),
         Outcome::TimedOut => Problem::new(
-            StatusCode::GATEWAY_TIMEOUT,
-            "timed_out",
-            "The script took too long",
+            ProblemType::TimedOut,
             "The script took longer than its time limit",
         ),
         Outcome::NoCapacity => crate::dispatch::dispatcher::GateFull.into(),

@@ -7,6 +7,7 @@ pub mod sql;
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
@@ -29,7 +30,7 @@ pub fn is_key(text: &str) -> bool {
 }
 
 /// What a route does with an `Idempotency-Key`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct RoutePolicy {
     /// For how long a key holds, in seconds.
@@ -41,7 +42,7 @@ pub struct RoutePolicy {
 }
 
 /// Where the events of a trigger have their key.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct EventPolicy {
     /// A JSON pointer (RFC 6901) into the event, `/kv/value/order_id` say. An event that has

@@ -4,28 +4,33 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::capability::{AppRole, Capability, Role, Scope};
 use super::keys::NewKey;
 use super::links::Link;
 use super::sessions::{NewSession, Origin};
-use super::users::Change;
-use super::{Caller, IdentityError, User, UserId, Via};
+use super::users::{Change, Member};
+use super::{
+    ApiKey, ApiKeyId, Caller, IdentityError, KeyGrant, Session, SessionId, User, UserId, Via,
+};
 use crate::apps::AppId;
 use crate::audit::Actor;
+use crate::http::answer::{Created, NoContent, Page, With};
 use crate::http::cookie::{Browser, Cookie};
 use crate::http::endpoints::{Address, Api, Of, Rule, may_see};
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
+    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
 };
-use crate::http::problem::Problem;
+use crate::http::openapi::describe::{Operation, Output};
+use crate::http::problem::{Problem, ProblemType};
 use crate::node::Node;
+use crate::store::Id;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -33,35 +38,98 @@ pub fn endpoints() -> Api {
     let members = Rule::App(Capability::ManageApp, Of::App);
     Api::default()
         .get("/setup", Rule::Public, setup)
+        .called("getSetup", "Whether the instance has an owner")
         .post("/setup", Rule::Public, set_up)
+        .called(
+            "setUp",
+            "Make the first owner with the token that the server printed",
+        )
+        .may_fail(&[ProblemType::AlreadySetUp, ProblemType::TooManyAttempts])
         .post("/auth/login", Rule::Public, log_in)
+        .called("logIn", "Sign in with a name and a password")
+        .may_fail(&[ProblemType::Unauthorized, ProblemType::TooManyAttempts])
         .post("/auth/logout", Rule::Session, log_out)
+        .called("logOut", "End the session that this is called with")
         .get("/auth/csrf", Rule::Session, csrf)
+        .called(
+            "getCsrfToken",
+            "What a page sends in X-CSRF-Token, where a cookie signs in",
+        )
+        .may_fail(&[ProblemType::MalformedRequest])
         .get("/auth/me", Rule::SignedIn, me)
+        .called("getMe", "Who calls, and what they may")
         .post("/auth/password", Rule::Session, change_password)
+        .called(
+            "changePassword",
+            "Change your password; your other sessions end",
+        )
+        .may_fail(&[ProblemType::TooManyAttempts])
         .post("/auth/join", Rule::Public, join)
+        .called("join", "Join with an invitation, and be signed in")
+        .may_fail(&[
+            ProblemType::DeadLink,
+            ProblemType::NameTaken,
+            ProblemType::TooManyAttempts,
+        ])
         .post("/auth/reset", Rule::Public, reset)
+        .called("resetPassword", "Set a new password with a reset link")
+        .may_fail(&[ProblemType::DeadLink, ProblemType::TooManyAttempts])
         .get("/auth/sessions", Rule::Session, sessions)
+        .called("listSessions", "List your sessions")
         .delete("/auth/sessions/{id}", Rule::Session, end_session)
+        .called("endSession", "End one of your sessions")
         .get("/auth/keys", Rule::Session, keys)
+        .called("listKeys", "List your API keys")
         .post("/auth/keys", Rule::Session, create_key)
+        .called("createKey", "Make an API key; its token is shown this once")
+        .may_fail(&[ProblemType::NameTaken])
         .post("/auth/keys/{id}/rotate", Rule::Session, rotate_key)
+        .called(
+            "rotateKey",
+            "Give an API key a new token; the old one is dead",
+        )
         .delete("/auth/keys/{id}", Rule::Session, revoke_key)
+        .called("revokeKey", "Revoke an API key")
         .get("/users", users, list)
+        .called("listUsers", "List the users")
         .get("/users/{id}", users, show)
+        .called("getUser", "Show a user")
         .patch("/users/{id}", users, change)
+        .called(
+            "changeUser",
+            "Change a user's role, or whether they may sign in",
+        )
+        .may_fail(&[ProblemType::LastOwner])
         .delete("/users/{id}", users, remove)
+        .called("removeUser", "Remove a user")
+        .may_fail(&[ProblemType::LastOwner])
         .post("/users/{id}/reset-link", users, reset_link)
+        .called(
+            "createResetLink",
+            "Make a link with which a user sets a new password",
+        )
         .get("/invitations", users, invitations)
+        .called(
+            "listInvitations",
+            "List the invitations that nobody has used yet",
+        )
         .post("/invitations", users, invite)
+        .called(
+            "createInvitation",
+            "Invite somebody; the token is shown this once",
+        )
         .delete("/invitations/{id}", users, revoke_invitation)
+        .called("revokeInvitation", "Revoke an invitation")
         .get("/apps/{app}/members", members, list_members)
+        .called("listMembers", "List who has a role in an app")
         .put("/apps/{app}/members/{user}", members, set_member)
+        .called("setMember", "Give a user a role in an app")
         .delete("/apps/{app}/members/{user}", members, remove_member)
+        .called("removeMember", "Take a user's role in an app away")
 }
 
 /// What there is to do before anybody can sign in.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Setup {
     has_owner: bool,
 }
@@ -77,7 +145,7 @@ async fn set_up(
     browser: Browser,
     headers: HeaderMap,
     Body(first): Body<Join>,
-) -> Result<(StatusCode, Response), Problem> {
+) -> Result<Begun<201>, Problem> {
     let cookie = browser.cookie_if(first.cookie)?;
     node.guesses.count(&address.0, None)?;
     checked_name("name", &first.name)?;
@@ -87,10 +155,13 @@ async fn set_up(
         .set_up(&first.token, first.name, first.password, from)
         .await?;
     node.refresh_directory().await;
-    Ok((StatusCode::CREATED, begun(owner, cookie)?))
+    Ok(Begun {
+        session: owner,
+        cookie,
+    })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Login {
     name: String,
@@ -111,8 +182,9 @@ fn origin(Address(address): Address, headers: &HeaderMap) -> Origin {
 }
 
 /// A session that began.
-#[derive(Serialize)]
-struct Begun {
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "NewSession")]
+struct NewSessionView {
     /// For the header `Authorization`; none where a cookie has it.
     #[serde(skip_serializing_if = "Option::is_none")]
     token: Option<String>,
@@ -123,33 +195,58 @@ struct Begun {
     user: User,
 }
 
-/// Tell whoever began a session, and the audit log.
-fn begun(session: NewSession, cookie: Option<Cookie>) -> Result<Response, Problem> {
-    let NewSession {
-        token,
-        expires_at,
-        user,
-    } = session;
-    let actor = Actor {
-        user_id: user.id,
-        api_key_id: None,
-        name: user.name.clone(),
+/// What tells whoever began a session, and the audit log.
+struct Begun<const STATUS: u16> {
+    session: NewSession,
+    cookie: Option<Cookie>,
+}
+
+impl<const STATUS: u16> Begun<STATUS> {
+    const STATUS: StatusCode = match StatusCode::from_u16(STATUS) {
+        Ok(status) => status,
+        Err(_) => panic!("no status"),
     };
-    let set = cookie.map(|cookie| cookie.set(&token, expires_at));
-    let set = set.transpose()?;
-    let csrf_token = set.as_ref().map(|_| super::token::csrf(&token));
-    let begun = Begun {
-        token: Some(token).filter(|_| set.is_none()),
-        csrf_token: csrf_token.transpose()?,
-        expires_at,
-        user,
-    };
-    let mut response = Json(begun).into_response();
-    response.extensions_mut().insert(actor);
-    if let Some(set) = set {
-        response.headers_mut().insert(header::SET_COOKIE, set);
+
+    fn response(self) -> Result<Response, Problem> {
+        let Self { session, cookie } = self;
+        let NewSession {
+            token,
+            expires_at,
+            user,
+        } = session;
+        let actor = Actor {
+            user_id: user.id,
+            api_key_id: None,
+            name: user.name.clone(),
+        };
+        let set = cookie.map(|cookie| cookie.set(&token, expires_at));
+        let set = set.transpose()?;
+        let csrf_token = set.as_ref().map(|_| super::token::csrf(&token));
+        let view = NewSessionView {
+            token: Some(token).filter(|_| set.is_none()),
+            csrf_token: csrf_token.transpose()?,
+            expires_at,
+            user,
+        };
+        let mut response = (Self::STATUS, Json(view)).into_response();
+        response.extensions_mut().insert(actor);
+        if let Some(set) = set {
+            response.headers_mut().insert(header::SET_COOKIE, set);
+        }
+        Ok(response)
     }
-    Ok(response)
+}
+
+impl<const STATUS: u16> IntoResponse for Begun<STATUS> {
+    fn into_response(self) -> Response {
+        self.response().into_response()
+    }
+}
+
+impl<const STATUS: u16> Output for Begun<STATUS> {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.answers_json::<NewSessionView>(Self::STATUS);
+    }
 }
 
 async fn log_in(
@@ -158,28 +255,33 @@ async fn log_in(
     browser: Browser,
     headers: HeaderMap,
     Body(login): Body<Login>,
-) -> Result<Response, Problem> {
+) -> Result<Begun<200>, Problem> {
     let cookie = browser.cookie_if(login.cookie)?;
     node.guesses.count(&address.0, Some(&login.name))?;
     let from = origin(address, &headers);
     let session = node.sessions.log_in(&login.name, login.password, from);
-    begun(session.await?, cookie)
+    let session = session.await?;
+    Ok(Begun { session, cookie })
 }
 
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct CsrfToken {
     csrf_token: String,
 }
 
 /// For a page that was loaded anew.
-async fn csrf(browser: Browser) -> Result<impl IntoResponse, Problem> {
+async fn csrf(browser: Browser) -> Result<With<Json<CsrfToken>>, Problem> {
     let csrf_token = browser.csrf()?;
-    let headers = [(header::CACHE_CONTROL, "no-store")];
-    Ok((headers, Json(CsrfToken { csrf_token })))
+    let answer = Json(CsrfToken { csrf_token });
+    let no_store = HeaderValue::from_static("no-store");
+    Ok(With {
+        answer,
+        header: Some((header::CACHE_CONTROL, no_store)),
+    })
 }
 
 /// The session of a caller; [`Rule::Session`] let nobody else through.
-fn session_of(who: &Caller) -> Result<super::SessionId, Problem> {
+fn session_of(who: &Caller) -> Result<SessionId, Problem> {
     match who.via {
         Via::Session(id) => Ok(id),
         Via::ApiKey(_) | Via::Trigger => Err(Problem::forbidden("this takes a sign-in")),
@@ -190,27 +292,41 @@ async fn log_out(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     browser: Browser,
-) -> Result<Response, Problem> {
+) -> Result<With<NoContent>, Problem> {
     node.sessions.end(who.user.id, session_of(&who)?).await?;
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    if let Some(clear) = browser.clear()? {
-        response.headers_mut().insert(header::SET_COOKIE, clear);
-    }
-    Ok(response)
+    let clear = browser.clear()?;
+    Ok(With {
+        answer: NoContent,
+        header: clear.map(|clear| (header::SET_COOKIE, clear)),
+    })
 }
 
-/// Who calls, and what they may: their roles, and the scopes of the key that they came with.
-async fn me(State(node): State<Arc<Node>>, SignedIn(who): SignedIn) -> Json<Value> {
-    let picture = node.directory.picture();
-    let apps: BTreeMap<AppId, AppRole> = picture.roles_of(who.user.id).collect();
-    let key = who.api_key().map(
-        |key| json!({ "id": key.id, "name": key.name, "scopes": key.scopes, "apps": key.apps }),
-    );
-    let User { id, name, role, .. } = &who.user;
-    Json(json!({ "id": id, "name": name, "role": role, "apps": apps, "api_key": key }))
+/// Who calls, and what they may.
+#[derive(Serialize, JsonSchema)]
+struct Me {
+    id: UserId,
+    name: String,
+    role: Role,
+    /// The role in each app, by its id.
+    apps: BTreeMap<AppId, AppRole>,
+    /// The key that they came with, if they came with one.
+    api_key: Option<KeyGrant>,
 }
 
-#[derive(Deserialize)]
+async fn me(State(node): State<Arc<Node>>, SignedIn(who): SignedIn) -> Json<Me> {
+    let apps = node.directory.picture().roles_of(who.user.id).collect();
+    let api_key = who.api_key().cloned();
+    let User { id, name, role, .. } = who.user;
+    Json(Me {
+        id,
+        name,
+        role,
+        apps,
+        api_key,
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewPassword {
     current: String,
@@ -222,12 +338,12 @@ async fn change_password(
     SignedIn(who): SignedIn,
     Extension(address): Extension<Address>,
     Body(change): Body<NewPassword>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     node.guesses.count(&address.0, Some(&who.user.name))?;
     let NewPassword { current, password } = change;
     let changed = node.sessions.change_password(&who, current, password).await;
     match changed {
-        Ok(()) => Ok(StatusCode::NO_CONTENT),
+        Ok(()) => Ok(NoContent),
         // They are signed in: 401 would tell their client to sign in again.
         Err(IdentityError::WrongPassword) => {
             let detail = "this is not the current password";
@@ -238,7 +354,7 @@ async fn change_password(
 }
 
 /// Somebody new.
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Join {
     /// Of the invitation, or what the server printed for the first owner.
@@ -256,7 +372,7 @@ async fn join(
     browser: Browser,
     headers: HeaderMap,
     Body(join): Body<Join>,
-) -> Result<(StatusCode, Response), Problem> {
+) -> Result<Begun<201>, Problem> {
     let cookie = browser.cookie_if(join.cookie)?;
     node.guesses.count(&address.0, None)?;
     checked_name("name", &join.name)?;
@@ -266,10 +382,13 @@ async fn join(
         .join(&join.token, join.name, join.password, from)
         .await?;
     node.refresh_directory().await;
-    Ok((StatusCode::CREATED, begun(joined, cookie)?))
+    Ok(Begun {
+        session: joined,
+        cookie,
+    })
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Reset {
     token: String,
@@ -280,65 +399,74 @@ async fn reset(
     State(node): State<Arc<Node>>,
     Extension(address): Extension<Address>,
     Body(reset): Body<Reset>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     node.guesses.count(&address.0, None)?;
     let Reset { token, password } = reset;
     node.sessions.reset_password(&token, password).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
+}
+
+/// One of your sessions.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Session")]
+struct SessionView {
+    #[serde(flatten)]
+    session: Session,
+    /// Whether it is the one that this is called with.
+    current: bool,
 }
 
 async fn sessions(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-) -> Result<Json<Value>, Problem> {
-    let current = session_of(&who)?;
-    let sessions = node.sessions.of(who.user.id).await?;
-    let mut items = Vec::new();
-    for session in sessions {
-        let is_current = session.id == current;
-        let mut shown = serde_json::to_value(session).map_err(Problem::internal)?;
-        shown["current"] = is_current.into();
-        items.push(shown);
-    }
-    Ok(Json(json!({ "items": items, "next_cursor": null })))
-}
-
-/// An id of a path.
-fn id<T>(what: &'static str, text: &str) -> Result<crate::store::Id<T>, Problem> {
-    let parsed = text.parse();
-    parsed.map_err(|_| IdentityError::not_found(what, text).into())
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<SessionView>>, Problem> {
+    let id = session_of(&who)?;
+    let before = page_cursor(query.cursor.as_deref())?;
+    let limit = query.limit;
+    let sessions = node.sessions.of(who.user.id, before, limit.and_one());
+    let views = sessions.await?.into_iter().map(|session| SessionView {
+        current: session.id == id,
+        session,
+    });
+    Ok(Page::of(
+        views.collect(),
+        limit.get(),
+        |view: &SessionView| view.session.id.to_string(),
+    ))
 }
 
 /// What a removal answers.
-fn removed(was_there: bool, what: &'static str, id: &str) -> Result<StatusCode, Problem> {
+fn removed(was_there: bool, what: &'static str, id: impl ToString) -> Result<NoContent, Problem> {
     match was_there {
-        true => Ok(StatusCode::NO_CONTENT),
-        false => Err(IdentityError::not_found(what, id).into()),
+        true => Ok(NoContent),
+        false => Err(IdentityError::not_found(what, id.to_string()).into()),
     }
 }
 
 async fn end_session(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(named): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let session = id("session", &named)?;
+    Path(session): Path<SessionId>,
+) -> Result<NoContent, Problem> {
     let ended = node.sessions.end(who.user.id, session).await?;
-    removed(ended, "session", &named)
+    removed(ended, "session", session)
 }
 
 async fn keys(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<ApiKey>>, Problem> {
     let after = page_cursor(query.cursor.as_deref())?;
-    let keys = node.sessions.keys(who.user.id, after, limit + 1).await?;
-    Ok(page(keys, limit, |key| key.id.to_string()))
+    let keys = node
+        .sessions
+        .keys(who.user.id, after, query.limit.and_one())
+        .await?;
+    Ok(Page::of(keys, query.limit.get(), |key| key.id.to_string()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyFields {
     name: String,
@@ -354,7 +482,7 @@ async fn create_key(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Body(fields): Body<KeyFields>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<Created<WithToken<ApiKey>>, Problem> {
     checked_name("name", &fields.name)?;
     let mut scopes = fields.scopes;
     scopes.sort();
@@ -387,54 +515,55 @@ async fn create_key(
         expires_at: fields.expires_at,
     };
     let (key, token) = node.sessions.create_key(who.user.id, new).await?;
-    Ok((StatusCode::CREATED, with_token(key, token)?))
+    Ok(Created(WithToken { of: key, token }))
 }
 
 /// Something with its token, which is shown this once.
-fn with_token(of: impl serde::Serialize, token: String) -> Result<Json<Value>, Problem> {
-    let mut shown = serde_json::to_value(of).map_err(Problem::internal)?;
-    shown["token"] = token.into();
-    Ok(Json(shown))
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "{T}WithToken")]
+struct WithToken<T> {
+    #[serde(flatten)]
+    of: T,
+    token: String,
 }
 
 async fn rotate_key(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(named): Path<String>,
-) -> Result<Json<Value>, Problem> {
-    let key = id("API key", &named)?;
+    Path(key): Path<ApiKeyId>,
+) -> Result<Json<WithToken<ApiKey>>, Problem> {
     let (key, token) = node.sessions.rotate_key(who.user.id, key).await?;
-    with_token(key, token)
+    Ok(Json(WithToken { of: key, token }))
 }
 
 async fn revoke_key(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(named): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let key = id("API key", &named)?;
+    Path(key): Path<ApiKeyId>,
+) -> Result<NoContent, Problem> {
     let revoked = node.sessions.revoke_key(who.user.id, key).await?;
-    removed(revoked, "API key", &named)
+    removed(revoked, "API key", key)
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<User>>, Problem> {
     let after = page_cursor(query.cursor.as_deref())?;
-    let users = node.sessions.users(after, limit + 1).await?;
-    Ok(page(users, limit, |user| user.id.to_string()))
+    let users = node.sessions.users(after, query.limit.and_one()).await?;
+    Ok(Page::of(users, query.limit.get(), |user| {
+        user.id.to_string()
+    }))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
-    Path(named): Path<String>,
+    Path(id): Path<UserId>,
 ) -> Result<Json<User>, Problem> {
-    Ok(Json(node.sessions.user(id("user", &named)?).await?))
+    Ok(Json(node.sessions.user(id).await?))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct UserChange {
     role: Option<Role>,
@@ -444,12 +573,11 @@ struct UserChange {
 async fn change(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(named): Path<String>,
+    Path(user_id): Path<UserId>,
     Body(change): Body<UserChange>,
 ) -> Result<Json<User>, Problem> {
     let UserChange { role, disabled } = change;
     let change = Change { role, disabled };
-    let user_id = id("user", &named)?;
     let user = node.sessions.change_user(who.user.role, user_id, change);
     let user = user.await?;
     node.refresh_directory().await;
@@ -459,41 +587,53 @@ async fn change(
 async fn remove(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(named): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let user_id = id("user", &named)?;
+    Path(user_id): Path<UserId>,
+) -> Result<NoContent, Problem> {
     node.sessions.remove_user(who.user.role, user_id).await?;
     node.refresh_directory().await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
+}
+
+/// With what a user sets a new password; it is shown this once.
+#[derive(Serialize, JsonSchema)]
+struct ResetLink {
+    user_id: UserId,
+    token: String,
+    expires_at: DateTime<Utc>,
 }
 
 async fn reset_link(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(named): Path<String>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
-    let user_id: UserId = id("user", &named)?;
+    Path(user_id): Path<UserId>,
+) -> Result<Created<ResetLink>, Problem> {
     let (link, token) = node.sessions.reset_link(&who.user, user_id).await?;
-    let Link { expires_at, .. } = link;
-    let shown = json!({ "user_id": user_id, "token": token, "expires_at": expires_at });
-    Ok((StatusCode::CREATED, Json(shown)))
+    Ok(Created(ResetLink {
+        user_id,
+        token,
+        expires_at: link.expires_at,
+    }))
 }
 
 async fn invitations(
     State(node): State<Arc<Node>>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<Link>>, Problem> {
     let after = page_cursor(query.cursor.as_deref())?;
-    let links = node.sessions.invitations(after, limit + 1).await?;
-    Ok(page(links, limit, |link| link.id.to_string()))
+    let links = node
+        .sessions
+        .invitations(after, query.limit.and_one())
+        .await?;
+    Ok(Page::of(links, query.limit.get(), |link| {
+        link.id.to_string()
+    }))
 }
 
 fn member() -> Role {
     Role::Member
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Invitation {
     #[serde(default = "member")]
@@ -507,7 +647,7 @@ async fn invite(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Body(invitation): Body<Invitation>,
-) -> Result<(StatusCode, Json<Value>), Problem> {
+) -> Result<Created<WithToken<Link>>, Problem> {
     let picture = node.directory.picture();
     let mut apps = BTreeMap::new();
     for (named, role) in invitation.apps {
@@ -520,28 +660,31 @@ async fn invite(
         .sessions
         .invite(&who.user, invitation.role, apps)
         .await?;
-    Ok((StatusCode::CREATED, with_token(link, token)?))
+    Ok(Created(WithToken { of: link, token }))
 }
 
 async fn revoke_invitation(
     State(node): State<Arc<Node>>,
-    Path(named): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let link = id("invitation", &named)?;
+    Path(link): Path<Id<Link>>,
+) -> Result<NoContent, Problem> {
     let revoked = node.sessions.revoke_invitation(link).await?;
-    removed(revoked, "invitation", &named)
+    removed(revoked, "invitation", link)
 }
 
 async fn list_members(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<Member>>, Problem> {
     let after = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let members = node.sessions.members(app_id, after, limit + 1).await?;
-    Ok(page(members, limit, |member| member.user_id.to_string()))
+    let members = node
+        .sessions
+        .members(app_id, after, query.limit.and_one())
+        .await?;
+    Ok(Page::of(members, query.limit.get(), |member| {
+        member.user_id.to_string()
+    }))
 }
 
 /// The user that an id or a name in a path means.
@@ -554,7 +697,7 @@ async fn user_named(node: &Node, named: &str) -> Result<UserId, Problem> {
     known.ok_or_else(|| IdentityError::not_found("user", named).into())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewMember {
     role: AppRole,
@@ -564,18 +707,18 @@ async fn set_member(
     State(node): State<Arc<Node>>,
     Path((app, user)): Path<(String, String)>,
     Body(NewMember { role }): Body<NewMember>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let user_id = user_named(&node, &user).await?;
     node.sessions.set_member(app_id, user_id, role).await?;
     node.refresh_directory().await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn remove_member(
     State(node): State<Arc<Node>>,
     Path((app, user)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let user_id = user_named(&node, &user).await?;
     let was = node.sessions.remove_member(app_id, user_id).await?;

@@ -1,6 +1,7 @@
 //! API keys: what machines call the API with.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::capability::Scope;
@@ -15,7 +16,7 @@ pub type ApiKeyId = Id<ApiKey>;
 const START_CHARS: usize = 8;
 
 /// An API key, without its token.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct ApiKey {
     /// Its id.
     pub id: ApiKeyId,

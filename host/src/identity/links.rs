@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::capability::{AppRole, Role};
@@ -21,7 +22,8 @@ const RESET_TTL: TimeDelta = TimeDelta::hours(24);
 pub type LinkId = Id<Link>;
 
 /// A link, without its token.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[schemars(rename = "Invitation")]
 pub struct Link {
     /// Its id.
     pub id: LinkId,

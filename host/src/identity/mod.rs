@@ -13,6 +13,7 @@ pub mod token;
 pub mod users;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -27,7 +28,7 @@ pub use sessions::{Session, SessionId, Sessions};
 pub type UserId = Id<User>;
 
 /// Somebody who may sign in.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct User {
     /// Their id.
     pub id: UserId,
@@ -62,7 +63,7 @@ pub enum Via {
 }
 
 /// What an API key is for. It gives nothing that its user may not do.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct KeyGrant {
     /// The key.
     pub id: ApiKeyId,

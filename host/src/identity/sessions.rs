@@ -1,6 +1,7 @@
 //! Sessions: signing in with a password, and whose token is whose.
 
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::password::{Hasher, Verdict};
@@ -14,7 +15,7 @@ pub type SessionId = Id<Session>;
 const RECORD_USE_EVERY: TimeDelta = TimeDelta::minutes(5);
 
 /// A sign-in that lasts.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Session {
     /// Its id.
     pub id: SessionId,
@@ -184,9 +185,14 @@ impl Sessions {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn of(&self, user_id: UserId) -> Result<Vec<Session>, IdentityError> {
+    pub async fn of(
+        &self,
+        user_id: UserId,
+        before: Option<SessionId>,
+        limit: i64,
+    ) -> Result<Vec<Session>, IdentityError> {
         let mut conn = self.db.read().await?;
-        Ok(sql::sessions::of(&mut conn, user_id, Utc::now()).await?)
+        Ok(sql::sessions::page(&mut conn, user_id, Utc::now(), before, limit).await?)
     }
 
     /// End a session of a user. Says whether there was one.

@@ -1,6 +1,7 @@
 //! Who there is, and which roles they have.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::capability::{AppRole, Role};
@@ -10,7 +11,7 @@ use crate::directory;
 use crate::store::Tx;
 
 /// A user with a role in an app.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Member {
     /// Who.
     pub user_id: UserId,

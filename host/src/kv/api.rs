@@ -4,15 +4,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use serde_json::{Value, json};
 
-use super::{Kv, sql};
+use super::{Entry, Kv, sql};
+use crate::http::answer::{NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
-use crate::http::extract::{Body, PageQuery, Path, Query, app_named, page, page_limit};
+use crate::http::extract::{Body, Limit, PageQuery, Path, Query, app_named};
 use crate::http::problem::Problem;
 use crate::identity::capability::Capability;
 use crate::node::Node;
@@ -26,26 +25,31 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ReadKv, Of::App),
             collections,
         )
+        .called("listCollections", "List the collections of an app")
         .get(
             "/apps/{app}/kv/{collection}",
             Rule::App(Capability::ReadKv, Of::App),
             list,
         )
+        .called("listKvEntries", "List the entries of a collection")
         .get(
             "/apps/{app}/kv/{collection}/{key}",
             Rule::App(Capability::ReadKv, Of::App),
             show,
         )
+        .called("getKvValue", "Read the value of a key")
         .put(
             "/apps/{app}/kv/{collection}/{key}",
             Rule::App(Capability::WriteKv, Of::App),
             set,
         )
+        .called("setKvValue", "Give a key a value")
         .delete(
             "/apps/{app}/kv/{collection}/{key}",
             Rule::App(Capability::WriteKv, Of::App),
             remove,
         )
+        .called("deleteKvValue", "Remove a key")
 }
 
 fn kv(node: &Node, app: &str) -> Result<Kv, Problem> {
@@ -53,29 +57,46 @@ fn kv(node: &Node, app: &str) -> Result<Kv, Problem> {
     Ok(node.kv.of(app_id, Origin::act()))
 }
 
+/// A collection.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Collection")]
+struct CollectionView {
+    collection: String,
+    /// How many keys it has.
+    keys: i64,
+}
+
 async fn collections(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<CollectionView>>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let after = query.cursor.unwrap_or_default();
-    let rows = sql::collections(&mut node.db.read().await?, app_id, &after, limit + 1).await?;
-    let rows: Vec<Value> = rows
+    let rows = sql::collections(
+        &mut node.db.read().await?,
+        app_id,
+        &after,
+        query.limit.and_one(),
+    )
+    .await?;
+    let rows = rows
         .into_iter()
-        .map(|(collection, keys)| json!({ "collection": collection, "keys": keys }))
-        .collect();
-    Ok(page(rows, limit, |row| {
-        row["collection"].as_str().unwrap_or_default().to_owned()
+        .map(|(collection, keys)| CollectionView { collection, keys });
+    Ok(Page::of(rows.collect(), query.limit.get(), |row| {
+        row.collection.clone()
     }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
+    /// Keys that begin so.
     prefix: Option<String>,
-    limit: Option<String>,
+    /// How many at most.
+    #[serde(default)]
+    limit: Limit,
+    /// Where to begin: the `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -83,17 +104,16 @@ async fn list(
     State(node): State<Arc<Node>>,
     Path((app, collection)): Path<(String, String)>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
-    let limit = u32::try_from(limit).ok();
+) -> Result<Json<Page<Entry>>, Problem> {
+    let limit = u32::try_from(query.limit.get()).ok();
     let prefix = query.prefix.unwrap_or_default();
     let listed = kv(&node, &app)?
         .list(collection, &prefix, query.cursor.as_deref(), limit)
         .await?;
-    let next = listed.next.map(|cursor| cursor.to_string());
-    Ok(Json(
-        json!({ "items": listed.entries, "next_cursor": next }),
-    ))
+    Ok(Json(Page {
+        items: listed.entries,
+        next_cursor: listed.next.map(|cursor| cursor.to_string()),
+    }))
 }
 
 fn missing(collection: &str, key: &str) -> Problem {
@@ -103,34 +123,35 @@ fn missing(collection: &str, key: &str) -> Problem {
 async fn show(
     State(node): State<Arc<Node>>,
     Path((app, collection, key)): Path<(String, String, String)>,
-) -> Result<Response, Problem> {
+) -> Result<Json<Box<RawValue>>, Problem> {
     let value = kv(&node, &app)?
         .get(collection.clone(), key.clone())
         .await?;
     let value = value.ok_or_else(|| missing(&collection, &key))?;
-    Ok(([(header::CONTENT_TYPE, "application/json")], value).into_response())
+    let value = RawValue::from_string(value).map_err(Problem::internal)?;
+    Ok(Json(value))
 }
 
 async fn set(
     State(node): State<Arc<Node>>,
     Path((app, collection, key)): Path<(String, String, String)>,
     Body(value): Body<Box<RawValue>>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     kv(&node, &app)?
         .set(collection, key, Box::<str>::from(value).into())
         .await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     Path((app, collection, key)): Path<(String, String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     match kv(&node, &app)?
         .delete(collection.clone(), key.clone())
         .await?
     {
-        true => Ok(StatusCode::NO_CONTENT),
+        true => Ok(NoContent),
         false => Err(missing(&collection, &key)),
     }
 }

@@ -9,6 +9,7 @@ use std::hash::Hash;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -149,7 +150,8 @@ impl Value {
 }
 
 /// A key and its value.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
+#[schemars(rename = "KvEntry")]
 pub struct Entry {
     /// The key.
     pub key: String,

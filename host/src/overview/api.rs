@@ -1,18 +1,20 @@
 //! The HTTP API of overviews.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::{EXECUTIONS_MAX, Figures, GLANCE_MAX, STEPS_MAX, Step, WAITING_MAX, sql, steps};
 use crate::apps::AppId;
 use crate::dispatch;
+use crate::http::answer::Page;
 use crate::http::endpoints::{Api, Of, Rule, require};
-use crate::http::extract::{INSTANT, Path, Query, SignedIn, app_named, instant, parsed};
+use crate::http::extract::{PageQuery, Path, Query, SignedIn, app_named, instant, page_cursor};
 use crate::http::problem::Problem;
 use crate::identity::Caller;
 use crate::identity::capability::Capability;
@@ -26,15 +28,19 @@ const STEPS_USUAL: u32 = 60;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
-    Api::default().get("/overview", Rule::SignedIn, glance).get(
-        "/apps/{app}/overview",
-        Rule::App(Capability::ReadLogs, Of::App),
-        show,
-    )
+    Api::default()
+        .get("/overview", Rule::SignedIn, glance)
+        .called("listOverviews", "See how each app did over the last hour")
+        .get(
+            "/apps/{app}/overview",
+            Rule::App(Capability::ReadLogs, Of::App),
+            show,
+        )
+        .called("getOverview", "See how an app did over a time")
 }
 
 /// What waits in an app.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Waiting {
     /// Deliveries in the outbox that may be claimed now or later, counted up to 10,000.
     waiting: i64,
@@ -66,7 +72,7 @@ impl Waiting {
 }
 
 /// An app at a glance.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Glance {
     app_id: AppId,
     #[serde(flatten)]
@@ -81,14 +87,21 @@ struct Glance {
 async fn glance(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-) -> Result<Json<Value>, Problem> {
+    Query(query): Query<PageQuery>,
+) -> Result<Json<Page<Glance>>, Problem> {
+    let after: Option<AppId> = page_cursor(query.cursor.as_deref())?;
+    let limit = usize::try_from(query.limit.and_one()).unwrap_or(0);
     let until = Utc::now();
     let mut conn = node.db.read().await?;
     let mut items = Vec::new();
-    for app_id in node.directory.picture().app_ids() {
-        if require(&node, &who, app_id, Capability::ReadLogs).is_err() {
-            continue;
-        }
+    let picture = node.directory.picture();
+    let app_ids = picture
+        .app_ids()
+        .into_iter()
+        .filter(|id| after.is_none_or(|after| *id > after))
+        .filter(|id| require(&node, &who, *id, Capability::ReadLogs).is_ok())
+        .collect::<BTreeSet<_>>();
+    for app_id in app_ids.into_iter().take(limit) {
         let samples = sql::samples(&mut conn, app_id, until - USUAL, until, GLANCE_MAX).await?;
         items.push(Glance {
             app_id,
@@ -97,19 +110,27 @@ async fn glance(
             waiting: Waiting::of(&node, &mut conn, &who, app_id).await?,
         });
     }
-    Ok(Json(json!({ "items": items })))
+    Ok(Page::of(items, query.limit.get(), |glance: &Glance| {
+        glance.app_id.to_string()
+    }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ShowQuery {
-    since: Option<String>,
-    until: Option<String>,
-    steps: Option<String>,
+    /// An hour before `until` where it is left out.
+    #[serde(default, deserialize_with = "instant")]
+    since: Option<DateTime<Utc>>,
+    /// Now where it is left out.
+    #[serde(default, deserialize_with = "instant")]
+    until: Option<DateTime<Utc>>,
+    /// Into how many steps the time is cut.
+    #[schemars(range(min = 1, max = STEPS_MAX))]
+    steps: Option<u32>,
 }
 
 /// How an app did over a time.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
 struct Overview {
     since: DateTime<Utc>,
     until: DateTime<Utc>,
@@ -129,16 +150,16 @@ async fn show(
     Query(query): Query<ShowQuery>,
 ) -> Result<Json<Overview>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let until = parsed("until", query.until.as_deref(), instant, INSTANT)?;
-    let until = until.unwrap_or_else(Utc::now);
-    let since = parsed("since", query.since.as_deref(), instant, INSTANT)?;
-    let since = since.unwrap_or(until - USUAL);
+    let until = query.until.unwrap_or_else(Utc::now);
+    let since = query.since.unwrap_or(until - USUAL);
     if since >= until {
         return Err(Problem::invalid_field("since", "it must be before `until`"));
     }
-    let count = |text: &str| text.parse().ok().filter(|n| (1..=STEPS_MAX).contains(n));
-    let wanted = format!("a number from 1 to {STEPS_MAX}");
-    let count = parsed("steps", query.steps.as_deref(), count, &wanted)?.unwrap_or(STEPS_USUAL);
+    let count = query.steps.unwrap_or(STEPS_USUAL);
+    if !(1..=STEPS_MAX).contains(&count) {
+        let detail = format!("steps is 1 to {STEPS_MAX}, not {count}");
+        return Err(Problem::invalid_field("steps", detail));
+    }
     node.dispatcher.settled().await;
     let mut conn = node.db.read().await?;
     let samples = sql::samples(&mut conn, app_id, since, until, EXECUTIONS_MAX).await?;

@@ -9,6 +9,7 @@ pub mod sql;
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::executions::OutcomeKind;
@@ -34,7 +35,7 @@ pub struct Sample {
 }
 
 /// How some executions went.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Figures {
     /// How many there were.
     pub executions: u64,
@@ -49,7 +50,7 @@ pub struct Figures {
 }
 
 /// A part of a time.
-#[derive(Debug, PartialEq, Eq, Serialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Step {
     /// When it begins.
     pub at: DateTime<Utc>,

@@ -2,21 +2,21 @@
 
 use std::sync::Arc;
 
-use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
-use axum::response::IntoResponse;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use axum::http::header;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::{FORMAT, IMPORT_BYTES_MAX, Import, ImportError, Terms, export};
-use crate::apps::Slug;
 use crate::apps::api::checked_hosts;
+use crate::apps::{AppId, HostPattern, Slug};
 use crate::archive;
+use crate::http::API_ROOT;
+use crate::http::answer::{Created, With, Zip};
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{Path, Query, SignedIn, app_named, check_ttl, checked_name};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::Kind;
@@ -32,14 +32,23 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ManageApp, Of::App),
             export_app,
         )
+        .called("exportApp", "Export an app into a zip file")
         .post(
             "/imports",
             Rule::Instance(Capability::CreateApps),
             import_app,
         )
+        .called("importApp", "Make an app of an exported one")
+        .may_fail(&[
+            ProblemType::SlugTaken,
+            ProblemType::HostTaken,
+            ProblemType::RouteConflict,
+            ProblemType::NameTaken,
+            ProblemType::InvalidSource,
+        ])
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ExportQuery {
     /// With the key-value store.
@@ -51,7 +60,7 @@ async fn export_app(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(ExportQuery { kv }): Query<ExportQuery>,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<Zip, Problem> {
     let (id, slug) = {
         let picture = node.directory.picture();
         let app = app_named(&picture, &app)?;
@@ -59,10 +68,10 @@ async fn export_app(
     };
     let conn = snapshot(&node.config.database_url).await?;
     let pieces = archive::make(move |give| export(conn, id, kv, give));
-    Ok(crate::backup::api::download(&format!("{slug}.zip"), pieces))
+    Ok(crate::backup::api::download(format!("{slug}.zip"), pieces))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ImportQuery {
     /// The app's slug, in place of the one in the file.
@@ -81,8 +90,8 @@ impl From<ImportError> for Problem {
         match error {
             ImportError::App(error) => error.into(),
             ImportError::Route(error) => error.into(),
-            ImportError::Store(StoreError::Duplicate) => Self::conflict(
-                "conflict",
+            ImportError::Store(StoreError::Duplicate) => Self::new(
+                ProblemType::NameTaken,
                 "the app, or a part of it, was just made by another",
             ),
             ImportError::Store(error) => error.into(),
@@ -91,12 +100,34 @@ impl From<ImportError> for Problem {
     }
 }
 
+/// What was made.
+#[derive(Serialize, JsonSchema)]
+struct Imported {
+    format: String,
+    app: ImportedApp,
+    /// How many there are.
+    scripts: usize,
+    routes: usize,
+    triggers: usize,
+    kv: usize,
+    /// The secrets that the file names; it holds no values.
+    secrets_to_set: Vec<String>,
+}
+
+/// The app that was made.
+#[derive(Serialize, JsonSchema)]
+struct ImportedApp {
+    id: AppId,
+    slug: Slug,
+    hosts: Vec<HostPattern>,
+}
+
 async fn import_app(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Query(query): Query<ImportQuery>,
     body: Body,
-) -> Result<impl IntoResponse, Problem> {
+) -> Result<With<Created<Imported>>, Problem> {
     let file = axum::body::to_bytes(body, IMPORT_BYTES_MAX).await;
     let file = file.map_err(|_| Problem::body_too_large(IMPORT_BYTES_MAX))?;
     let terms = Terms {
@@ -136,27 +167,28 @@ async fn import_app(
             check_idempotency(policy).map_err(within)?;
         }
     }
-    let shown: Value = json!({
-        "format": FORMAT.name,
-        "app": { "id": import.app.id, "slug": import.app.slug, "hosts": import.app.hosts },
-        "scripts": import.scripts.len(),
-        "routes": import.routes.len(),
-        "triggers": import.triggers.len(),
-        "kv": import.kv.len(),
-        "secrets_to_set": import.secrets,
-    });
+    let imported = Imported {
+        format: FORMAT.name.to_owned(),
+        app: ImportedApp {
+            id: import.app.id,
+            slug: import.app.slug.clone(),
+            hosts: import.app.hosts.clone(),
+        },
+        scripts: import.scripts.len(),
+        routes: import.routes.len(),
+        triggers: import.triggers.len(),
+        kv: import.kv.len(),
+        secrets_to_set: import.secrets.clone(),
+    };
     let written = node
         .db
         .write(move |tx| Box::pin(async move { import.write(tx).await }));
     written.await?;
     node.refresh_directory().await;
-    let location = format!(
-        "/api/v1/apps/{}",
-        shown["app"]["id"].as_str().unwrap_or_default()
-    );
-    Ok((
-        StatusCode::CREATED,
-        [(header::LOCATION, location)],
-        Json(shown),
-    ))
+    let location = format!("{API_ROOT}/apps/{}", imported.app.id);
+    let location = location.parse().map_err(Problem::internal)?;
+    Ok(With {
+        answer: Created(imported),
+        header: Some((header::LOCATION, location)),
+    })
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
+use super::Swept;
 use crate::http::endpoints::{Api, Rule};
 use crate::http::extract::Query;
 use crate::http::problem::Problem;
@@ -15,24 +16,35 @@ use crate::node::Node;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
-    Api::default().post("/gc", Rule::Instance(Capability::ManageInstance), gc)
+    Api::default()
+        .post("/gc", Rule::Instance(Capability::ManageInstance), gc)
+        .called("collectGarbage", "Remove what is past its retention")
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct GcQuery {
+    /// Only say how much that is.
     #[serde(default)]
     dry_run: bool,
+}
+
+/// What was past its retention.
+#[derive(Serialize, JsonSchema)]
+struct Collected {
+    dry_run: bool,
+    removed: Swept,
 }
 
 async fn gc(
     State(node): State<Arc<Node>>,
     Query(query): Query<GcQuery>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Collected>, Problem> {
     let retention = node.config.retention;
-    let swept = match query.dry_run {
+    let removed = match query.dry_run {
         true => retention.dry_run(&node.db).await?,
         false => retention.sweep(&node.db).await?,
     };
-    Ok(Json(json!({ "dry_run": query.dry_run, "removed": swept })))
+    let dry_run = query.dry_run;
+    Ok(Json(Collected { dry_run, removed }))
 }

@@ -6,6 +6,7 @@ pub mod sql;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
@@ -31,7 +32,8 @@ pub struct Retention {
 }
 
 /// How many rows a sweep removed, or would.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, JsonSchema)]
+#[schemars(rename = "Removed")]
 pub struct Swept {
     /// Dead letters.
     pub dead_letters: u64,

@@ -5,19 +5,19 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
 use super::table::{NoMatch, RouteTable};
 use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, put, sql};
 use crate::apps::HostPattern;
 use crate::directory;
+use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, app_named, check_ttl, given, page, page_cursor, page_limit,
+    Body, PageQuery, Path, Query, app_named, check_ttl, given, page_cursor,
 };
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemType};
 use crate::idempotency::RoutePolicy;
 use crate::identity::capability::Capability;
 use crate::node::Node;
@@ -33,46 +33,61 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ReadRoutes, Of::App),
             list,
         )
+        .called("listRoutes", "List the routes of an app")
         .post(
             "/apps/{app}/routes",
             Rule::App(Capability::WriteRoutes, Of::App),
             create,
         )
+        .called("createRoute", "Add a route to an app")
+        .may_fail(&[ProblemType::RouteConflict])
         .get(
             "/apps/{app}/routes/match",
             Rule::App(Capability::ReadRoutes, Of::App),
             which,
         )
+        .called("matchRoute", "Find the route that a request would take")
         .get(
             "/routes/{id}",
             Rule::App(Capability::ReadRoutes, Of::Route),
             show,
         )
+        .called("getRoute", "Show a route")
         .patch(
             "/routes/{id}",
             Rule::App(Capability::WriteRoutes, Of::Route),
             change,
         )
+        .called("changeRoute", "Change a route")
+        .may_fail(&[ProblemType::RouteConflict])
         .delete(
             "/routes/{id}",
             Rule::App(Capability::WriteRoutes, Of::Route),
             remove,
         )
+        .called("deleteRoute", "Delete a route")
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<Route>>, Problem> {
     let after = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let routes = sql::page(&mut node.db.read().await?, app_id, after, limit + 1).await?;
-    Ok(page(routes, limit, |route| route.id.to_string()))
+    let routes = sql::page(
+        &mut node.db.read().await?,
+        app_id,
+        after,
+        query.limit.and_one(),
+    )
+    .await?;
+    Ok(Page::of(routes, query.limit.get(), |route| {
+        route.id.to_string()
+    }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct MatchQuery {
     method: Option<String>,
@@ -81,11 +96,23 @@ struct MatchQuery {
 }
 
 /// Which route a request would take.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "RouteMatch")]
+struct Match {
+    /// None where it would be answered 404 or 405.
+    route: Option<Route>,
+    /// What the parameters of the route's path hold.
+    params: BTreeMap<String, String>,
+    rest: Option<String>,
+    /// The methods that the path takes, where it is not found for the method alone.
+    allow: Vec<String>,
+}
+
 async fn which(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<MatchQuery>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Match>, Problem> {
     let picture = node.directory.picture();
     let app_id = app_named(&picture, &app)?.id;
     let method = query.method.unwrap_or_else(|| "GET".to_owned());
@@ -98,15 +125,15 @@ async fn which(
         Err(NoMatch::Path | NoMatch::Undecodable) => (None, Vec::new()),
     };
     let params = found.iter().flat_map(|found| found.params.iter().cloned());
-    Ok(Json(json!({
-        "route": found.as_ref().map(|found| found.route.as_ref()),
-        "params": params.collect::<BTreeMap<_, _>>(),
-        "rest": found.as_ref().and_then(|found| found.rest.as_ref()),
-        "allow": allow,
-    })))
+    Ok(Json(Match {
+        params: params.collect(),
+        rest: found.as_ref().and_then(|found| found.rest.clone()),
+        route: found.map(|found| (*found.route).clone()),
+        allow,
+    }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewRoute {
     script_id: Option<ScriptId>,
@@ -123,8 +150,8 @@ struct NewRoute {
 /// Two at once may both have seen no conflict; the database let one through.
 fn conflict(error: RouteError) -> Problem {
     match error {
-        RouteError::Store(StoreError::Duplicate) => Problem::conflict(
-            "route_conflict",
+        RouteError::Store(StoreError::Duplicate) => Problem::new(
+            ProblemType::RouteConflict,
             "another route was just made that matches the same",
         ),
         error => error.into(),
@@ -135,7 +162,7 @@ async fn create(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Body(new): Body<NewRoute>,
-) -> Result<(StatusCode, Json<Route>), Problem> {
+) -> Result<Created<Route>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let script_id = named_script(&node, app_id, new.script_id, new.script.as_deref()).await?;
     let script_id = script_id.ok_or_else(|| {
@@ -179,24 +206,22 @@ async fn create(
         .await
         .map_err(conflict)?;
     node.refresh_directory().await;
-    Ok((StatusCode::CREATED, Json(route)))
-}
-
-fn route_id(text: &str) -> Result<RouteId, Problem> {
-    text.parse()
-        .map_err(|_| RouteError::NotFound(text.to_owned()).into())
+    Ok(Created(route))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<RouteId>,
 ) -> Result<Json<Route>, Problem> {
-    let route = sql::get(&mut node.db.read().await?, route_id(&id)?).await?;
-    Ok(Json(route.ok_or(RouteError::NotFound(id))?))
+    let route = sql::get(&mut node.db.read().await?, id).await?;
+    Ok(Json(
+        route.ok_or_else(|| RouteError::NotFound(id.to_string()))?,
+    ))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "RouteChange")]
 struct Change {
     script_id: Option<ScriptId>,
     script: Option<String>,
@@ -211,10 +236,9 @@ struct Change {
 
 async fn change(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<RouteId>,
     Body(change): Body<Change>,
 ) -> Result<Json<Route>, Problem> {
-    let id = route_id(&id)?;
     let route = sql::get(&mut node.db.read().await?, id).await?;
     let app_id = route
         .ok_or_else(|| RouteError::NotFound(id.to_string()))?
@@ -248,9 +272,8 @@ async fn change(
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let id = route_id(&id)?;
+    Path(id): Path<RouteId>,
+) -> Result<NoContent, Problem> {
     node.db
         .write(move |tx| {
             Box::pin(async move {
@@ -263,5 +286,5 @@ async fn remove(
         })
         .await?;
     node.refresh_directory().await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }

@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::{self, AppId, HostPattern};
@@ -22,7 +23,7 @@ pub use pattern::PathPattern;
 pub type RouteId = Id<Route>;
 
 /// Which requests go to which script.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Route {
     /// Its id.
     pub id: RouteId,
@@ -81,7 +82,7 @@ pub async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
 }
 
 /// Whether the caller of a route waits for its script.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DispatchMode {
     /// The answer is the script's.
@@ -102,7 +103,9 @@ impl DispatchMode {
 }
 
 /// A method or any.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default)]
+#[derive(
+    Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default, JsonSchema,
+)]
 #[serde(try_from = "String", into = "String")]
 pub enum MethodPattern {
     /// Every method.

@@ -1,6 +1,7 @@
 //! The log of one execution, bounded in lines and bytes.
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How many lines an execution keeps at most, however short they are.
@@ -9,8 +10,9 @@ const LINES_MAX: usize = 10_000;
 const LINE_OVERHEAD_BYTES: usize = 64;
 
 /// How much a line matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "LogLevel")]
 pub enum Level {
     /// The finest detail.
     Trace,
@@ -25,7 +27,7 @@ pub enum Level {
 }
 
 /// A line of an execution's log.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     /// When it was written.
     pub at: DateTime<Utc>,

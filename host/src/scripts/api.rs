@@ -4,25 +4,28 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{Kind, Script, ScriptError, ScriptId, ScriptLimits, sql};
 use crate::apps::AppId;
 use crate::directory;
 use crate::dispatch::Answer;
+use crate::executions::{ExecutionError, ExecutionId, OutcomeKind};
+use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page, page_cursor, page_limit,
+    Body, Limit, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
 };
-use crate::http::problem::{Problem, diagnostics_json};
+use crate::http::problem::{DiagnosticView, Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
-use crate::sandbox::{self, Outcome};
+use crate::sandbox::{self, LogLine, Outcome};
 use crate::store::StoreError;
 
 /// The largest source, in bytes.
@@ -36,50 +39,76 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ReadScripts, Of::App),
             list,
         )
+        .called("listScripts", "List the scripts of an app")
         .post(
             "/apps/{app}/scripts",
             Rule::App(Capability::WriteScripts, Of::App),
             create,
         )
+        .called("createScript", "Add a script to an app")
+        .may_fail(&[
+            ProblemType::NameTaken,
+            ProblemType::InvalidSource,
+            ProblemType::Overloaded,
+        ])
         .post(
             "/apps/{app}/scripts/validate",
             Rule::App(Capability::WriteScripts, Of::App),
             validate,
         )
+        .called("validateSource", "Look for mistakes in a source")
+        .may_fail(&[ProblemType::Overloaded])
         .get(
             "/scripts/{id}",
             Rule::App(Capability::ReadScripts, Of::Script),
             show,
         )
+        .called("getScript", "Show a script with its source")
         .patch(
             "/scripts/{id}",
             Rule::App(Capability::WriteScripts, Of::Script),
             change,
         )
+        .called("changeScript", "Make a new version of a script")
+        .may_fail(&[
+            ProblemType::NameTaken,
+            ProblemType::VersionConflict,
+            ProblemType::InvalidSource,
+            ProblemType::Overloaded,
+        ])
         .delete(
             "/scripts/{id}",
             Rule::App(Capability::WriteScripts, Of::Script),
             remove,
         )
+        .called("deleteScript", "Delete a script")
         .get(
             "/scripts/{id}/versions",
             Rule::App(Capability::ReadScripts, Of::Script),
             versions,
+        )
+        .called(
+            "listScriptVersions",
+            "List the versions of a script, newest first",
         )
         .get(
             "/scripts/{id}/versions/{version}",
             Rule::App(Capability::ReadScripts, Of::Script),
             version,
         )
+        .called("getScriptVersion", "Show a version of a script")
         .post(
             "/scripts/{id}/execute",
             Rule::App(Capability::WriteScripts, Of::Script),
             execute,
         )
+        .called("executeScript", "Run a script now, as you")
+        .may_fail(&[ProblemType::Overloaded])
 }
 
 /// A script with the source of one of its versions, if it has a source.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "ScriptWithSource")]
 struct ScriptView {
     #[serde(flatten)]
     script: Script,
@@ -87,14 +116,9 @@ struct ScriptView {
     source: Option<String>,
 }
 
-fn script_id(text: &str) -> Result<ScriptId, Problem> {
-    text.parse()
-        .map_err(|_| ScriptError::NotFound(text.to_owned()).into())
-}
-
-async fn known(node: &Node, id: &str) -> Result<Script, Problem> {
-    let script = sql::get(&mut node.db.read().await?, script_id(id)?).await?;
-    script.ok_or_else(|| ScriptError::NotFound(id.to_owned()).into())
+async fn known(node: &Node, id: ScriptId) -> Result<Script, Problem> {
+    let script = sql::get(&mut node.db.read().await?, id).await?;
+    script.ok_or_else(|| ScriptError::NotFound(id.to_string()).into())
 }
 
 /// The script that a body names by id or by name; one of another app is none.
@@ -128,11 +152,14 @@ pub async fn named_script(
         .ok_or_else(|| ScriptError::NotFound(named).into())
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct ListQuery {
     name: Option<String>,
-    limit: Option<String>,
+    /// How many at most.
+    #[serde(default)]
+    limit: Limit,
+    /// Where to begin: the `next_cursor` of the page before.
     cursor: Option<String>,
 }
 
@@ -140,13 +167,21 @@ async fn list(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<Script>>, Problem> {
     let after = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let mut conn = node.db.read().await?;
-    let scripts = sql::page(&mut conn, app_id, query.name.as_deref(), after, limit + 1).await?;
-    Ok(page(scripts, limit, |script| script.id.to_string()))
+    let scripts = sql::page(
+        &mut conn,
+        app_id,
+        query.name.as_deref(),
+        after,
+        query.limit.and_one(),
+    )
+    .await?;
+    Ok(Page::of(scripts, query.limit.get(), |script| {
+        script.id.to_string()
+    }))
 }
 
 /// See that these bytes can be a source; whether it validates, the runner says.
@@ -206,7 +241,7 @@ pub fn checked_limits(node: &Node, limits: &ScriptLimits) -> Result<(), Problem>
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewScript {
     name: String,
@@ -226,7 +261,7 @@ async fn create(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Body(new): Body<NewScript>,
-) -> Result<(StatusCode, Json<ScriptView>), Problem> {
+) -> Result<Created<ScriptView>, Problem> {
     let app = app_named(&node.directory.picture(), &app)?.clone();
     let NewScript {
         name,
@@ -266,7 +301,7 @@ async fn create(
         })
         .await?;
     node.refresh_directory().await;
-    Ok((StatusCode::CREATED, Json(ScriptView { script, source })))
+    Ok(Created(ScriptView { script, source }))
 }
 
 fn name_taken(error: StoreError, name: &str) -> ScriptError {
@@ -276,28 +311,35 @@ fn name_taken(error: StoreError, name: &str) -> ScriptError {
     }
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Source {
     source: String,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Diagnosis {
+    /// None when the source is fine.
+    diagnostics: Vec<DiagnosticView>,
 }
 
 async fn validate(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Body(Source { source }): Body<Source>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Diagnosis>, Problem> {
     let app = app_named(&node.directory.picture(), &app)?.clone();
     code(Kind::Rhai, Some(source.clone()), None)?;
     let found = node.runner.diagnose(&app, &source).await?;
-    Ok(Json(json!({ "diagnostics": diagnostics_json(&found) })))
+    let diagnostics = found.into_iter().map(Into::into).collect();
+    Ok(Json(Diagnosis { diagnostics }))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<ScriptId>,
 ) -> Result<Json<ScriptView>, Problem> {
-    let script = known(&node, &id).await?;
+    let script = known(&node, id).await?;
     let source = source_of(&node, &script, script.version).await?;
     Ok(Json(ScriptView { script, source }))
 }
@@ -313,8 +355,9 @@ async fn source_of(node: &Node, script: &Script, version: u32) -> Result<Option<
     Ok((script.kind == Kind::Rhai).then(|| String::from_utf8_lossy(&code).into_owned()))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "ScriptChange")]
 struct Change {
     version: u32,
     name: Option<String>,
@@ -325,11 +368,10 @@ struct Change {
 
 async fn change(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<ScriptId>,
     Body(change): Body<Change>,
 ) -> Result<Json<ScriptView>, Problem> {
-    let id = script_id(&id)?;
-    let script = known(&node, &id.to_string()).await?;
+    let script = known(&node, id).await?;
     if let Some(name) = &change.name {
         checked_name("name", name)?;
     }
@@ -388,9 +430,8 @@ async fn change(
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let id = script_id(&id)?;
+    Path(id): Path<ScriptId>,
+) -> Result<NoContent, Problem> {
     node.db
         .write(move |tx| {
             Box::pin(async move {
@@ -403,40 +444,57 @@ async fn remove(
         })
         .await?;
     node.refresh_directory().await;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
+}
+
+/// One of the versions of a script.
+#[derive(Serialize, JsonSchema)]
+struct ScriptVersion {
+    version: i64,
+    created_at: DateTime<Utc>,
 }
 
 async fn versions(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<ScriptId>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<ScriptVersion>>, Problem> {
     let before = page_cursor(query.cursor.as_deref())?.unwrap_or(u32::MAX);
-    let script = known(&node, &id).await?;
+    let script = known(&node, id).await?;
     let mut conn = node.db.read().await?;
-    let versions = sql::versions(&mut conn, script.id, before, limit + 1).await?;
-    let versions: Vec<Value> = versions
-        .into_iter()
-        .map(|(version, created_at)| json!({ "version": version, "created_at": created_at }))
-        .collect();
-    Ok(page(versions, limit, |version| {
-        version["version"].to_string()
+    let versions = sql::versions(&mut conn, script.id, before, query.limit.and_one()).await?;
+    let versions = versions.into_iter();
+    let versions = versions.map(|(version, created_at)| ScriptVersion {
+        version,
+        created_at,
+    });
+    Ok(Page::of(versions.collect(), query.limit.get(), |one| {
+        one.version.to_string()
     }))
+}
+
+/// The code of a version; a component has no source to show.
+#[derive(Serialize, JsonSchema)]
+struct ScriptCode {
+    version: u32,
+    kind: Kind,
+    source: Option<String>,
 }
 
 async fn version(
     State(node): State<Arc<Node>>,
-    Path((id, version)): Path<(String, u32)>,
-) -> Result<Json<Value>, Problem> {
-    let script = known(&node, &id).await?;
+    Path((id, version)): Path<(ScriptId, u32)>,
+) -> Result<Json<ScriptCode>, Problem> {
+    let script = known(&node, id).await?;
     let source = source_of(&node, &script, version).await?;
-    Ok(Json(
-        json!({ "version": version, "kind": script.kind, "source": source }),
-    ))
+    Ok(Json(ScriptCode {
+        version,
+        kind: script.kind,
+        source,
+    }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Execute {
     #[serde(default = "post_method")]
@@ -464,12 +522,56 @@ fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D
     Value::deserialize(from).map(Some)
 }
 
+/// What a script answered.
+#[derive(Serialize, JsonSchema)]
+struct ScriptAnswer {
+    status: u16,
+    /// Names and values.
+    headers: Vec<(String, String)>,
+    /// The body, where it is text.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    /// The body, where it is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+}
+
+impl From<sandbox::Response> for ScriptAnswer {
+    fn from(response: sandbox::Response) -> Self {
+        let (body, body_base64) = match std::str::from_utf8(&response.body) {
+            Ok(text) => (Some(text.to_owned()), None),
+            Err(_) => (None, Some(STANDARD.encode(&response.body))),
+        };
+        Self {
+            status: response.status,
+            headers: response.headers,
+            body,
+            body_base64,
+        }
+    }
+}
+
+/// What became of a run.
+#[derive(Serialize, JsonSchema)]
+struct Executed {
+    execution_id: ExecutionId,
+    outcome: OutcomeKind,
+    /// What the script answered, if it did.
+    response: Option<ScriptAnswer>,
+    error: Option<ExecutionError>,
+    fuel: u64,
+    duration_us: u64,
+    logs: Vec<LogLine>,
+    /// Whether lines were dropped at a limit.
+    logs_truncated: bool,
+}
+
 async fn execute(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Path(id): Path<String>,
+    Path(id): Path<ScriptId>,
     Body(call): Body<Execute>,
-) -> Result<Json<Value>, Problem> {
+) -> Result<Json<Executed>, Problem> {
     let headers: Vec<(String, String)> = call
         .headers
         .into_iter()
@@ -493,30 +595,23 @@ async fn execute(
         body,
         ..sandbox::Request::default()
     };
-    let script = known(&node, &id).await?;
+    let script = known(&node, id).await?;
     let permit = node.dispatcher.enter(script.app_id)?;
     let (ended, answer) = node.runner.execute(script.id, who, request).await?;
     drop(permit);
     let response = match answer {
-        Answer::Outcome(Outcome::Answered(response)) => {
-            let mut shown = json!({ "status": response.status, "headers": response.headers });
-            match std::str::from_utf8(&response.body) {
-                Ok(text) => shown["body"] = text.into(),
-                Err(_) => shown["body_base64"] = STANDARD.encode(&response.body).into(),
-            }
-            shown
-        }
-        _ => Value::Null,
+        Answer::Outcome(Outcome::Answered(response)) => Some(response.into()),
+        _ => None,
     };
     let execution = ended.execution;
-    Ok(Json(json!({
-        "execution_id": execution.id,
-        "outcome": execution.outcome,
-        "response": response,
-        "error": execution.error,
-        "fuel": execution.fuel,
-        "duration_us": execution.duration_us,
-        "logs": ended.log.lines,
-        "logs_truncated": ended.log.truncated,
-    })))
+    Ok(Json(Executed {
+        execution_id: execution.id,
+        outcome: execution.outcome,
+        response,
+        error: execution.error,
+        fuel: execution.fuel,
+        duration_us: execution.duration_us,
+        logs: ended.log.lines,
+        logs_truncated: ended.log.truncated,
+    }))
 }

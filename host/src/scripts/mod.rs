@@ -5,6 +5,7 @@ pub mod runner;
 pub mod sql;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::AppId;
@@ -15,7 +16,7 @@ use crate::store::{Id, StoreError};
 pub type ScriptId = Id<Script>;
 
 /// A function of an app.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Script {
     /// Its id.
     pub id: ScriptId,
@@ -36,8 +37,9 @@ pub struct Script {
 }
 
 /// What a script's code is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "ScriptKind")]
 pub enum Kind {
     /// A source text for the Rhai interpreter.
     Rhai,
@@ -56,7 +58,7 @@ impl Kind {
 }
 
 /// The limits that a script sets; what it leaves out is the instance's default.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct ScriptLimits {
     /// WebAssembly instructions, roughly.

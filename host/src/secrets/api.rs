@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
-use serde::Deserialize;
-use serde_json::{Value, json};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 
-use super::sql;
+use super::{Secret, sql};
+use crate::http::answer::{NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
-use crate::http::extract::{Body, PageQuery, Path, Query, app_named, page, page_limit};
-use crate::http::problem::Problem;
+use crate::http::extract::{Body, PageQuery, Path, Query, app_named};
+use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::api::named_script;
@@ -21,29 +21,49 @@ pub fn endpoints() -> Api {
     let manage = Rule::App(Capability::ManageSecrets, Of::App);
     Api::default()
         .get("/apps/{app}/secrets", manage, list)
+        .called(
+            "listSecrets",
+            "List the secrets of an app, without their values",
+        )
         .put("/apps/{app}/secrets/{name}", manage, set)
+        .called("setSecret", "Give a secret a value")
+        .may_fail(&[ProblemType::TooMany, ProblemType::NoMasterKey])
         .delete("/apps/{app}/secrets/{name}", manage, remove)
+        .called("deleteSecret", "Delete a secret")
         .post(
             "/secrets/rotate",
             Rule::Instance(Capability::ManageInstance),
             rotate,
         )
+        .called(
+            "rotateSecrets",
+            "Encrypt what is under a previous master key under the current one",
+        )
+        .may_fail(&[ProblemType::NoMasterKey])
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<Secret>>, Problem> {
     let after = query.cursor.unwrap_or_default();
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let secrets = sql::page(&mut node.db.read().await?, app_id, &after, limit + 1).await?;
-    Ok(page(secrets, limit, |secret| secret.name.clone()))
+    let secrets = sql::page(
+        &mut node.db.read().await?,
+        app_id,
+        &after,
+        query.limit.and_one(),
+    )
+    .await?;
+    Ok(Page::of(secrets, query.limit.get(), |secret| {
+        secret.name.clone()
+    }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "SecretValue")]
 struct NewValue {
     value: String,
     /// Names or ids.
@@ -54,7 +74,7 @@ async fn set(
     State(node): State<Arc<Node>>,
     Path((app, name)): Path<(String, String)>,
     Body(NewValue { value, scripts }): Body<NewValue>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     if scripts.as_ref().is_some_and(Vec::is_empty) {
         let detail = "a secret for no script is of no use; leave it out if every script is meant";
@@ -73,22 +93,32 @@ async fn set(
         ids.get_or_insert_with(Vec::new).push(id);
     }
     node.secrets.set(app_id, name, &value, ids).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     Path((app, name)): Path<(String, String)>,
-) -> Result<StatusCode, Problem> {
+) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     node.secrets.remove(app_id, name).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
+}
+
+/// What was encrypted anew.
+#[derive(Serialize, JsonSchema)]
+struct Rotated {
+    /// How many secrets are under the current key now.
+    rotated: u64,
+    /// How many are under keys that this node does not have.
+    under_missing_keys: u64,
 }
 
 /// Encrypt what is under a previous master key under the current one.
-async fn rotate(State(node): State<Arc<Node>>) -> Result<Json<Value>, Problem> {
-    let (rotated, foreign) = node.secrets.rotate().await?;
-    Ok(Json(
-        json!({ "rotated": rotated, "under_missing_keys": foreign }),
-    ))
+async fn rotate(State(node): State<Arc<Node>>) -> Result<Json<Rotated>, Problem> {
+    let (rotated, under_missing_keys) = node.secrets.rotate().await?;
+    Ok(Json(Rotated {
+        rotated,
+        under_missing_keys,
+    }))
 }

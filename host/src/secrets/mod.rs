@@ -8,6 +8,7 @@ pub mod sql;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::apps::AppId;
@@ -23,7 +24,7 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 pub const SECRETS_MAX: i64 = 200;
 
 /// A secret, without its value.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Secret {
     /// Its name.
     pub name: String,

@@ -4,9 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use super::{
     DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, Trigger, TriggerError,
@@ -16,12 +15,12 @@ use crate::apps::AppId;
 use crate::directory;
 use crate::dispatch::retry::{ATTEMPTS_MAX, Backoff, PAUSE_MS_MAX, RetryPolicy};
 use crate::dispatch::sql as outbox;
+use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, check_ttl, checked_name, given, page,
-    page_cursor, page_limit,
+    Body, PageQuery, Path, Query, SignedIn, app_named, check_ttl, checked_name, given, page_cursor,
 };
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemType};
 use crate::idempotency::EventPolicy;
 use crate::identity::UserId;
 use crate::identity::capability::Capability;
@@ -38,81 +37,106 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::ManageTriggers, Of::App),
             list,
         )
+        .called("listTriggers", "List the triggers of an app")
         .post(
             "/apps/{app}/triggers",
             Rule::App(Capability::ManageTriggers, Of::App),
             create_any,
         )
+        .called("createTrigger", "Register a trigger of any kind")
+        .may_fail(&[ProblemType::NameTaken])
         .post(
             "/apps/{app}/triggers/kv",
             Rule::App(Capability::ManageTriggers, Of::App),
             create_kv,
         )
+        .called(
+            "createKvTrigger",
+            "Register a trigger on the key-value store",
+        )
+        .may_fail(&[ProblemType::NameTaken])
         .post(
             "/apps/{app}/triggers/dead_letter",
             Rule::App(Capability::ManageTriggers, Of::App),
             create_dead_letter,
         )
+        .called(
+            "createDeadLetterTrigger",
+            "Register a trigger on dead letters",
+        )
+        .may_fail(&[ProblemType::NameTaken])
         .get(
             "/triggers/{id}",
             Rule::App(Capability::ManageTriggers, Of::Trigger),
             show,
         )
+        .called("getTrigger", "Show a trigger")
         .patch(
             "/triggers/{id}",
             Rule::App(Capability::ManageTriggers, Of::Trigger),
             change,
         )
+        .called("changeTrigger", "Change a trigger")
+        .may_fail(&[ProblemType::NameTaken])
         .delete(
             "/triggers/{id}",
             Rule::App(Capability::ManageTriggers, Of::Trigger),
             remove,
+        )
+        .called(
+            "deleteTrigger",
+            "Delete a trigger; what waits for it becomes dead letters",
         )
         .post(
             "/triggers/{id}/pause",
             Rule::App(Capability::ManageTriggers, Of::Trigger),
             pause,
         )
+        .called("pauseTrigger", "Keep a trigger's deliveries for later")
         .post(
             "/triggers/{id}/resume",
             Rule::App(Capability::ManageTriggers, Of::Trigger),
             resume,
         )
+        .called("resumeTrigger", "Let a trigger's deliveries go on")
 }
 
 /// A trigger and how many of its deliveries are in the outbox.
-#[derive(Serialize)]
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Trigger")]
 struct TriggerView {
     #[serde(flatten)]
     trigger: Trigger,
     waiting: i64,
 }
 
-async fn view(node: &Node, trigger: Trigger) -> Result<Json<TriggerView>, Problem> {
+async fn view(node: &Node, trigger: Trigger) -> Result<TriggerView, Problem> {
     let waiting = outbox::waiting_of(&mut node.db.read().await?, trigger.id).await?;
-    Ok(Json(TriggerView { trigger, waiting }))
+    Ok(TriggerView { trigger, waiting })
 }
 
 async fn list(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
     Query(query): Query<PageQuery>,
-) -> Result<Json<Value>, Problem> {
-    let limit = page_limit(query.limit.as_deref())?;
+) -> Result<Json<Page<TriggerView>>, Problem> {
     let after = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let mut conn = node.db.read().await?;
     let mut views = Vec::new();
-    for trigger in sql::page(&mut conn, app_id, after, limit + 1).await? {
+    for trigger in sql::page(&mut conn, app_id, after, query.limit.and_one()).await? {
         let waiting = outbox::waiting_of(&mut conn, trigger.id).await?;
         views.push(TriggerView { trigger, waiting });
     }
-    Ok(page(views, limit, |view| view.trigger.id.to_string()))
+    Ok(Page::of(views, query.limit.get(), |view| {
+        view.trigger.id.to_string()
+    }))
 }
 
 /// A kind by its name.
-#[derive(Debug, Clone, Copy, Deserialize)]
+#[derive(Debug, Clone, Copy, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "TriggerKind")]
 enum KindName {
     Kv,
     DeadLetter,
@@ -134,8 +158,9 @@ impl KindName {
 
 /// What a body says of a trigger, new or changed. Retry fields that a new one leaves out take the
 /// instance's defaults.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "TriggerFields")]
 struct Fields {
     /// Where the path does not say it; elsewhere it may be said.
     kind: Option<KindName>,
@@ -229,7 +254,7 @@ impl Fields {
 }
 
 /// Retry fields as a body has them.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RetryFields {
     attempts_max: Option<i64>,
@@ -294,7 +319,7 @@ async fn create_any(
     SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
-) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+) -> Result<Created<TriggerView>, Problem> {
     let kind = fields.kind.ok_or_else(|| {
         Problem::invalid_field("kind", "missing field `kind`: `kv` or `dead_letter`")
     })?;
@@ -306,7 +331,7 @@ async fn create_kv(
     SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
-) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+) -> Result<Created<TriggerView>, Problem> {
     create(&node, who.user.id, &app, fields, KindName::Kv).await
 }
 
@@ -315,7 +340,7 @@ async fn create_dead_letter(
     SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Body(fields): Body<Fields>,
-) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+) -> Result<Created<TriggerView>, Problem> {
     create(&node, who.user.id, &app, fields, KindName::DeadLetter).await
 }
 
@@ -325,7 +350,7 @@ async fn create(
     app: &str,
     fields: Fields,
     kind: KindName,
-) -> Result<(StatusCode, Json<TriggerView>), Problem> {
+) -> Result<Created<TriggerView>, Problem> {
     let app_id = app_named(&node.directory.picture(), app)?.id;
     let kind = kind.everything();
     fields.check(&kind)?;
@@ -369,7 +394,7 @@ async fn create(
     });
     let trigger = trigger.await?;
     node.refresh_directory().await;
-    Ok((StatusCode::CREATED, view(node, trigger).await?))
+    Ok(Created(view(node, trigger).await?))
 }
 
 /// What a filter on dead letters names must be of the same app.
@@ -403,25 +428,20 @@ async fn put(tx: &mut Tx, trigger: &Trigger) -> Result<(), TriggerError> {
     Ok(directory::raise_version(tx).await?)
 }
 
-fn trigger_id(text: &str) -> Result<TriggerId, Problem> {
-    text.parse()
-        .map_err(|_| TriggerError::NotFound(text.to_owned()).into())
-}
-
 async fn show(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<TriggerId>,
 ) -> Result<Json<TriggerView>, Problem> {
-    let trigger = sql::get(&mut node.db.read().await?, trigger_id(&id)?).await?;
-    view(&node, trigger.ok_or(TriggerError::NotFound(id))?).await
+    let trigger = sql::get(&mut node.db.read().await?, id).await?;
+    let trigger = trigger.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
+    Ok(Json(view(&node, trigger).await?))
 }
 
 async fn change(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<TriggerId>,
     Body(fields): Body<Fields>,
 ) -> Result<Json<TriggerView>, Problem> {
-    let id = trigger_id(&id)?;
     let known = sql::get(&mut node.db.read().await?, id).await?;
     let known = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
     fields.check(&known.kind)?;
@@ -443,14 +463,13 @@ async fn change(
     });
     let trigger = changed.await?;
     node.refresh_directory().await;
-    view(&node, trigger).await
+    Ok(Json(view(&node, trigger).await?))
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Problem> {
-    let id = trigger_id(&id)?;
+    Path(id): Path<TriggerId>,
+) -> Result<NoContent, Problem> {
     node.db
         .write(move |tx| {
             Box::pin(async move {
@@ -464,29 +483,28 @@ async fn remove(
     node.refresh_directory().await;
     // What waits for it goes on, and dead-letters: nothing is lost.
     hold_all(&node, id, false).await?;
-    Ok(StatusCode::NO_CONTENT)
+    Ok(NoContent)
 }
 
 async fn pause(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<TriggerId>,
 ) -> Result<Json<TriggerView>, Problem> {
-    set_paused(&node, &id, true).await
+    set_paused(&node, id, true).await
 }
 
 async fn resume(
     State(node): State<Arc<Node>>,
-    Path(id): Path<String>,
+    Path(id): Path<TriggerId>,
 ) -> Result<Json<TriggerView>, Problem> {
-    set_paused(&node, &id, false).await
+    set_paused(&node, id, false).await
 }
 
 async fn set_paused(
     node: &Arc<Node>,
-    id: &str,
+    id: TriggerId,
     paused: bool,
 ) -> Result<Json<TriggerView>, Problem> {
-    let id = trigger_id(id)?;
     let changed = node.db.write(move |tx| {
         Box::pin(async move {
             let known = sql::get(tx.conn().await?, id).await?;
@@ -502,7 +520,7 @@ async fn set_paused(
     let trigger = changed.await?;
     node.refresh_directory().await;
     hold_all(node, id, paused).await?;
-    view(node, trigger).await
+    Ok(Json(view(node, trigger).await?))
 }
 
 /// Keep every delivery of a trigger for later, or let them go on, batch by batch: others write in

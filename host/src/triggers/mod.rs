@@ -6,6 +6,7 @@ mod glob;
 pub mod sql;
 
 use chrono::{DateTime, Utc};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::AppId;
@@ -22,7 +23,7 @@ pub use glob::Glob;
 pub type TriggerId = Id<Trigger>;
 
 /// Which events go to which script.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, JsonSchema)]
 pub struct Trigger {
     /// Its id.
     pub id: TriggerId,
@@ -56,8 +57,9 @@ pub struct Trigger {
 }
 
 /// What a trigger listens to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "kind", content = "filter", rename_all = "snake_case")]
+#[schemars(rename = "TriggerKind")]
 pub enum Kind {
     /// Mutations of the key-value store.
     Kv(KvFilter),
@@ -76,7 +78,7 @@ impl Kind {
 }
 
 /// Which mutations.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct KvFilter {
     /// Of these collections.
     pub collection: Glob,
@@ -98,8 +100,9 @@ impl KvFilter {
 }
 
 /// What a mutation did to a key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "KvOp")]
 pub enum Op {
     /// It had no value before.
     Insert,
@@ -115,7 +118,7 @@ impl Op {
 }
 
 /// Which dead letters; what is left out is not looked at.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetterFilter {
     /// Fired so: `http` or `kv`.
@@ -142,8 +145,9 @@ impl DeadLetterFilter {
 }
 
 /// What fires deliveries that can become dead letters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "DeadLetterSource")]
 pub enum Source {
     /// An async route.
     Http,
@@ -169,8 +173,9 @@ impl Source {
 }
 
 /// How the deliveries of a trigger are dispatched: nobody ever waits for one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
+#[schemars(rename = "TriggerDispatchMode")]
 pub enum DispatchMode {
     /// Through the outbox.
     #[default]
@@ -178,7 +183,7 @@ pub enum DispatchMode {
 }
 
 /// What deliveries have in common that wait for each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderedBy {
     /// The same collection and key.

@@ -53,7 +53,7 @@ fn a_body_that_is_not_what_it_claims_is_400(engine: Engine) {
         let answer = server.call("POST", "/s", &[], Some(body));
         assert_eq!(
             (answer.status, answer.problem().as_str()),
-            (400, "invalid_request")
+            (400, "malformed_request")
         );
     }
     let gzip = [("content-encoding", "gzip")];

@@ -2,6 +2,8 @@
 
 use chrono::{DateTime, Utc};
 
+use uuid::Uuid;
+
 use super::users::user;
 use crate::identity::{Session, SessionId, User, UserId};
 use crate::store::{Conn, StoreError, Tx, on};
@@ -66,17 +68,21 @@ pub async fn by_token(
 }
 
 /// The sessions of a user that have not ended at `now`, the newest first.
-pub async fn of(
+pub async fn page(
     conn: &mut Conn,
     user_id: UserId,
     now: DateTime<Utc>,
+    before: Option<SessionId>,
+    limit: i64,
 ) -> Result<Vec<Session>, StoreError> {
     const SQL: &str = "
         select id, created_at, expires_at, last_used_at, address, user_agent from sessions
-        where user_id = $1 and expires_at > $2 order by id desc";
+        where user_id = $1 and expires_at > $2 and id < $3 order by id desc limit $4";
     let rows: Vec<Row> = on!(conn, |c| sqlx::query_as(SQL)
         .bind(user_id)
         .bind(now)
+        .bind(before.unwrap_or_else(|| Uuid::max().into()))
+        .bind(limit)
         .fetch_all(c)
         .await)?;
     Ok(rows.into_iter().map(Session::from).collect())

@@ -1,0 +1,118 @@
+//! Every type of problem: what `docs/api.md` lists and the OpenAPI document promises.
+
+use axum::http::StatusCode;
+
+macro_rules! types {
+    ($($variant:ident = $name:literal, $status:ident, $title:literal, $when:literal;)*) => {
+        /// What kind of problem an answer tells of.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+        pub enum ProblemType {
+            $(#[doc = $when] $variant,)*
+        }
+
+        impl ProblemType {
+            /// All of them.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The last part of its URN.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// The status of every answer of this type.
+            pub fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)* }
+            }
+
+            /// What is wrong, the same each time.
+            pub fn title(self) -> &'static str {
+                match self { $(Self::$variant => $title,)* }
+            }
+
+            /// When it is answered, for the docs.
+            pub fn when(self) -> &'static str {
+                match self { $(Self::$variant => $when,)* }
+            }
+        }
+    };
+}
+
+types! {
+    MalformedRequest = "malformed_request", BAD_REQUEST, "The request cannot be read",
+        "The body is not JSON, not UTF-8, not what its encoding says, or ends too early.";
+    Unauthorized = "unauthorized", UNAUTHORIZED, "Sign in first",
+        "There is no token, or it is not whole, unknown, expired or revoked; or name and password do not fit.";
+    Forbidden = "forbidden", FORBIDDEN, "You may not do this",
+        "What is missing, a role or a scope, is said.";
+    Csrf = "csrf", FORBIDDEN, "The request may be another page's",
+        "A browser sent the cookie of a session for a page of another origin, or without `X-CSRF-Token`.";
+    NotFound = "not_found", NOT_FOUND, "Not found",
+        "There is nothing there, or nothing that you may see.";
+    MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed",
+        "The path takes other methods; `Allow` names them.";
+    SlugTaken = "slug_taken", CONFLICT, "This conflicts with what is there",
+        "Another app has the slug.";
+    HostTaken = "host_taken", CONFLICT, "This conflicts with what is there",
+        "Another app claims a host that overlaps.";
+    WouldOrphanRoutes = "would_orphan_routes", CONFLICT, "This conflicts with what is there",
+        "The `routes` would be on hosts that the app does not claim any more; `?orphan=true` does it all the same.";
+    NameTaken = "name_taken", CONFLICT, "This conflicts with what is there",
+        "Another one has the name.";
+    VersionConflict = "version_conflict", CONFLICT, "This conflicts with what is there",
+        "The script was changed since you read it; `current_version` is what it is at.";
+    RouteConflict = "route_conflict", CONFLICT, "This conflicts with what is there",
+        "`conflicting_route` matches the same requests equally well.";
+    AlreadySettled = "already_settled", CONFLICT, "This conflicts with what is there",
+        "The dead letter was replayed or resolved before; `state` says which.";
+    AlreadySetUp = "already_set_up", CONFLICT, "This conflicts with what is there",
+        "The instance has an owner.";
+    LastOwner = "last_owner", CONFLICT, "This conflicts with what is there",
+        "The instance would be left without an owner who can sign in.";
+    TooMany = "too_many", CONFLICT, "This conflicts with what is there",
+        "There are as many as there may be.";
+    NoMasterKey = "no_master_key", CONFLICT, "This conflicts with what is there",
+        "The instance has no master key to encrypt secrets with.";
+    IdempotencyInProgress = "idempotency_in_progress", CONFLICT, "This conflicts with what is there",
+        "A route: the first call with this Idempotency-Key has not ended yet.";
+    IdempotencyAnswerNotKept = "idempotency_answer_not_kept", CONFLICT, "This conflicts with what is there",
+        "A route: the first call with this Idempotency-Key has ended, and its answer is not kept.";
+    BackupRunning = "backup_running", CONFLICT, "This conflicts with what is there",
+        "Another backup is being taken.";
+    DeadLink = "dead_link", GONE, "The link is dead",
+        "The link was used, was revoked, has expired or never was.";
+    AppDeleted = "app_deleted", GONE, "The app was deleted",
+        "A route: its app was deleted while you waited.";
+    PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "It is not what you expect",
+        "`If-Match` names none of the states that it is in, or `If-None-Match: *` found that it is there.";
+    BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large",
+        "The body, or a value in it, has more bytes than the limit.";
+    UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body is of another type",
+        "The `Content-Type` of the body is not JSON.";
+    InvalidRequest = "invalid_request", UNPROCESSABLE_ENTITY, "The request is not valid",
+        "`field` has a value that it cannot have.";
+    InvalidSource = "invalid_source", UNPROCESSABLE_ENTITY, "The code does not validate",
+        "A script's source or component; `diagnostics` name lines and columns of a source.";
+    IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request",
+        "A route: this Idempotency-Key came with another method, path, query or body before.";
+    TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS, "Too many attempts",
+        "From this address, or for this name; `Retry-After` says when to go on.";
+    Internal = "internal", INTERNAL_SERVER_ERROR, "The platform failed",
+        "Our own fault; the server's log has the cause under `error_id`.";
+    ScriptFailed = "script_failed", BAD_GATEWAY, "The script failed",
+        "A route: its script threw, trapped or answered nonsense.";
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available now",
+        "The database cannot be reached now.";
+    Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much at once",
+        "As many executions run as may at once.";
+    TimedOut = "timed_out", GATEWAY_TIMEOUT, "The script took too long",
+        "A route: its script took longer than its time limit.";
+    FuelUsedUp = "fuel_used_up", INSUFFICIENT_STORAGE, "The script used up its fuel",
+        "A route: its script used up its fuel before it answered.";
+}
+
+impl ProblemType {
+    /// Its stable URN, an answer's `type`.
+    pub fn urn(self) -> String {
+        format!("urn:picloud:problem:{}", self.name())
+    }
+}
