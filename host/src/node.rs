@@ -274,15 +274,12 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
         stopping.dispatcher.stop();
     };
     println!("listening on http://{address}");
-    let router = crate::http::router(node.clone());
-    let router = router.into_make_service_with_connect_info::<SocketAddr>();
-    let serving = axum::serve(listener, router).with_graceful_shutdown(stopped);
-    let serving = tokio::spawn(serving.into_future());
+    let serving = tokio::spawn(crate::http::serve(listener, node.clone(), stopped));
     dispatching.await??;
     // Idle connections need not keep us.
     let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
     if let Ok(served) = served {
-        served??;
+        served?;
     }
     Ok(())
 }

@@ -63,6 +63,12 @@ pub struct Config {
     pub master_key_file: Option<PathBuf>,
     /// The keys before it.
     pub master_key_previous: String,
+    /// Connections at once.
+    pub connections_max: usize,
+    /// Connections at once of one address.
+    pub connections_per_address_max: usize,
+    /// How long a client may keep us waiting.
+    pub client_timeout_ms: u64,
     /// The proxies whose `x-forwarded-for` and `x-forwarded-proto` are believed.
     pub trusted_proxies: Vec<IpNet>,
     /// The one host of the API and the dashboard; none: any host, beside the routes of the apps.
@@ -278,6 +284,11 @@ impl Values {
             master_key_previous: self
                 .get("master_key_previous", optional)?
                 .unwrap_or_default(),
+            connections_max: self.get("connections_max", number(1..=1_000_000))? as usize,
+            connections_per_address_max: self
+                .get("connections_per_address_max", number(1..=1_000_000))?
+                as usize,
+            client_timeout_ms: self.get("client_timeout_ms", number(100..=3_600_000))?,
             trusted_proxies: self.get("trusted_proxies", networks)?,
             admin_host: self.get("admin_host", host)?,
             default_limits: limits([

@@ -182,6 +182,21 @@ pub const SETTINGS: &[Setting] = &[
         "Keys before it, separated by commas, until `picloud secrets rotate` is done",
     ),
     setting(
+        "connections_max",
+        "20000",
+        "Connections at once on this node; others are closed",
+    ),
+    setting(
+        "connections_per_address_max",
+        "8000",
+        "Connections at once of one address, trusted proxies excepted",
+    ),
+    setting(
+        "client_timeout_ms",
+        "30000",
+        "How long a client may take to send a request's head, its body, or to read on",
+    ),
+    setting(
         "trusted_proxies",
         "",
         "Networks whose X-Forwarded-For and -Proto are believed: 10.0.0.0/8, 127.0.0.1",

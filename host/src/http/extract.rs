@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, OriginalUri, Request};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
@@ -40,15 +39,9 @@ impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Body<T> {
 
     async fn from_request(request: Request, node: &Arc<Node>) -> Result<Self, Problem> {
         check_content_type(request.headers())?;
+        let patience_ms = node.config.client_timeout_ms;
         let bytes =
-            Bytes::from_request(request, node)
-                .await
-                .map_err(|rejection| match rejection.status() {
-                    StatusCode::PAYLOAD_TOO_LARGE => {
-                        Problem::body_too_large(super::API_BODY_BYTES_MAX)
-                    }
-                    _ => Problem::malformed("the body could not be read to its end"),
-                })?;
+            super::body::read(request.into_body(), super::API_BODY_BYTES_MAX, patience_ms).await?;
         parse_json(&bytes).map(Self)
     }
 }

@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod answer;
+mod body;
+pub mod connections;
 pub mod cookie;
 mod dashboard;
 pub mod endpoints;
@@ -15,11 +17,12 @@ mod user_routes;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, Request, State};
-use axum::http::header;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use tokio::net::TcpListener;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
@@ -57,24 +60,18 @@ pub fn endpoints() -> endpoints::Api {
 
 /// All of it.
 pub fn router(node: Arc<Node>) -> Router {
-    let api = endpoints()
-        .guarded(node.clone())
-        .fallback(unknown_path)
-        .layer(DefaultBodyLimit::max(API_BODY_BYTES_MAX));
+    let api = endpoints().guarded(node.clone()).fallback(unknown_path);
     let own = Router::new()
         .nest(API_ROOT, api)
         .route("/api", any(unknown_path))
         .route("/api/{*rest}", any(unknown_path))
         .merge(dashboard::router())
-        .layer(middleware::from_fn_with_state(
-            node.clone(),
-            keep_to_admin_host,
-        ));
+        .layer(middleware::from_fn_with_state(node.clone(), on_own_host));
     Router::new()
         .merge(own)
         .merge(system::router())
         .fallback(user_routes::answer)
-        .layer(middleware::from_fn(explain_405))
+        .layer(middleware::from_fn(check_and_explain))
         .layer(CatchPanicLayer::custom(
             |panic: Box<dyn std::any::Any + Send>| {
                 let said = panic.downcast_ref::<&str>().copied().map(str::to_owned);
@@ -86,21 +83,75 @@ pub fn router(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
+/// Serve all of it until `stopped`, and then until what is being answered is.
+pub async fn serve(listener: TcpListener, node: Arc<Node>, stopped: impl Future<Output = ()>) {
+    let router = router(node.clone());
+    connections::serve(listener, router, &node.config, stopped).await;
+}
+
 /// The API and the dashboard are on the instance's own host, where it has one.
-async fn keep_to_admin_host(
-    State(node): State<Arc<Node>>,
-    request: Request,
-    next: Next,
-) -> Response {
+async fn on_own_host(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
     let is_here = node
         .config
         .admin_host
         .as_ref()
         .is_none_or(|own| *own == address::host(request.headers(), request.uri()));
-    match is_here {
-        true => next.run(request).await,
+    if !is_here {
         // Routes cannot be below these paths.
-        false => user_routes::no_route(request.uri().path()).into_response(),
+        return user_routes::no_route(request.uri().path()).into_response();
+    }
+    let (parts, body) = request.into_parts();
+    let is_https = address::is_https(&parts, &node.config.trusted_proxies);
+    let mut response = next.run(Request::from_parts(parts, body)).await;
+    secure(response.headers_mut(), is_https);
+    response
+}
+
+/// What the API answers is data, whatever a browser makes of it.
+const DATA_POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'none'; frame-ancestors 'none'; sandbox");
+/// Our pages load themselves and nothing else. Styles may stand in a page: editors write them.
+const PAGE_POLICY: HeaderValue = HeaderValue::from_static(
+    "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; \
+     object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+);
+
+/// Say to browsers what our own answers are for. What a handler has said stands.
+fn secure(headers: &mut HeaderMap, is_https: bool) {
+    let kind = headers.get(header::CONTENT_TYPE);
+    let is_data = kind.is_some_and(|kind| {
+        let kind = kind.as_bytes();
+        kind.starts_with(b"application/json") || kind.starts_with(b"application/problem+json")
+    });
+    let policy = if is_data { DATA_POLICY } else { PAGE_POLICY };
+    let mut say = |name: HeaderName, value: HeaderValue| {
+        headers.entry(name).or_insert(value);
+    };
+    say(header::CONTENT_SECURITY_POLICY, policy);
+    say(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
+    say(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    say(
+        header::REFERRER_POLICY,
+        HeaderValue::from_static("no-referrer"),
+    );
+    let same_origin = || HeaderValue::from_static("same-origin");
+    say(
+        HeaderName::from_static("cross-origin-opener-policy"),
+        same_origin(),
+    );
+    say(
+        HeaderName::from_static("cross-origin-resource-policy"),
+        same_origin(),
+    );
+    if is_data {
+        say(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+    if is_https {
+        let year = HeaderValue::from_static("max-age=31536000");
+        say(header::STRICT_TRANSPORT_SECURITY, year);
     }
 }
 
@@ -108,8 +159,50 @@ async fn unknown_path(request: Request) -> Problem {
     Problem::not_found(format!("there is nothing at `{}`", request.uri().path()))
 }
 
-/// axum answers an unknown method with an empty 405; ours say what would work.
-async fn explain_405(request: Request, next: Next) -> Response {
+/// Path and query; the target of a redirect with a long state fits.
+const URI_BYTES_MAX: usize = 16 * 1024;
+/// All header fields. Their number is hyper's to limit: 100.
+const HEADER_BYTES_MAX: usize = 64 * 1024;
+
+fn check_head(request: &Request) -> Result<(), Problem> {
+    let path_and_query = request.uri().path_and_query();
+    if path_and_query.is_some_and(|text| text.as_str().len() > URI_BYTES_MAX) {
+        return Err(Problem::uri_too_long(URI_BYTES_MAX));
+    }
+    let headers = request.headers();
+    let lengths = headers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len());
+    if lengths.sum::<usize>() > HEADER_BYTES_MAX {
+        return Err(Problem::headers_too_large(HEADER_BYTES_MAX));
+    }
+    // RFC 9112, 3.2: whoever stands before us may have meant the other one.
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let is_missing = hosts == 0 && request.version() == Version::HTTP_11;
+    if hosts > 1 || is_missing {
+        return Err(Problem::malformed("send one Host header"));
+    }
+    let named = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
+    if let (Some(named), Some(host)) = (named, host)
+        && !host.eq_ignore_ascii_case(named.as_bytes())
+    {
+        return Err(Problem::malformed(
+            "the request's target names another host than Host",
+        ));
+    }
+    Ok(())
+}
+
+/// Refuse what is too large or ambiguous before anybody looks at it. And axum answers an unknown
+/// method with an empty 405; ours say what would work.
+async fn check_and_explain(request: Request, next: Next) -> Response {
+    if let Err(problem) = check_head(&request) {
+        return problem.into_response();
+    }
     let response = next.run(request).await;
     let bare = response.headers().get(header::CONTENT_TYPE).is_none();
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && bare {

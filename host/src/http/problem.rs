@@ -98,6 +98,24 @@ impl Problem {
         Self::new(ProblemType::BodyTooLarge, detail)
     }
 
+    /// A client that sends too slowly (408).
+    pub fn too_slow() -> Self {
+        Self::new(ProblemType::TooSlow, "The body was not there in time")
+            .with_header(header::CONNECTION, "close")
+    }
+
+    /// A longer path and query than the instance takes (414).
+    pub fn uri_too_long(bytes_max: usize) -> Self {
+        let detail = format!("Path and query have more than {bytes_max} bytes, the limit");
+        Self::new(ProblemType::UriTooLong, detail)
+    }
+
+    /// More header fields than the instance takes (431).
+    pub fn headers_too_large(bytes_max: usize) -> Self {
+        let detail = format!("The header fields have more than {bytes_max} bytes, the limit");
+        Self::new(ProblemType::HeadersTooLarge, detail)
+    }
+
     /// A part of us cannot be reached now (503).
     pub fn unavailable(detail: impl Into<String>) -> Self {
         Self::new(ProblemType::Unavailable, detail).with_header(header::RETRY_AFTER, "1")

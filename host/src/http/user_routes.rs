@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{FromRequest, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
@@ -236,18 +236,8 @@ async fn body_of(node: &Node, request: Request) -> Result<Option<sandbox::Body>,
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.map(|ty| String::from_utf8_lossy(ty.as_bytes()).into_owned());
     let encoding = request.headers().get(header::CONTENT_ENCODING).cloned();
-    let (parts, body) = request.into_parts();
-    let limited = http_body_util::Limited::new(body, bytes_max);
-    let bytes = match Bytes::from_request(Request::from_parts(parts, Body::new(limited)), &()).await
-    {
-        Ok(bytes) => bytes,
-        Err(rejection) if rejection.status() == StatusCode::PAYLOAD_TOO_LARGE => {
-            return Err(Problem::body_too_large(bytes_max));
-        }
-        Err(_) => {
-            return Err(Problem::malformed("the body could not be read to its end"));
-        }
-    };
+    let body = request.into_body();
+    let bytes = super::body::read(body, bytes_max, node.config.client_timeout_ms).await?;
     if bytes.is_empty() {
         return Ok(None);
     }

@@ -1,5 +1,6 @@
 //! Slows down whoever guesses passwords, links and tokens: by address, and by name.
 
+use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
 use std::time::Duration;
 
@@ -7,6 +8,7 @@ use governor::clock::{Clock, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota};
 
 use super::IdentityError;
+use crate::apps::NAME_BYTES_MAX;
 
 /// How many attempts an address may make at once, and how often after those.
 const ADDRESS_BURST: NonZeroU32 = NonZeroU32::new(30).expect("30 is not 0");
@@ -37,27 +39,41 @@ impl Default for Guesses {
     }
 }
 
+/// One subscriber has one IPv4 address, or 2⁶⁴ of IPv6.
+pub fn subscriber(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
+        }
+    }
+}
+
 impl Guesses {
     /// Count an attempt from an address, at a name where one is given.
     ///
     /// # Errors
     /// [`IdentityError::TooManyGuesses`] when there were too many.
     pub fn count(&self, address: &str, name: Option<&str>) -> Result<(), IdentityError> {
-        take(&self.by_address, address)?;
-        match name {
-            // The same user, however the name is written.
-            Some(name) => take(&self.by_name, &name.to_lowercase()),
-            None => Ok(()),
-        }
+        let from = address.parse().map(subscriber);
+        take(
+            &self.by_address,
+            from.map_or_else(|_| address.to_owned(), |from| from.to_string()),
+        )?;
+        let Some(name) = name else { return Ok(()) };
+        // The same user, however the name is written; and no more of it than a user's can have.
+        let name = name.chars().take(NAME_BYTES_MAX);
+        take(&self.by_name, name.flat_map(char::to_lowercase).collect())
     }
 }
 
-fn take(limiter: &DefaultKeyedRateLimiter<String>, key: &str) -> Result<(), IdentityError> {
+fn take(limiter: &DefaultKeyedRateLimiter<String>, key: String) -> Result<(), IdentityError> {
     if limiter.len() > REMEMBERED {
         limiter.retain_recent();
         limiter.shrink_to_fit();
     }
-    limiter.check_key(&key.to_owned()).map_err(|not_until| {
+    limiter.check_key(&key).map_err(|not_until| {
         let wait = not_until.wait_time_from(DefaultClock::default().now());
         IdentityError::TooManyGuesses {
             retry_after_s: wait.as_secs() + 1,
@@ -87,5 +103,20 @@ mod tests {
         });
         assert!((30..50).contains(&tried.count()));
         assert!(guesses.count("192.0.2.8", Some("Eve")).is_ok());
+        // Whoever has one address of IPv6 has 2⁶⁴ of them.
+        let tried =
+            (0..10_000).filter(|n| guesses.count(&format!("2001:db8::{n:x}"), None).is_ok());
+        assert!((30..50).contains(&tried.count()));
+        assert!(guesses.count("2001:db8:0:1::1", None).is_ok());
+        // A name that nobody can have is not kept whole.
+        let long = "x".repeat(10 << 20);
+        assert!(guesses.count("192.0.2.9", Some(&long)).is_ok());
+        assert!(take(&guesses.by_name, long[..NAME_BYTES_MAX].to_owned()).is_ok());
+        assert!(
+            guesses
+                .by_name
+                .check_key(&long[..NAME_BYTES_MAX].to_owned())
+                .is_ok()
+        );
     }
 }

@@ -10,6 +10,7 @@ mod dead_letters;
 mod faults;
 mod idempotency;
 mod kills;
+mod limits;
 mod nodes;
 mod overview;
 mod portable;

@@ -176,6 +176,7 @@ impl<T: JsonSchema> Input for Body<T> {
         operation.problems.extend([
             ProblemType::MalformedRequest,
             ProblemType::UnsupportedMediaType,
+            ProblemType::TooSlow,
             ProblemType::BodyTooLarge,
             ProblemType::InvalidRequest,
         ]);

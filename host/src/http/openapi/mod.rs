@@ -88,7 +88,12 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
         parameters: Vec::new(),
         body: None,
         answers: BTreeMap::new(),
-        problems: BTreeSet::from([ProblemType::Internal, ProblemType::Unavailable]),
+        problems: BTreeSet::from([
+            ProblemType::UriTooLong,
+            ProblemType::HeadersTooLarge,
+            ProblemType::Internal,
+            ProblemType::Unavailable,
+        ]),
     };
     (endpoint.describe)(&mut operation);
     operation.problems.extend(endpoint.problems);

@@ -84,6 +84,12 @@ types! {
         "A route: its app was deleted while you waited.";
     PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "It is not what you expect",
         "`If-Match` names none of the states that it is in, or `If-None-Match: *` found that it is there.";
+    UriTooLong = "uri_too_long", URI_TOO_LONG, "The URL is too long",
+        "Path and query have more than 16 KiB.";
+    HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large",
+        "The header fields have more than 64 KiB; cookies are often why.";
+    TooSlow = "too_slow", REQUEST_TIMEOUT, "The request came too slowly",
+        "The body was not there in time: `client_timeout_ms`, and longer while it comes at 16 KiB/s.";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large",
         "The body, or a value in it, has more bytes than the limit.";
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body is of another type",

@@ -1,0 +1,248 @@
+//! The connections: how many there may be, and how long the other end may keep us waiting.
+//!
+//! What a slow or greedy client could hold is bounded one by one: the first bytes and the head of
+//! a request here and in hyper, its body in [`super::body`], the reading of an answer by a
+//! time limit on writes that make no progress.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Request};
+use axum::response::Response;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use hyper_util::service::TowerToHyperService;
+use ipnet::IpNet;
+use tokio::net::{TcpListener, TcpStream};
+use tokio_io_timeout::TimeoutWriter;
+use tower::{Service, ServiceExt};
+
+use crate::config::Config;
+use crate::identity::guesses::subscriber;
+
+/// What is kept of a request's head until it is whole; hyper answers 431 beyond.
+const HEAD_BUFFER_BYTES: usize = 128 * 1024;
+/// What an HTTP/2 client may have open at once.
+const STREAMS_MAX: u32 = 250;
+/// How often an HTTP/2 client that says nothing is asked whether it lives.
+const PING_EVERY: Duration = Duration::from_secs(20);
+/// How an HTTP/2 connection begins (RFC 9113, 3.4).
+const HTTP2_BEGINS: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// How long to wait where the system has no more room for connections.
+const OUT_OF_FILES_PAUSE: Duration = Duration::from_millis(100);
+
+/// Counts the connections, all and of each address.
+struct Places {
+    most: usize,
+    most_of_one: usize,
+    /// Their connections are many people's.
+    proxies: Vec<IpNet>,
+    taken: Mutex<Taken>,
+}
+
+#[derive(Default)]
+struct Taken {
+    all: usize,
+    by_address: HashMap<IpAddr, usize>,
+}
+
+/// A connection's place; dropping it gives it back.
+struct Place {
+    places: Arc<Places>,
+    /// Whose share it counts to.
+    of: Option<IpAddr>,
+}
+
+impl Places {
+    fn new(config: &Config) -> Arc<Self> {
+        Arc::new(Self {
+            most: config.connections_max,
+            most_of_one: config.connections_per_address_max,
+            proxies: config.trusted_proxies.clone(),
+            taken: Mutex::default(),
+        })
+    }
+
+    /// A place for a connection from `address`, if there is one.
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let address = address.to_canonical();
+        let is_proxy = self.proxies.iter().any(|net| net.contains(&address));
+        let of = (!is_proxy).then(|| subscriber(address));
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if taken.all >= self.most {
+            return None;
+        }
+        if let Some(of) = of {
+            let theirs = taken.by_address.entry(of).or_default();
+            if *theirs >= self.most_of_one {
+                return None;
+            }
+            *theirs += 1;
+        }
+        taken.all += 1;
+        metrics::gauge!("picloud_connections").increment(1.0);
+        let places = self.clone();
+        Some(Place { places, of })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let taken = &self.places.taken;
+        let mut taken = taken.lock().unwrap_or_else(PoisonError::into_inner);
+        taken.all -= 1;
+        metrics::gauge!("picloud_connections").decrement(1.0);
+        if let Some(of) = self.of
+            && let Some(theirs) = taken.by_address.get_mut(&of)
+        {
+            *theirs -= 1;
+            if *theirs == 0 {
+                taken.by_address.remove(&of);
+            }
+        }
+    }
+}
+
+/// Serve until `stopped`, and then until what is being answered is.
+pub async fn serve<S>(
+    listener: TcpListener,
+    service: S,
+    config: &Config,
+    stopped: impl Future<Output = ()>,
+) where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    let places = Places::new(config);
+    let patience = Duration::from_millis(config.client_timeout_ms);
+    let graceful = GracefulShutdown::new();
+    let mut stopped = pin!(stopped);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = &mut stopped => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // That one is gone, or there are too many open files: some will be closed.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(OUT_OF_FILES_PAUSE).await;
+                continue;
+            }
+        };
+        let Some(place) = places.take(peer.ip()) else {
+            metrics::counter!("picloud_connections_refused_total").increment(1);
+            continue;
+        };
+        let (service, watcher) = (service.clone(), graceful.watcher());
+        tokio::spawn(async move {
+            // How a connection ends is its client's affair.
+            if let Err(error) = converse(stream, peer, service, patience, watcher).await {
+                tracing::trace!(%error, %peer, "a connection ended");
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    graceful.shutdown().await;
+}
+
+type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn converse<S>(
+    stream: TcpStream,
+    peer: SocketAddr,
+    service: S,
+    patience: Duration,
+    watcher: Watcher,
+) -> Result<(), ConnectionError>
+where
+    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
+    S::Future: Send,
+{
+    // hyper waits for as long as it takes to know which protocol is spoken.
+    let is_http2 = tokio::time::timeout(patience, begins_http2(&stream)).await??;
+    let mut builder = Builder::new(TokioExecutor::new());
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(patience)
+        .max_buf_size(HEAD_BUFFER_BYTES);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .keep_alive_interval(PING_EVERY)
+        .keep_alive_timeout(patience)
+        .max_concurrent_streams(STREAMS_MAX)
+        .max_header_list_size(HEAD_BUFFER_BYTES as u32);
+    let builder = match is_http2 {
+        true => builder.http2_only(),
+        false => builder.http1_only(),
+    };
+    let mut stream = TimeoutWriter::new(stream);
+    stream.set_timeout(Some(patience));
+    let service = service.map_request(move |request: http::Request<_>| {
+        let mut request = request.map(Body::new);
+        request.extensions_mut().insert(ConnectInfo(peer));
+        request
+    });
+    let service = TowerToHyperService::new(service);
+    let stream = TokioIo::new(Box::pin(stream));
+    let connection = builder.serve_connection_with_upgrades(stream, service);
+    watcher.watch(connection).await
+}
+
+/// Whether a client speaks HTTP/2, as soon as it has said enough.
+async fn begins_http2(stream: &TcpStream) -> io::Result<bool> {
+    let mut begins = [0; HTTP2_BEGINS.len()];
+    loop {
+        let count = stream.peek(&mut begins).await?;
+        if count == 0 || begins[..count] != HTTP2_BEGINS[..count] {
+            return Ok(false);
+        }
+        if count == begins.len() {
+            return Ok(true);
+        }
+        // What was peeked at stays, so the stream is ready at once.
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_counted_by_subscriber_and_given_back() {
+        let places = Arc::new(Places {
+            most: 4,
+            most_of_one: 2,
+            proxies: vec!["10.0.0.0/8".parse().unwrap()],
+            taken: Mutex::default(),
+        });
+        let take = |address: &str| places.take(address.parse().unwrap());
+        let (one, two) = (take("2001:db8::1"), take("2001:db8::2"));
+        assert!(one.is_some() && two.is_some());
+        assert!(take("2001:db8::3").is_none(), "the same subscriber");
+        drop(one);
+        let three = take("2001:db8::3");
+        assert!(three.is_some());
+        let proxy = [take("10.0.0.1"), take("::ffff:10.0.0.1")];
+        assert!(proxy.iter().all(Option::is_some));
+        assert!(
+            take("10.0.0.1").is_none() && take("192.0.2.1").is_none(),
+            "none is left"
+        );
+        drop((two, three, proxy));
+        let taken = places.taken.lock().unwrap();
+        assert_eq!((taken.all, taken.by_address.len()), (0, 0));
+    }
+}
