@@ -126,3 +126,71 @@ test('what failed is found, fixed and replayed, until nothing is left', async ()
 	expect(wrong).toEqual([]);
 	await page.context().close();
 });
+
+test('a failure shows as a badge in every tab, without a reload', async () => {
+	await server.api('POST /apps', { slug: 'mail', name: 'Mail' });
+	await server.api('POST /apps/mail/scripts', { name: 'send', source: 'throw "no relay"' });
+	await server.api('POST /apps/mail/triggers', {
+		kind: 'kv',
+		script: 'send',
+		collection: 'outgoing',
+		retry: { attempts_max: 1, base_ms: 1 }
+	});
+	const tabs = await Promise.all([tab(browser), tab(browser)]);
+	for (const { page } of tabs) await signIn(page, server);
+	await tabs[1].page.goto(`${server.url}/admin/apps/mail/dead-letters`);
+	await tabs[1].page.getByRole('heading', { name: 'No unresolved dead letters' }).waitFor();
+	await server.api('PUT /apps/mail/kv/outgoing/m1', 1);
+	const badges = tabs.map(({ page }) =>
+		page.getByTestId('dead-letter-badge').filter({ hasText: '1' }).waitFor()
+	);
+	await Promise.all(badges);
+	await tabs[1].page.getByRole('link', { name: 'no relay' }).waitFor();
+	for (const { page, wrong } of tabs) {
+		expect(wrong).toEqual([]);
+		await page.context().close();
+	}
+});
+
+test('many are replayed at once, after they were counted', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/mail/dead-letters`);
+	await page.getByRole('button', { name: 'Resolve…' }).click();
+	await page.getByTestId('bulk-count').filter({ hasText: '1' }).waitFor();
+	await look(page, 'dead-letters-resolve');
+	await page.getByRole('button', { name: 'Resolve', exact: true }).click();
+	await page.getByText('1 dead letter resolved as ignored').waitFor();
+	await page.getByRole('heading', { name: 'No unresolved dead letters' }).waitFor();
+	await page.getByLabel('State').selectOption('resolved');
+	await page.getByRole('row', { name: 'no relay' }).waitFor();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a long list draws what is in view, and goes on as it is scrolled', async () => {
+	const RUNS = 450;
+	// The oldest app without hosts is the one that answers here.
+	await server.api('POST /apps/shop/scripts', { name: 'nop', source: '1' });
+	await server.api('POST /apps/shop/routes', { path: '/nop', script: 'nop', method: 'GET' });
+	for (let n = 0; n < RUNS; n += 50) {
+		const runs = Array.from({ length: 50 }, () => fetch(`${server.url}/nop`));
+		expect((await Promise.all(runs)).every(({ ok }) => ok)).toBe(true);
+	}
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/executions?invocation_type=http`);
+	await page.getByRole('row').nth(20).waitFor();
+	const rows = page.locator('[role=row][aria-rowindex]');
+	for (let reached = 0; reached < RUNS; ) {
+		await page.mouse.wheel(0, 4_000);
+		await expect
+			.poll(async () => Number(await rows.last().getAttribute('aria-rowindex')) - 1)
+			.toBeGreaterThan(reached);
+		reached = Number(await rows.last().getAttribute('aria-rowindex')) - 1;
+		expect(await rows.count()).toBeLessThan(80);
+	}
+	expect(await rows.last().getAttribute('aria-rowindex')).toBe(String(RUNS + 1));
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});

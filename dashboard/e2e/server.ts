@@ -11,6 +11,8 @@ export const PASSWORD = 'correct horse battery';
 /** A server of a test's own, on SQLite, in a folder of its own. */
 export class Server {
 	token = '';
+	/** What the server printed for whoever sets it up. */
+	setupToken = '';
 
 	private constructor(
 		readonly url: string,
@@ -18,27 +20,33 @@ export class Server {
 		private readonly folder: string
 	) {}
 
-	static async start(): Promise<Server> {
+	/** Start one that has an owner, or one that waits to be set up. */
+	static async start(hasOwner = true): Promise<Server> {
 		const folder = mkdtempSync(join(tmpdir(), 'picloud-dashboard-'));
 		const words = ['serve', '--listen', '127.0.0.1:0', '--shutdown-grace-ms', '500'];
 		words.push('--data-dir', join(folder, 'data'));
 		// Compiled code is shared by all tests: compiling the guest takes seconds.
 		words.push('--cache-dir', join(TARGET, 'picloud-test-cache'));
-		const environment = { ...process.env, PICLOUD_OWNER_PASSWORD: PASSWORD, PICLOUD_LOG: 'error' };
+		const environment: NodeJS.ProcessEnv = { ...process.env, PICLOUD_LOG: 'error' };
+		if (hasOwner) environment.PICLOUD_OWNER_PASSWORD = PASSWORD;
 		const child = spawn(PROGRAM, words, {
 			cwd: folder,
 			env: environment,
 			stdio: ['ignore', 'pipe', 'inherit']
 		});
+		let setupToken = '';
 		const url = await new Promise<string>((found, failed) => {
 			child.once('exit', (code) => failed(new Error(`the server ended: ${code}`)));
 			createInterface(child.stdout).on('line', (line) => {
-				if (line.startsWith('listening on ')) found(line.slice('listening on '.length));
+				const [name, value = ''] = line.split(/ on |: /);
+				if (name === 'set-up token') setupToken = value;
+				if (name === 'listening') found(value);
 			});
 		});
 		const server = new Server(url, child, folder);
 		await server.until(async () => (await fetch(`${url}/readyz`)).ok);
-		server.token = await server.signIn('owner', PASSWORD);
+		server.setupToken = setupToken;
+		if (hasOwner) server.token = await server.signIn('owner', PASSWORD);
 		return server;
 	}
 

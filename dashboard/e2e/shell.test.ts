@@ -41,6 +41,25 @@ test('somebody signs in, is where they wanted to be, and makes an app', async ()
 	await page.context().close();
 });
 
+test('whoever has the set-up token makes the first owner', async () => {
+	const fresh = await Server.start(false);
+	const { page, wrong } = await tab(browser);
+	await page.goto(`${fresh.url}/admin/`);
+	await page.waitForURL('**/admin/setup');
+	await look(page, 'setup');
+	await page.getByLabel('Token').fill('a wrong one');
+	await page.getByLabel('Name').fill('grace');
+	await page.getByLabel('Password').fill('correct horse battery');
+	await page.getByRole('button', { name: 'Make the owner' }).click();
+	await page.locator('[aria-invalid=true]').waitFor();
+	await page.getByLabel('Token').fill(fresh.setupToken);
+	await page.getByRole('button', { name: 'Make the owner' }).click();
+	await page.getByRole('heading', { name: 'No apps yet' }).waitFor();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+	await fresh.stop();
+});
+
 test('files are compressed, tagged, kept where their name has a hash, and under a policy', async () => {
 	const page = await fetch(`${server.url}/admin/apps/anything`, {
 		headers: { 'accept-encoding': 'gzip;q=0.5, br' }

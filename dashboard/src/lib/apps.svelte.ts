@@ -1,12 +1,17 @@
 import { api } from './api/client.ts';
 import { Problem } from './api/problem.ts';
 import type { App, Page } from './api/types.ts';
+import { live } from './live.svelte.ts';
 
 /** The apps that somebody may see: what the navigation and every page of an app read. */
 class Apps {
 	all = $state.raw<App[]>([]);
 	loaded = $state(false);
 	problem = $state.raw<Problem | null>(null);
+
+	constructor() {
+		live.listen([{ kind: 'app' }, { kind: 'domain' }], () => void this.load());
+	}
 
 	async load(): Promise<void> {
 		try {

@@ -1,3 +1,4 @@
+import { untrack } from 'svelte';
 import { Problem } from './api/problem.ts';
 
 /** What a form is doing, and what was wrong with it: the one way in which ours are sent. */
@@ -25,4 +26,11 @@ export class Form {
 			this.busy = false;
 		}
 	}
+}
+
+/** Begin a dialog anew each time it opens, and at no other time: what a refresh changes behind it is not to overwrite what was typed. */
+export function whenOpened(isOpen: () => boolean, begin: () => void): void {
+	$effect(() => {
+		if (isOpen()) untrack(begin);
+	});
 }

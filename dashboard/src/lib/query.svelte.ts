@@ -40,7 +40,7 @@ export class Query<T> {
 }
 
 /** A list of the API, page by page. */
-export class List<T extends object> {
+export class List<T extends { id: string }> {
 	items = $state.raw<T[]>([]);
 	problem = $state.raw<Problem | null>(null);
 	/** Whether nothing of it was ever there. */
@@ -50,7 +50,7 @@ export class List<T extends object> {
 	#fetch: (cursor: string | null, signal: AbortSignal) => Promise<Page<T>>;
 	#running: AbortController | null = null;
 
-	/** As `Query`; a change fetches the first page anew. */
+	/** As `Query`; a change fetches the first page anew, and keeps what follows it. */
 	constructor(
 		fetch: (cursor: string | null, signal: AbortSignal) => Promise<Page<T>>,
 		topics: () => Topic[] = () => []
@@ -60,7 +60,7 @@ export class List<T extends object> {
 			void this.refresh();
 			return () => this.#running?.abort();
 		});
-		$effect(() => live.listen(topics(), () => void untrack(() => this.refresh())));
+		$effect(() => live.listen(topics(), () => void untrack(() => this.#renew())));
 	}
 
 	get more(): boolean {
@@ -74,6 +74,17 @@ export class List<T extends object> {
 	/** Fetch the next page, if there is one. */
 	async next(): Promise<void> {
 		if (this.#cursor !== null && !this.loading) await this.#load(this.#cursor);
+	}
+
+	/** Fetch the first page, and go on with what is here where it joins: nobody loses their place. */
+	async #renew(): Promise<void> {
+		const [before, cursor] = [this.items, this.#cursor];
+		await this.#load(null);
+		const last = this.items.at(-1);
+		const joint = before.findIndex(({ id }) => id === last?.id);
+		if (joint < 0 || joint === before.length - 1 || before.length <= this.items.length) return;
+		this.items = [...this.items, ...before.slice(joint + 1)];
+		this.#cursor = cursor;
 	}
 
 	async #load(cursor: string | null): Promise<void> {

@@ -1,6 +1,7 @@
 import { api } from './api/client.ts';
 import { credentials } from './api/credentials.ts';
 import type { AppRole, Me } from './api/types.ts';
+import { live } from './live.svelte.ts';
 
 const RANK: Record<AppRole, number> = { viewer: 1, editor: 2, app_admin: 3 };
 
@@ -11,13 +12,17 @@ class Session {
 	expired = $state(false);
 
 	constructor() {
-		credentials.onRefused = () => {
+		const expire = () => {
 			if (this.me) this.expired = true;
 		};
+		credentials.onRefused = expire;
+		live.onExpired = expire;
 	}
 
 	async load(): Promise<void> {
-		if (await credentials.restore()) this.me = await api<Me>('GET /auth/me');
+		if (!(await credentials.restore())) return;
+		this.me = await api<Me>('GET /auth/me');
+		live.connect();
 	}
 
 	signIn(name: string, password: string): Promise<void> {
@@ -31,9 +36,11 @@ class Session {
 		credentials.keep(csrf_token);
 		this.me = await api<Me>('GET /auth/me');
 		this.expired = false;
+		live.connect();
 	}
 
 	async signOut(): Promise<void> {
+		live.close();
 		await api('POST /auth/logout').catch(() => undefined);
 		credentials.forget();
 		this.me = null;

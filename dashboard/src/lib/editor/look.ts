@@ -25,6 +25,9 @@ export const look = [
 			backgroundColor: 'color-mix(in oklab, var(--accent) 22%, transparent) !important'
 		},
 		'.cm-cursor': { borderLeftColor: 'var(--accent)' },
+		'&.cm-focused .cm-matchingBracket': {
+			backgroundColor: 'color-mix(in oklab, var(--accent) 18%, transparent)'
+		},
 		'.cm-tooltip': {
 			backgroundColor: 'var(--surface)',
 			color: 'var(--ink)',

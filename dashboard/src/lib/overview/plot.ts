@@ -11,6 +11,14 @@ export interface Series {
 	filled?: boolean;
 }
 
+/** An instant beneath the plot: a day where ticks are days apart, else a time. */
+function when(instant: number, step: number): string {
+	const date = new Date(instant * 1000);
+	return step >= 86_400
+		? date.toLocaleDateString(undefined, { month: 'short', day: 'numeric' })
+		: date.toLocaleTimeString('en-GB', { hour: '2-digit', minute: '2-digit' });
+}
+
 /** Draw series over instants, in seconds; call the answer to take the plot away. */
 export function draw(
 	host: HTMLElement,
@@ -35,18 +43,23 @@ export function draw(
 			cursor: { points: { size: 6 }, y: false, drag: { x: false, y: false } },
 			scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(high, 1) * 1.05] } },
 			axes: [
-				{ ...axis, grid: { show: false } },
+				{
+					...axis,
+					grid: { show: false },
+					values: (_, ticks, __, ___, step) => ticks.map((tick) => when(tick, step))
+				},
 				{ ...axis, size: 62, values: (_, ticks) => ticks.map((tick) => format(tick)) }
 			],
 			series: [
 				{},
 				...series.map(
-					({ title, color: name, filled }): uPlot.Series => ({
+					({ title, color: name, filled, values }): uPlot.Series => ({
 						label: title,
 						stroke: color(name),
 						width: 1.5,
 						fill: filled ? `color-mix(in oklab, ${color(name)} 16%, transparent)` : undefined,
-						points: { show: false },
+						// A line needs two: what stands alone is a point.
+						points: { show: values.filter((value) => value !== null).length < 12, size: 5 },
 						spanGaps: false
 					})
 				)
