@@ -57,13 +57,13 @@ export async function write(page: Page, text: string): Promise<void> {
 /** Write down how a page looks: in light, in dark, on a phone; and let axe look, in both themes. */
 export async function look(page: Page, name: string): Promise<void> {
 	mkdirSync(SHOTS, { recursive: true });
-	for (const theme of ['light', 'dark']) {
-		await page.evaluate((theme) => (document.documentElement.dataset.theme = theme), theme);
+	for (const theme of ['light', 'dark'] as const) {
+		await page.emulateMedia({ colorScheme: theme });
 		await page.screenshot({ path: join(SHOTS, `${name}-${theme}.png`) });
 		expect(await violations(page), `${name} in ${theme}`).toEqual([]);
 	}
 	await page.setViewportSize({ width: 390, height: 844 });
-	await page.evaluate(() => (document.documentElement.dataset.theme = 'light'));
+	await page.emulateMedia({ colorScheme: 'light' });
 	await page.screenshot({ path: join(SHOTS, `${name}-phone.png`) });
 	const overflow = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
 	expect(overflow, `${name} is wider than a phone`).toBeLessThanOrEqual(0);

@@ -38,13 +38,14 @@ export function draw(
 	const plot = new uPlot(
 		{
 			...size(),
-			padding: [12, 8, 0, 0],
+			padding: [12, 14, 0, 0],
 			legend: { show: false },
 			cursor: { points: { size: 6 }, y: false, drag: { x: false, y: false } },
 			scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(high, 1) * 1.05] } },
 			axes: [
 				{
 					...axis,
+					size: 30,
 					grid: { show: false },
 					values: (_, ticks, __, ___, step) => ticks.map((tick) => when(tick, step))
 				},
