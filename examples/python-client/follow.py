@@ -7,7 +7,6 @@ import http.client, json, os, random, sys, time, urllib.error, urllib.parse, url
 
 SILENCE_S = 45  # the server says something every 15 s
 
-
 def events(stream):
     """The events of a stream: (name, id or None, data)."""
     fields = {}
@@ -15,11 +14,10 @@ def events(stream):
         name, _, value = line.decode().rstrip("\n").partition(":")
         if name:
             fields[name] = value.removeprefix(" ")
-        elif "data" in fields:
+            continue
+        if "data" in fields:
             yield fields.get("event", "message"), fields.get("id"), json.loads(fields["data"])
-            fields = {}
-        else:
-            fields = {}
+        fields = {}
 
 
 def follow(base_url, topics, get_token=lambda: None, place=None):

@@ -185,14 +185,15 @@ export class Line implements TopicSource {
 
   /** Something will not change by trying again: end the topic that the server names, or all. */
   #settle(error: Error): void {
-    const { field, topic: named } = (error instanceof ProblemError ? error.body : {}) as Record<string, string>;
+    const { field, body } = error as Partial<ProblemError>;
     if (field === "last_event_id" && this.cursor) {
       // The server does not know the place: all since then is lost.
       this.cursor = undefined;
       for (const topic of this.#topics) this.#listener.onEvent({ event: "gap", data: { topic } });
       return;
     }
-    this.#end(named === undefined ? this.#topics : [named], error);
+    const named = this.#topics.filter((topic) => topic === (body as { topic?: unknown } | undefined)?.topic);
+    this.#end(named.length > 0 ? named : this.#topics, error);
   }
 
   #end(topics: readonly string[], error: Error): void {

@@ -34,6 +34,7 @@ class Group implements Listener {
   readonly followers = new Set<Follower>();
   readonly source: TopicSource;
   readonly getToken: GetToken | undefined;
+  status: Status = "connecting";
   /** Whether it began with what is published now, and not at a place of the past. */
   readonly #isLive: boolean;
 
@@ -60,6 +61,7 @@ class Group implements Listener {
   }
 
   onStatus(status: Status, error?: Error): void {
+    this.status = status;
     this.#each((follower) => follower.changed(status, error));
   }
 
@@ -82,6 +84,11 @@ export class Realtime implements Host {
   constructor(wire: Wire, options: RealtimeOptions = {}) {
     this.#wire = wire;
     this.#options = options;
+    if (!options.pauseWhenHidden) return;
+    // For as long as the page lives, as its client does.
+    platform.document?.addEventListener("visibilitychange", () => {
+      for (const group of this.#groups) group.source.pause(this.#isHidden());
+    });
   }
 
   subscribe<T>(topic: string, options: SubscribeOptions<T>): Subscription<T> {
@@ -95,10 +102,11 @@ export class Realtime implements Host {
     if (!group) {
       group = new Group(follower, getToken, (listener) => this.#source(follower, getToken, listener));
       this.#groups.add(group);
-      if (this.#groups.size === 1) this.#watchPage(true);
     }
+    const isThere = group.topics().includes(follower.topic);
     group.followers.add(follower);
     this.#follow(group);
+    if (isThere) follower.changed(group.status);
     const { cursor } = group.source;
     // It joins here; messages before this place are not for it.
     if (follower.cursor === undefined && cursor !== undefined) follower.cursor = cursor;
@@ -108,7 +116,6 @@ export class Realtime implements Host {
     for (const group of this.#groups) {
       if (!group.followers.delete(follower)) continue;
       if (group.followers.size === 0) this.#groups.delete(group);
-      if (this.#groups.size === 0) this.#watchPage(false);
       this.#follow(group);
     }
   }
@@ -132,14 +139,4 @@ export class Realtime implements Host {
   #isHidden(): boolean {
     return this.#options.pauseWhenHidden === true && platform.document?.visibilityState === "hidden";
   }
-
-  #watchPage(watch: boolean): void {
-    if (!this.#options.pauseWhenHidden) return;
-    const method = watch ? "addEventListener" : "removeEventListener";
-    platform.document?.[method]("visibilitychange", this.#onVisibility);
-  }
-
-  readonly #onVisibility = () => {
-    for (const group of this.#groups) group.source.pause(this.#isHidden());
-  };
 }

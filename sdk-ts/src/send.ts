@@ -96,8 +96,10 @@ async function signIn(wire: Wire, headers: Headers, options: CallOptions): Promi
 /** Make one request; its answer's body is still to be read. Throws where it is none below 400. */
 export async function attempt(wire: Wire, url: string, init: RequestInit): Promise<Response> {
   let response: Response;
+  // A browser's own refuses to be called as a method of something else.
+  const { fetch } = wire;
   try {
-    response = await wire.fetch(url, init);
+    response = await fetch(url, init);
   } catch (cause) {
     throw new ConnectionError(`${url} could not be reached`, { cause });
   }

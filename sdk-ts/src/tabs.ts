@@ -12,7 +12,8 @@ import type { StreamEvent } from "./stream.js";
  */
 export function acrossTabs(name: string): Share {
   return (baseUrl, makeLine, listener) =>
-    platform.BroadcastChannel && platform.navigator?.locks
+    // A sandboxed page has no origin to share anything with.
+    platform.BroadcastChannel && platform.navigator?.locks && platform.origin !== "null"
       ? new SharedLine(`picloud:${baseUrl}:${name}`, makeLine, listener)
       : undefined;
 }

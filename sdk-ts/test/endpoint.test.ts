@@ -169,6 +169,15 @@ test("a server that cannot be reached is a ConnectionError, after its retries", 
   expect(fetch).toHaveBeenCalledTimes(2);
 });
 
+test("`fetch` is called as a function: a browser's own refuses to be a method of ours", async () => {
+  const { url } = await serve((_, response) => json(response, 200, 1));
+  const fetch = function (this: unknown, ...args: Parameters<typeof globalThis.fetch>) {
+    if (this !== undefined && this !== globalThis) throw new TypeError("Illegal invocation");
+    return globalThis.fetch(...args);
+  };
+  expect(await clientOf(url, { fetch }).endpoint("/x").get()).toBe(1);
+});
+
 test("an answer that is cut off in its body is a ConnectionError, and a GET of it is tried again", async () => {
   const { url, got } = await serve((_, response) => {
     response.writeHead(200, { "content-type": "application/json", "content-length": "100" });

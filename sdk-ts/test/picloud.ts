@@ -1,9 +1,10 @@
-import { spawn, type ChildProcess } from "node:child_process";
+import { execFile, spawn, type ChildProcess } from "node:child_process";
 import { existsSync } from "node:fs";
-import { mkdtemp, rm } from "node:fs/promises";
+import { mkdtemp, readFile, rm } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { createInterface } from "node:readline";
+import { promisify } from "node:util";
 
 import { onTestFinished } from "vitest";
 
@@ -33,7 +34,8 @@ export class Picloud {
       token: string;
     };
     server.token = token;
-    await server.api("POST", "/apps", { slug: "shop" });
+    // On a host that an app claims, its pages are restricted in nothing.
+    await server.api("POST", "/apps", { slug: "shop", hosts: ["127.0.0.1"] });
     return server;
   }
 
@@ -89,6 +91,17 @@ export class Picloud {
       id: string;
     };
     await this.api("POST", "/apps/shop/routes", { script_id: script.id, path, ...more });
+  }
+
+  /** Deploy an example: its page, built, and a script with its routes. */
+  async example(name: string, script: string, routes: readonly string[]): Promise<void> {
+    const examples = path.join(ROOT, "examples", name);
+    const html = path.join(this.#folder, `${name}.html`);
+    await promisify(execFile)(process.execPath, [path.join(ROOT, "sdk-ts/scripts/page.mjs"), name, html]);
+    await this.api("PUT", `/apps/shop/kv/pages/${name}`, await readFile(html, "utf8"));
+    await this.route(`/${name}`, await readFile(path.join(examples, "page.rhai"), "utf8"), { method: "GET" });
+    const source = await readFile(path.join(examples, script), "utf8");
+    for (const route of routes) await this.route(route, source);
   }
 
   /** Let pages follow a topic. */

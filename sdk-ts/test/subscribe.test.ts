@@ -74,6 +74,20 @@ test("topics that are followed at the same moment share one connection, later on
   await until("fewer topics", () => [...journal.streams].some(({ topics }) => topics.length === 2));
 });
 
+test("a second subscription to a topic is open at once, and closing one leaves the other", async () => {
+  const journal = await Journal.start();
+  const client = clientOf(journal);
+  const first = listen(client, "a");
+  await until("open", isOpen(first));
+  const second = listen(client, "a");
+  expect(second.subscription.status).toBe("open");
+  first.subscription.close();
+  journal.publish("a", 1);
+  await until("a message", () => second.heard.length === 1);
+  expect(first.heard).toEqual([]);
+  expect(journal.asked).toBe(1);
+});
+
 test("more topics than a stream takes need a second one", async () => {
   const journal = await Journal.start();
   const client = clientOf(journal);
@@ -170,6 +184,18 @@ test("a topic that is refused ends with the problem; where it is named, the othe
   expect(secret.subscription.status).toBe("closed");
   expect(secret.errors[0]).toMatchObject({ name: "ProblemError", status: 404 });
 });
+
+test.each([undefined, "no", problem(404, "not_found", { topic: "another" })])(
+  "a refusal that names none of the topics ends all: %o",
+  async (body) => {
+    const journal = await Journal.start();
+    journal.refuse = () => ({ status: 404, body });
+    const client = clientOf(journal);
+    const both = [listen(client, "a"), listen(client, "b")];
+    await until("the end", () => both.every(({ subscription }) => subscription.status === "closed"));
+    expect(journal.asked).toBe(1);
+  },
+);
 
 test("a server that is busy, or away, is asked again", async () => {
   const journal = await Journal.start();
