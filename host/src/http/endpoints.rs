@@ -431,6 +431,7 @@ mod tests {
     use std::fmt::Write as _;
 
     use super::*;
+    use crate::http::tables;
 
     fn endpoint_table() -> String {
         let mut table = "| endpoint | takes |\n|---|---|\n".to_owned();
@@ -444,27 +445,12 @@ mod tests {
         table
     }
 
-    /// Put a table between the marks of the docs.
-    fn with_table(text: &str, mark: &str, table: &str) -> String {
-        let (before, rest) = text.split_once(&format!("<!-- {mark}: ")).unwrap();
-        let (head, rest) = rest.split_once("-->\n").unwrap();
-        let (_, after) = rest.split_once("<!-- end -->").unwrap();
-        format!("{before}<!-- {mark}: {head}-->\n{table}<!-- end -->{after}")
-    }
-
     #[test]
     fn the_docs_say_what_each_endpoint_takes() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/access.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        let true_text = with_table(&text, "capabilities", &capability::table());
-        let true_text = with_table(&true_text, "endpoints", &endpoint_table());
-        if std::env::var_os("PICLOUD_WRITE_DOCS").is_some() {
-            std::fs::write(path, &true_text).unwrap();
-            return;
-        }
-        assert!(
-            text == true_text,
-            "docs/access.md is not true any more; run this test with PICLOUD_WRITE_DOCS=1"
+        let capabilities = ("capabilities", capability::table());
+        tables::check(
+            "access.md",
+            &[capabilities, ("endpoints", endpoint_table())],
         );
     }
 

@@ -11,6 +11,8 @@ pub mod extract;
 pub mod openapi;
 pub mod problem;
 mod system;
+#[cfg(test)]
+mod tables;
 mod trace;
 mod user_routes;
 
@@ -155,8 +157,8 @@ fn secure(headers: &mut HeaderMap, is_https: bool) {
     }
 }
 
-async fn unknown_path(request: Request) -> Problem {
-    Problem::not_found(format!("there is nothing at `{}`", request.uri().path()))
+async fn unknown_path(OriginalUri(uri): OriginalUri) -> Problem {
+    Problem::not_found(format!("there is nothing at `{}`", uri.path()))
 }
 
 /// Path and query; the target of a redirect with a long state fits.

@@ -178,6 +178,7 @@ impl<T: JsonSchema> Input for Body<T> {
             ProblemType::UnsupportedMediaType,
             ProblemType::TooSlow,
             ProblemType::BodyTooLarge,
+            ProblemType::TooSlow,
             ProblemType::InvalidRequest,
         ]);
     }

@@ -82,8 +82,6 @@ types! {
         "The link was used, was revoked, has expired or never was.";
     AppDeleted = "app_deleted", GONE, "The app was deleted",
         "A route: its app was deleted while you waited.";
-    PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "It is not what you expect",
-        "`If-Match` names none of the states that it is in, or `If-None-Match: *` found that it is there.";
     UriTooLong = "uri_too_long", URI_TOO_LONG, "The URL is too long",
         "Path and query have more than 16 KiB.";
     HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large",
@@ -120,5 +118,23 @@ impl ProblemType {
     /// Its stable URN, an answer's `type`.
     pub fn urn(self) -> String {
         format!("urn:picloud:problem:{}", self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write as _;
+
+    use super::*;
+    use crate::http::tables;
+
+    #[test]
+    fn the_docs_list_every_type() {
+        let mut table = "| type | status | when |\n|---|---|---|\n".to_owned();
+        for one in ProblemType::ALL {
+            let (name, status, when) = (one.name(), one.status().as_u16(), one.when());
+            writeln!(table, "| `{name}` | {status} | {when} |").unwrap();
+        }
+        tables::check("api.md", &[("problems", table)]);
     }
 }
