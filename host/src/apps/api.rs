@@ -17,6 +17,7 @@ use crate::http::extract::{
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
+use crate::store::Tx;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -128,6 +129,7 @@ async fn create(
                     .await
                     .map_err(|error| AppError::of_slug(error, &slug))?;
                 domains::claim(tx, id, &hosts, false).await?;
+                tx.creates(id);
                 let (created_at, updated_at) = (tx.now, tx.now);
                 Ok::<_, AppError>(App {
                     id,
@@ -272,7 +274,8 @@ async fn add_domain(
     let app = app_named(&node.directory.picture(), &app)?.id;
     check_host(&node, &host)?;
     let shown = Domain { host: host.clone() };
-    change_hosts(&node, app, false, move |mut hosts| {
+    change_hosts(&node, app, false, move |tx, mut hosts| {
+        tx.creates(&host);
         hosts.push(host);
         Ok(hosts)
     })
@@ -289,7 +292,7 @@ async fn remove_domain(
     let host: HostPattern = host
         .parse()
         .map_err(|problem: String| Problem::not_found(problem))?;
-    change_hosts(&node, app, query.orphan, move |mut hosts| {
+    change_hosts(&node, app, query.orphan, move |_, mut hosts| {
         match hosts.iter().position(|known| *known == host) {
             Some(place) => hosts.remove(place),
             None => return Err(AppError::HostNotClaimed(host)),
@@ -305,14 +308,16 @@ async fn change_hosts(
     node: &Node,
     app: AppId,
     orphan: bool,
-    change: impl FnOnce(Vec<HostPattern>) -> Result<Vec<HostPattern>, AppError> + Send + 'static,
+    change: impl FnOnce(&mut Tx, Vec<HostPattern>) -> Result<Vec<HostPattern>, AppError>
+    + Send
+    + 'static,
 ) -> Result<(), Problem> {
     let changed = node.db.write(move |tx| {
         Box::pin(async move {
             directory::raise_version(tx).await?;
             let known = sql::get(tx.conn().await?, app).await?;
             let known = known.ok_or_else(|| AppError::NotFound(app.to_string()))?;
-            let mut hosts = change(known.hosts)?;
+            let mut hosts = change(tx, known.hosts)?;
             hosts.sort();
             hosts.dedup();
             if hosts.len() > HOSTS_MAX {

@@ -4,14 +4,17 @@
 pub mod api;
 pub mod sql;
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use chrono::{DateTime, Utc};
+use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
 use crate::apps::AppId;
 use crate::identity::{ApiKeyId, Caller, UserId};
-use crate::store::{Db, Id};
+use crate::store::{Db, Id, StoreError, Tx, Witness};
 
 /// The id of an entry.
 pub type EntryId = Id<Entry>;
@@ -71,7 +74,7 @@ pub struct Entry {
     pub api_key_id: Option<ApiKeyId>,
     /// The endpoint: `PATCH /scripts/{id}`.
     pub action: String,
-    /// The path as it was called.
+    /// The path as it was called; that of a creation ends with the id of what was made.
     pub target: String,
     /// In which app.
     pub app_id: Option<AppId>,
@@ -96,28 +99,68 @@ pub struct Filter {
     pub until: Option<DateTime<Utc>>,
 }
 
-/// Write down what was done; the answer to it waits for this. What cannot be written is in the
-/// log at least.
+/// An act that is being done: it is written down in the transaction of its change, the first if
+/// there are several.
+pub struct Acting {
+    act: Act,
+    noted: AtomicBool,
+}
+
+impl Acting {
+    /// An act whose status is that of its success.
+    pub fn new(act: Act) -> Self {
+        let noted = AtomicBool::new(false);
+        Self { act, noted }
+    }
+
+    /// Whether a change was committed, and the act with it.
+    pub fn is_noted(&self) -> bool {
+        self.noted.load(Ordering::Acquire)
+    }
+}
+
+impl Witness for Acting {
+    fn write<'t>(&'t self, tx: &'t mut Tx) -> BoxFuture<'t, Result<(), StoreError>> {
+        Box::pin(async move {
+            if self.is_noted() {
+                return Ok(());
+            }
+            let mut act = self.act.clone();
+            if let Some(created) = tx.created() {
+                act.target = format!("{}/{created}", act.target);
+                act.status = 201;
+            }
+            insert(tx, act).await
+        })
+    }
+
+    fn committed(&self) {
+        self.noted.store(true, Ordering::Release);
+    }
+}
+
+async fn insert(tx: &mut Tx, act: Act) -> Result<(), StoreError> {
+    let actor = act.actor;
+    let entry = Entry {
+        id: Uuid::now_v7().into(),
+        at: tx.now,
+        user_id: actor.as_ref().map(|actor| actor.user_id),
+        api_key_id: actor.as_ref().and_then(|actor| actor.api_key_id),
+        who: actor.map(|actor| actor.name).unwrap_or_default(),
+        action: act.action,
+        target: act.target,
+        app_id: act.app_id,
+        status: act.status,
+        address: act.address,
+    };
+    sql::insert(tx, &entry).await
+}
+
+/// Write down what was not done, or was done without a transaction of its own; the answer to it
+/// waits for this. What cannot be written is in the log at least.
 pub async fn note(db: &Db, act: Act) {
     let said = act.action.clone();
-    let noted = db.write(move |tx| {
-        Box::pin(async move {
-            let actor = act.actor;
-            let entry = Entry {
-                id: Uuid::now_v7().into(),
-                at: tx.now,
-                user_id: actor.as_ref().map(|actor| actor.user_id),
-                api_key_id: actor.as_ref().and_then(|actor| actor.api_key_id),
-                who: actor.map(|actor| actor.name).unwrap_or_default(),
-                action: act.action,
-                target: act.target,
-                app_id: act.app_id,
-                status: act.status,
-                address: act.address,
-            };
-            sql::insert(tx, &entry).await
-        })
-    });
+    let noted = db.write(move |tx| Box::pin(async move { insert(tx, act).await }));
     if let Err(error) = noted.await {
         tracing::error!(%error, action = said, "the audit log could not be written");
     }

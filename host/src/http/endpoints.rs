@@ -18,10 +18,11 @@ use super::extract::nothing_at;
 use super::openapi::describe::{Described, Operation};
 use super::problem::{Problem, ProblemType};
 use crate::apps::AppId;
-use crate::audit::{self, Act, Actor};
+use crate::audit::{self, Act, Acting, Actor};
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Via};
 use crate::node::Node;
+use crate::store::witnessed;
 use crate::{dead_letters, executions, routes};
 
 /// What an endpoint takes.
@@ -209,14 +210,19 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
     parts.extensions.insert(Address(address.clone()));
     let allowed = allow(&guard.node, *rule, &mut parts).await;
-    let changes = !matches!(method, Method::GET);
+    // Whoever takes everything with them is written down, too.
+    let takes_all = template.ends_with("/backup") || template.ends_with("/export");
+    let is_noted = takes_all || !matches!(method, Method::GET);
     let mut act = Act {
         action: format!("{method} {template}"),
         target: parts.uri.path().to_owned(),
         address,
         app_id: None,
         actor: None,
-        status: 0,
+        status: match method {
+            Method::PUT | Method::DELETE => 204,
+            _ => 200,
+        },
     };
     let response = match allowed {
         Ok(Granted { caller, app_id }) => {
@@ -225,7 +231,17 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
                 act.actor = Some(Actor::of(&caller));
                 parts.extensions.insert(caller);
             }
-            next.run(Request::from_parts(parts, body)).await
+            let answering = next.run(Request::from_parts(parts, body));
+            if is_noted && act.actor.is_some() {
+                let acting = Arc::new(Acting::new(act.clone()));
+                let response = witnessed(acting.clone(), answering).await;
+                if acting.is_noted() && response.status().is_success() {
+                    return response;
+                }
+                response
+            } else {
+                answering.await
+            }
         }
         Err(Refused {
             caller,
@@ -244,7 +260,7 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     // them is not to fill the disk.
     let is_counted = matches!(rule, Rule::Public);
     let is_known = act.actor.is_some();
-    if changes && (is_known || is_counted && response.status() != StatusCode::TOO_MANY_REQUESTS) {
+    if is_noted && (is_known || is_counted && response.status() != StatusCode::TOO_MANY_REQUESTS) {
         act.status = response.status().as_u16();
         audit::note(&guard.node.db, act).await;
     }

@@ -89,7 +89,10 @@ impl Sessions {
                     last_used_at: None,
                 };
                 match sql::keys::insert(tx, &key, &hash).await {
-                    Ok(()) => Ok(key),
+                    Ok(()) => {
+                        tx.creates(key.id);
+                        Ok(key)
+                    }
                     Err(StoreError::Duplicate) => Err(IdentityError::NameTaken(key.name)),
                     Err(error) => Err(error.into()),
                 }

@@ -101,6 +101,7 @@ impl Sessions {
                     expires_at: tx.now + ttl,
                 };
                 sql::links::insert(tx, &link, &hash).await?;
+                tx.creates(link.id);
                 Ok::<_, StoreError>(link)
             })
         });

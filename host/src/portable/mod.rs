@@ -35,7 +35,7 @@ pub const FORMAT: Format = Format {
     version: 1,
 };
 
-/// The largest file that is imported, in bytes, and the most that may be in it.
+/// The largest file that is imported, in bytes.
 pub const IMPORT_BYTES_MAX: usize = 64 << 20;
 /// The most that may be in it, in bytes.
 const CONTENT_BYTES_MAX: u64 = 256 << 20;
@@ -542,6 +542,7 @@ impl Import {
         let inserted = apps::sql::insert(tx, *id, slug, name).await;
         inserted.map_err(|error| AppError::of_slug(error, slug))?;
         domains::claim(tx, *id, hosts, false).await?;
+        tx.creates(*id);
         for (script, versions) in &self.scripts {
             let Some(((_, current), others)) = versions.split_first() else {
                 continue;

@@ -200,6 +200,7 @@ async fn create(
                     updated_at,
                 };
                 put(tx, &route).await?;
+                tx.creates(id);
                 Ok(route)
             })
         })

@@ -295,6 +295,7 @@ async fn create(
                 };
                 let inserted = sql::insert(tx, &script, &code).await;
                 inserted.map_err(|error| name_taken(error, &script.name))?;
+                tx.creates(id);
                 directory::raise_version(tx).await?;
                 Ok::<_, ScriptError>(script)
             })

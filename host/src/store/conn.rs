@@ -67,6 +67,8 @@ pub struct Tx {
     /// thread and is answered to ours, which costs more than a small statement does; so the
     /// beginning, what is only written, and the commit go together.
     waiting: Waiting,
+    /// What it makes: see [`Self::creates`].
+    created: Option<String>,
 }
 
 struct Waiting {
@@ -115,7 +117,13 @@ impl Tx {
         let mut waiting = Waiting::nothing();
         // A transaction that reads first and writes then could not wait for its lock.
         waiting.next().push("begin immediate");
-        Ok(Self { conn, now, waiting })
+        let created = None;
+        Ok(Self {
+            conn,
+            now,
+            waiting,
+            created,
+        })
     }
 
     /// The connection, with everything before sent.
@@ -165,6 +173,16 @@ impl Tx {
         let mut waiting = std::mem::replace(&mut self.waiting, Waiting::nothing());
         let query = waiting.text.build_query_scalar();
         Ok(query.fetch_all(&mut **held).await?)
+    }
+
+    /// Say what this transaction makes, by its id or its name, to whoever writes down who did it.
+    pub fn creates(&mut self, id: impl ToString) {
+        self.created = Some(id.to_string());
+    }
+
+    /// What this transaction makes.
+    pub fn created(&self) -> Option<&str> {
+        self.created.as_deref()
     }
 
     /// Which database it is in.

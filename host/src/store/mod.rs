@@ -12,6 +12,7 @@ mod notify;
 mod open;
 mod rows;
 mod snapshot;
+mod witness;
 mod writer;
 
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use migrate::SCHEMA_VERSION;
 pub use rows::chunks;
 pub(crate) use rows::insert_all;
 pub use snapshot::snapshot;
+pub use witness::{Witness, witnessed};
 pub use writer::{Durability, Grouped, Lane};
 
 use writer::Writer;
@@ -115,7 +117,20 @@ impl Db {
         E: From<StoreError> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
-        self.inner.writer.alone(work).await
+        let Some(witness) = witness::current() else {
+            return self.inner.writer.alone(work).await;
+        };
+        let writing = witness.clone();
+        let written = self.inner.writer.alone(move |tx| {
+            Box::pin(async move {
+                let done = work(&mut *tx).await?;
+                writing.write(tx).await?;
+                Ok::<T, E>(done)
+            })
+        });
+        let done = written.await?;
+        witness.committed();
+        Ok(done)
     }
 
     /// Write `item` together with whatever else waits to be written, and answer once that
@@ -124,7 +139,7 @@ impl Db {
     /// # Errors
     /// When this item could not be written; others of its group are not affected.
     pub async fn write_grouped<G: Grouped>(&self, item: G) -> Result<G::Output, StoreError> {
-        self.inner.writer.grouped(item).await
+        self.inner.writer.grouped(item, witness::current()).await
     }
 
     /// Ask the database for a sign of life. While writes work, that is an empty transaction,

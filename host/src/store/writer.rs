@@ -25,7 +25,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::Connector;
-use super::{Conn, StoreError, Tx, on};
+use super::{Conn, StoreError, Tx, Witness, on};
 
 /// How much may wait for a lane before callers wait to queue.
 const QUEUE: usize = 4096;
@@ -155,7 +155,11 @@ impl Writer {
         self.failing.store(false, Ordering::Relaxed);
     }
 
-    pub(super) async fn grouped<G: Grouped>(&self, item: G) -> Result<G::Output, StoreError> {
+    pub(super) async fn grouped<G: Grouped>(
+        &self,
+        item: G,
+        witness: Option<Arc<dyn Witness>>,
+    ) -> Result<G::Output, StoreError> {
         let (reply, answer) = oneshot::channel();
         let lane = match item.lane() {
             Lane::Urgent => &self.urgent,
@@ -168,6 +172,7 @@ impl Writer {
         let group = Members {
             items: vec![item],
             replies: vec![reply],
+            witnesses: vec![witness],
             outputs: Vec::new(),
         };
         lane.send(Job::Grouped(Box::new(group)))
@@ -480,6 +485,7 @@ trait Group: Send {
 struct Members<G: Grouped> {
     items: Vec<G>,
     replies: Vec<oneshot::Sender<Result<G::Output, StoreError>>>,
+    witnesses: Vec<Option<Arc<dyn Witness>>>,
     outputs: Vec<G::Output>,
 }
 
@@ -510,17 +516,24 @@ impl<G: Grouped> Group for Members<G> {
         let other = other.expect("gather compares the kinds first");
         self.items.extend(other.items);
         self.replies.extend(other.replies);
+        self.witnesses.extend(other.witnesses);
     }
 
     fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>> {
         Box::pin(async move {
             self.outputs = G::apply(tx, &self.items).await?;
             debug_assert_eq!(self.outputs.len(), self.items.len());
+            for witness in self.witnesses.iter().flatten() {
+                witness.write(tx).await?;
+            }
             Ok(())
         })
     }
 
     fn done(self: Box<Self>) {
+        for witness in self.witnesses.into_iter().flatten() {
+            witness.committed();
+        }
         for (reply, output) in self.replies.into_iter().zip(self.outputs) {
             // Whoever does not wait any more does not want to know.
             let _ = reply.send(Ok(output));
@@ -536,10 +549,12 @@ impl<G: Grouped> Group for Members<G> {
     fn split(self: Box<Self>) -> Vec<Box<dyn Group>> {
         let members = self.items.into_iter().zip(self.replies);
         members
-            .map(|(item, reply)| {
+            .zip(self.witnesses)
+            .map(|((item, reply), witness)| {
                 let single = Self {
                     items: vec![item],
                     replies: vec![reply],
+                    witnesses: vec![witness],
                     outputs: Vec::new(),
                 };
                 Box::new(single) as Box<dyn Group>

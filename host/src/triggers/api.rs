@@ -389,6 +389,7 @@ async fn create(
             };
             fields.over(&mut trigger);
             put(tx, &trigger).await?;
+            tx.creates(trigger.id);
             Ok::<_, TriggerError>(trigger)
         })
     });

@@ -5,6 +5,7 @@
     reason = "a test may end where it finds something odd"
 )]
 
+mod audit;
 mod backup;
 mod database;
 mod kv;

@@ -368,12 +368,9 @@ fn the_audit_log_tells_who_did_what(engine: Engine) {
     let (ada_id, ada) = server.join("ada", "member", json!({ "shop": "editor" }));
     let key = server.key(&ada, "deploy", &["script:write"], None);
     let new = json!({ "name": "x", "source": "1" });
-    assert_eq!(
-        server
-            .api_as(&key, "POST", "/apps/shop/scripts", Some(new))
-            .status,
-        201
-    );
+    let made = server.api_as(&key, "POST", "/apps/shop/scripts", Some(new));
+    assert_eq!(made.status, 201);
+    let made = text(&made.json()["id"]);
     let refused = server.api_as(&ada, "DELETE", "/apps/shop", None);
     assert_eq!(refused.status, 403);
     app.set("c", "k", json!({ "secret": "hidden value" }));
@@ -400,6 +397,8 @@ fn the_audit_log_tells_who_did_what(engine: Engine) {
         ]
     );
     assert_eq!(log["items"][0]["address"], "127.0.0.1");
+    let target = format!("/apps/shop/scripts/{made}");
+    assert_eq!(log["items"][1]["target"], target);
     let of_app = server.api("GET", "/apps/shop/audit?format=jsonl&limit=2", None);
     let lines: Vec<Value> = of_app
         .text()
