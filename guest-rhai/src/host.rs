@@ -70,6 +70,7 @@ mod real {
     use crate::component::picloud::dead_letters::dead_letters;
     use crate::component::picloud::kv::kv;
     use crate::component::picloud::log::log;
+    use crate::component::picloud::pubsub::pubsub;
     use crate::component::picloud::secrets::secrets;
 
     fn kv_problem(error: kv::Error) -> String {
@@ -112,6 +113,36 @@ mod real {
             secrets::Error::Denied => "the secret is for other scripts".to_owned(),
             secrets::Error::Unavailable => "the secret cannot be read now".to_owned(),
         })
+    }
+
+    fn pubsub_problem(error: pubsub::Error) -> String {
+        match error {
+            pubsub::Error::InvalidTopic(problem) | pubsub::Error::InvalidTokenRequest(problem) => {
+                problem
+            }
+            pubsub::Error::InvalidMessage(problem) => format!("the message is not JSON: {problem}"),
+            pubsub::Error::TooLarge(pubsub::TooLarge { bytes, bytes_max }) => {
+                format!("the message has {bytes} bytes; the limit is {bytes_max}")
+            }
+            pubsub::Error::Denied => "the principal may not do this".to_owned(),
+            pubsub::Error::Unavailable => "the store cannot be reached now".to_owned(),
+        }
+    }
+
+    pub fn publish(topic: &str, message: &str, is_durable: bool) -> Result<String, String> {
+        match is_durable {
+            true => pubsub::publish_durable(topic, message),
+            false => pubsub::publish_ephemeral(topic, message),
+        }
+        .map_err(pubsub_problem)
+    }
+
+    pub fn subscriber_token(
+        topics: &[String],
+        subject: Option<&str>,
+        ttl_seconds: Option<i64>,
+    ) -> Result<String, String> {
+        pubsub::subscriber_token(topics, subject, ttl_seconds).map_err(pubsub_problem)
     }
 
     pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, String> {
@@ -231,6 +262,7 @@ mod stand_in {
         pub log: Vec<LogLine>,
         pub context: Context,
         pub secrets: BTreeMap<String, String>,
+        pub published: Vec<(String, String, bool)>,
     }
 
     thread_local! {
@@ -287,6 +319,22 @@ mod stand_in {
             let next = left.next().and(entries.last().map(|(key, _)| key.clone()));
             Ok(Page { entries, next })
         })
+    }
+
+    pub fn publish(topic: &str, message: &str, is_durable: bool) -> Result<String, String> {
+        with(|host| {
+            host.published
+                .push((topic.into(), message.into(), is_durable));
+            Ok(format!("message-{}", host.published.len()))
+        })
+    }
+
+    pub fn subscriber_token(
+        topics: &[String],
+        subject: Option<&str>,
+        ttl_seconds: Option<i64>,
+    ) -> Result<String, String> {
+        Ok(format!("token {topics:?} {subject:?} {ttl_seconds:?}"))
     }
 
     pub fn secret(name: &str) -> Result<Option<String>, String> {

@@ -288,6 +288,19 @@ fn the_modules_do_what_the_reference_says() {
         ),
         (r#"random::pick([5])"#, "5"),
         (r#"sleep(0); sleep(0.001); 1"#, "1"),
+        (
+            r#"pubsub::publish_durable("a", #{ n: 1 }).contains("message-")
+               && pubsub::publish_ephemeral("a", ()).contains("message-")"#,
+            "true",
+        ),
+        (
+            r#"pubsub::subscriber_token(["a", "b:*"], 60, "ada")"#,
+            r#""token [\"a\", \"b:*\"] Some(\"ada\") Some(60)""#,
+        ),
+        (
+            r#"pubsub::subscriber_token(["a"]).contains("None None")"#,
+            "true",
+        ),
     ] {
         assert_eq!(answer(source), says, "{source}");
     }
@@ -307,6 +320,18 @@ fn the_modules_do_what_the_reference_says() {
             "dead_letters::resolve",
         ),
         (r#"sleep(-1)"#, "sleep"),
+        (
+            r#"pubsub::subscriber_token("a")"#,
+            "pubsub::subscriber_token",
+        ),
+        (
+            r#"pubsub::subscriber_token([1])"#,
+            "pubsub::subscriber_token",
+        ),
+        (
+            r#"pubsub::publish_durable("a", Fn("x"))"#,
+            "pubsub::publish_durable",
+        ),
     ] {
         let thrown = throws(source);
         assert!(

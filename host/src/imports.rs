@@ -7,9 +7,22 @@ use tokio::runtime::Handle;
 
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetters;
-use crate::kv::Kv;
+use crate::kv::{Kv, KvStore};
+use crate::pubsub::PubSub;
 use crate::scripts::ScriptId;
 use crate::secrets::Secrets;
+use crate::triggers::firing::Origin;
+
+/// What the imports of all executions have in common.
+#[derive(Clone)]
+pub struct Services {
+    /// The key-value store.
+    pub kv: KvStore,
+    /// The secrets.
+    pub secrets: Secrets,
+    /// The topics.
+    pub pubsub: PubSub,
+}
 
 /// What an execution's imports work on. The app comes from the execution, never from what a
 /// guest says.
@@ -25,6 +38,12 @@ pub struct GuestImports {
     pub dead_letters: Option<DeadLetters>,
     /// The secrets of all apps.
     pub secrets: Secrets,
+    /// The topics of all apps.
+    pub pubsub: PubSub,
+    /// Whether whoever acts may publish.
+    pub may_publish: bool,
+    /// What its messages go back to.
+    pub origin: Origin,
     /// The app.
     pub app_id: AppId,
     /// The script that runs.

@@ -18,9 +18,13 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::outbox::Outbox;
+use crate::executions::tally::Tally;
 use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
+use crate::imports::Services;
+use crate::journal::{Caps, Journal};
 use crate::kv::KvStore;
+use crate::pubsub::PubSub;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
 use crate::secrets::Secrets;
@@ -58,6 +62,14 @@ pub struct Node {
     pub secrets: Secrets,
     /// The backups.
     pub backups: Backups,
+    /// The topics of the apps.
+    pub pubsub: PubSub,
+    /// What is told to streams.
+    pub journal: Arc<Journal>,
+    /// What streams are told of executions.
+    pub tally: Arc<Tally>,
+    /// How many streams are open.
+    pub caps: Arc<Caps>,
     /// Slows down whoever guesses.
     pub guesses: Guesses,
     database_problem: Mutex<Option<String>>,
@@ -83,18 +95,32 @@ impl Node {
         let executions_max = sandbox.executions_max() as usize;
         let (outbox, hand_over) = Outbox::new(db.clone(), executions_max, config.lease_ms);
         let events = Events::new(directory.clone(), outbox.clone(), config.trigger_depth_max);
-        let kv = KvStore::new(db.clone(), events, config.kv_value_bytes_max);
-        let secrets = Secrets::new(db.clone(), MasterKeys::of(&config)?);
+        let kv = KvStore::new(db.clone(), events.clone(), config.kv_value_bytes_max);
+        let keys = Arc::new(MasterKeys::of(&config)?);
+        let secrets = Secrets::new(db.clone(), keys.clone());
+        let journal = Journal::new(db.clone());
+        let pubsub = PubSub::new(
+            db.clone(),
+            directory.clone(),
+            events,
+            journal.clone(),
+            keys,
+            config.pubsub,
+        );
         let runner = Arc::new(Runner::new(
             db.clone(),
             directory.clone(),
             sandbox,
             config.default_limits,
-            kv.for_guests(),
-            secrets.clone(),
+            Services {
+                kv: kv.for_guests(),
+                secrets: secrets.clone(),
+                pubsub: pubsub.clone(),
+            },
             outbox.clone(),
         ));
-        let dispatcher = Dispatcher::new(outbox.clone(), hand_over, runner.clone());
+        let tally = Tally::new(journal.clone());
+        let dispatcher = Dispatcher::new(outbox.clone(), hand_over, runner.clone(), tally.clone());
         dispatcher.take_over().await?;
         let sessions = Sessions::new(
             db.clone(),
@@ -114,6 +140,10 @@ impl Node {
             sessions,
             secrets,
             backups,
+            pubsub,
+            journal,
+            tally,
+            caps: Arc::default(),
             guesses: Guesses::default(),
             database_problem,
             metrics,
@@ -263,7 +293,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     node.directory.refresh().await?;
     tokio::spawn(node.clone().watch_database());
     tokio::spawn(node.directory.clone().keep_fresh());
-    tokio::spawn(node.config.retention.keep_sweeping(node.db.clone()));
+    tokio::spawn(node.journal.clone().follow());
+    tokio::spawn(node.tally.clone().keep_telling());
+    let retention = node.config.retention;
+    tokio::spawn(retention.keep_sweeping(node.db.clone(), node.directory.clone()));
     let dispatching = tokio::spawn(node.dispatcher.clone().run(grace));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;

@@ -6,11 +6,13 @@ pub mod collector;
 mod place;
 mod proxy;
 mod server;
+mod stream;
 
 pub use app::App;
 pub use place::Place;
 pub use proxy::Proxy;
 pub use server::{Answer, Engine, Options, Server, restart_postgres};
+pub use stream::{Event, EventStream};
 
 use std::time::{Duration, Instant};
 

@@ -1,12 +1,12 @@
-//! A way to the test Postgres that can be cut and slowed down without touching the server that
-//! the other tests use.
+//! A way to a server that can be cut and slowed down without touching the server: to the test
+//! Postgres that others use too, say.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// A TCP proxy in front of the Postgres that `PICLOUD_TEST_POSTGRES_URL` names.
+/// A TCP proxy.
 pub struct Proxy {
     /// Where it listens.
     pub port: u16,
@@ -38,7 +38,7 @@ fn carry(mut from: TcpStream, mut to: TcpStream, state: &Mutex<State>) {
 }
 
 impl Proxy {
-    /// Start one.
+    /// Start one in front of the Postgres that `PICLOUD_TEST_POSTGRES_URL` names.
     ///
     /// # Panics
     /// When there is no test Postgres.
@@ -47,7 +47,15 @@ impl Proxy {
         let target = url
             .split(['@', '/'])
             .find(|part| part.contains(':') && !part.ends_with(':'));
-        let target = target.expect("a host and a port").to_owned();
+        Self::to(target.expect("a host and a port"))
+    }
+
+    /// Start one in front of whoever listens at `target`, a host and a port.
+    ///
+    /// # Panics
+    /// When there is no port for it.
+    pub fn to(target: &str) -> Self {
+        let target = target.to_owned();
         let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
         let port = listener.local_addr().expect("a port").port();
         let state = Arc::new(Mutex::new(State::default()));

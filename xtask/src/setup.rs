@@ -119,6 +119,16 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
             why: "some tests give a node a clock that is wrong",
         });
     }
+    if purpose == For::Testing {
+        // Debian has it where users' paths do not lead.
+        let has_nginx = has_program("nginx") || Path::new("/usr/sbin/nginx").exists();
+        let why = "streams are tested through it";
+        for (package, is_there) in [("nginx-light", has_nginx), ("curl", has_program("curl"))] {
+            if !is_there {
+                missing.push(Missing { package, why });
+            }
+        }
+    }
     if purpose != For::Running {
         let own_postgres = std::env::var_os("PICLOUD_TEST_POSTGRES_URL").is_some();
         if !own_postgres && postgres_bin().is_none() {

@@ -7,6 +7,7 @@ mod hex;
 mod json;
 mod kv;
 mod log;
+mod pubsub;
 mod random;
 mod regex;
 mod secrets;
@@ -27,13 +28,14 @@ fn fail<T>(call: &str, problem: impl std::fmt::Display) -> Native<T> {
 pub fn register(engine: &mut Engine) {
     kv::register_collection(engine);
     time::register_sleep(engine);
-    let modules: [(&str, Module); 11] = [
+    let modules: [(&str, Module); 12] = [
         ("base64", base64::module()),
         ("dead_letters", dead_letters::module()),
         ("hex", hex::module()),
         ("json", json::module()),
         ("kv", kv::module()),
         ("log", log::module()),
+        ("pubsub", pubsub::module()),
         ("random", random::module()),
         ("regex", regex::module()),
         ("secrets", secrets::module()),

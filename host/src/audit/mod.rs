@@ -10,10 +10,12 @@ use chrono::{DateTime, Utc};
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::Serialize;
+use serde_json::json;
 use uuid::Uuid;
 
 use crate::apps::AppId;
 use crate::identity::{ApiKeyId, Caller, UserId};
+use crate::journal::{self, Channel, NewEntry, kinds};
 use crate::store::{Db, Id, StoreError, Tx, Witness};
 
 /// The id of an entry.
@@ -56,6 +58,48 @@ pub struct Act {
     pub actor: Option<Actor>,
     /// The status of the answer.
     pub status: u16,
+}
+
+impl Act {
+    /// What streams are told of it; none where nothing was changed that pages show.
+    fn event(&self) -> Option<NewEntry> {
+        let (_, path) = self.action.split_once(' ')?;
+        let parts: Vec<&str> = path.split('/').skip(1).collect();
+        let what = match parts[..] {
+            // They do something with it, and change nothing of it.
+            [.., "execute" | "validate" | "messages"] => None,
+            ["apps", _, part, ..] | [part, ..] => changed(part),
+            [] => None,
+        }?;
+        if self.status >= 400 {
+            return None;
+        }
+        let data = json!({
+            "what": what,
+            "action": self.action,
+            "target": self.target,
+            "by": self.actor.as_ref().map(|actor| &actor.name),
+        });
+        Some(NewEntry::event(kinds::CHANGED, self.app_id, &data))
+    }
+}
+
+/// What a part of a path names, where pages show it.
+fn changed(part: &str) -> Option<&'static str> {
+    Some(match part {
+        "apps" => "app",
+        "domains" => "domain",
+        "members" => "member",
+        "scripts" => "script",
+        "routes" => "route",
+        "triggers" => "trigger",
+        "topics" => "topic",
+        "subscriber-keys" => "subscriber_key",
+        "secrets" => "secret",
+        "users" => "user",
+        "invitations" => "invitation",
+        _ => return None,
+    })
 }
 
 /// An entry of the log.
@@ -140,6 +184,7 @@ impl Witness for Acting {
 }
 
 async fn insert(tx: &mut Tx, act: Act) -> Result<(), StoreError> {
+    let event = act.event();
     let actor = act.actor;
     let entry = Entry {
         id: Uuid::now_v7().into(),
@@ -153,7 +198,11 @@ async fn insert(tx: &mut Tx, act: Act) -> Result<(), StoreError> {
         status: act.status,
         address: act.address,
     };
-    sql::insert(tx, &entry).await
+    sql::insert(tx, &entry).await?;
+    match event {
+        Some(event) => journal::sql::append(tx, &Channel::events(), &[&event]).await,
+        None => Ok(()),
+    }
 }
 
 /// Write down what was not done, or was done without a transaction of its own; the answer to it
@@ -163,5 +212,42 @@ pub async fn note(db: &Db, act: Act) {
     let noted = db.write(move |tx| Box::pin(async move { insert(tx, act).await }));
     if let Err(error) = noted.await {
         tracing::error!(%error, action = said, "the audit log could not be written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn streams_are_told_of_what_was_changed_and_of_nothing_else() {
+        let event = |action: &str, status| {
+            let act = Act {
+                action: action.to_owned(),
+                target: "/api/v1/…".to_owned(),
+                address: String::new(),
+                app_id: None,
+                actor: None,
+                status,
+            };
+            let event = act.event()?;
+            let data: serde_json::Value = serde_json::from_str(&event.body).unwrap();
+            Some(data["what"].as_str().unwrap().to_owned())
+        };
+        for (action, what) in [
+            ("PATCH /scripts/{id}", Some("script")),
+            ("POST /apps/{app}/scripts", Some("script")),
+            ("POST /triggers/{id}/pause", Some("trigger")),
+            ("DELETE /apps/{app}", Some("app")),
+            ("PUT /apps/{app}/members/{user}", Some("member")),
+            ("POST /scripts/{id}/execute", None),
+            ("PUT /apps/{app}/kv/{collection}/{key}", None),
+            ("POST /apps/{app}/topics/{topic}/messages", None),
+            ("POST /auth/login", None),
+            ("POST /gc", None),
+        ] {
+            assert_eq!(event(action, 200).as_deref(), what, "{action}");
+            assert_eq!(event(action, 403), None, "{action}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod portable;
 mod secrets;
 mod serve;
 mod show;
+mod topics;
 
 use std::process::ExitCode;
 
@@ -125,6 +126,11 @@ enum Command {
     /// Keep the values that an app's scripts read with secrets::get
     #[command(subcommand)]
     Secrets(secrets::Secrets),
+    /// Decide which topics may be subscribed to, and by whom
+    #[command(subcommand)]
+    Topics(topics::Topics),
+    /// Publish a message
+    Publish(topics::Publish),
     /// See who changed what
     Audit(access::Audit),
     /// Remove what is past its retention
@@ -195,6 +201,8 @@ pub fn main() -> ExitCode {
         Command::Members(members) => client().and_then(|client| members.run(&client, &out)),
         Command::Keys(keys) => client().and_then(|client| keys.run(&client, &out)),
         Command::Secrets(secrets) => client().and_then(|client| secrets.run(&client, &out)),
+        Command::Topics(topics) => client().and_then(|client| topics.run(&client, &out)),
+        Command::Publish(publish) => client().and_then(|client| publish.run(&client, &out)),
         Command::Audit(audit) => client().and_then(|client| audit.run(&client, &out)),
         Command::Backup(backup) if backup.is_direct() => backup.run_direct(&out),
         Command::Backup(backup) => client().and_then(|client| backup.run(&client, &out)),

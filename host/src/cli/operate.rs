@@ -43,12 +43,25 @@ pub(super) enum Triggers {
         #[command(flatten)]
         common: NewTrigger,
     },
+    /// Run a script when a message is published
+    CreatePubsub {
+        /// The script, by name or id
+        script: String,
+        /// The topics: a name, a prefix like 'orders:*', or '*'
+        #[arg(long)]
+        topic: String,
+        /// Run the deliveries of one topic one after another
+        #[arg(long)]
+        ordered_by_topic: bool,
+        #[command(flatten)]
+        common: NewTrigger,
+    },
     /// Run a script when a delivery has used up its attempts
     CreateDeadLetter {
         /// The script, by name or id
         script: String,
         /// Only those fired so
-        #[arg(long, value_name = "http|kv")]
+        #[arg(long, value_name = "http|kv|pubsub")]
         source: Option<String>,
         /// Only those of this trigger
         #[arg(long, value_name = "ID")]
@@ -160,6 +173,19 @@ impl Triggers {
                     body["ordered_by"] = "key".into();
                 }
                 return common.create("kv", &body, client, out);
+            }
+            Self::CreatePubsub {
+                script,
+                topic,
+                ordered_by_topic,
+                common,
+            } => {
+                let mut body = common.body(&script, client)?;
+                body["topic"] = topic.into();
+                if ordered_by_topic {
+                    body["ordered_by"] = "key".into();
+                }
+                return common.create("pubsub", &body, client, out);
             }
             Self::CreateDeadLetter {
                 script,

@@ -16,6 +16,7 @@ use chrono::TimeDelta;
 use ipnet::IpNet;
 
 use crate::dispatch::retry::{self, RetryPolicy};
+use crate::pubsub;
 use crate::retention::Retention;
 use crate::sandbox::Limits;
 pub use settings::{SETTINGS, Setting};
@@ -43,6 +44,10 @@ pub struct Config {
     pub body_bytes_max: usize,
     /// The largest value of the key-value store.
     pub kv_value_bytes_max: usize,
+    /// What may be published, and how long subscriber tokens are good.
+    pub pubsub: pubsub::Limits,
+    /// How many streams may be open at once.
+    pub streams: StreamLimits,
     /// How long a lease lasts without a heartbeat.
     pub lease_ms: u64,
     /// How long running scripts get to finish at shutdown.
@@ -95,6 +100,19 @@ impl Config {
             .create(&self.data_dir)
             .with_context(|| format!("data_dir {}", self.data_dir.display()))
     }
+}
+
+/// How many streams may be open at once on this node.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamLimits {
+    /// From one address.
+    pub per_address: u64,
+    /// With one subscriber token.
+    pub per_token: u64,
+    /// Of one user.
+    pub per_user: u64,
+    /// Of one app.
+    pub per_app: u64,
 }
 
 /// How log lines look.
@@ -259,6 +277,22 @@ impl Values {
             guest_threads: self.get("guest_threads", number(0..=1024))? as usize,
             body_bytes_max: self.get("body_bytes_max", bytes(1024..=64 << 20))? as usize,
             kv_value_bytes_max: self.get("kv_value_bytes_max", bytes(1024..=16 << 20))? as usize,
+            pubsub: pubsub::Limits {
+                message_bytes_max: self.get("message_bytes_max", bytes(1024..=4 << 20))? as usize,
+                token_ttl: pubsub::TtlBounds {
+                    min_s: self.get("subscriber_token_ttl_min_sec", number(1..=86_400))? as u32,
+                    max_s: self.get("subscriber_token_ttl_max_sec", number(1..=31_536_000))? as u32,
+                    default_s: self
+                        .get("subscriber_token_ttl_default_sec", number(1..=31_536_000))?
+                        as u32,
+                },
+            },
+            streams: StreamLimits {
+                per_address: self.get("streams_per_address_max", number(1..=1_000_000))?,
+                per_token: self.get("streams_per_token_max", number(1..=1_000_000))?,
+                per_user: self.get("streams_per_user_max", number(1..=1_000_000))?,
+                per_app: self.get("streams_per_app_max", number(1..=1_000_000))?,
+            },
             lease_ms: self.get("lease_ms", number(1_000..=600_000))?,
             shutdown_grace_ms: self.get("shutdown_grace_ms", number(0..=3_600_000))?,
             trigger_depth_max: self.get("max_trigger_depth", number(1..=64))? as u32,

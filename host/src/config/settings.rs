@@ -108,6 +108,38 @@ pub const SETTINGS: &[Setting] = &[
         "The largest value of the key-value store",
     ),
     setting(
+        "message_bytes_max",
+        "256KiB",
+        "The largest message that can be published",
+    ),
+    setting(
+        "subscriber_token_ttl_min_sec",
+        "10",
+        "The shortest time for which a subscriber token is good",
+    ),
+    setting(
+        "subscriber_token_ttl_max_sec",
+        "86400",
+        "The longest time for which a subscriber token is good",
+    ),
+    setting(
+        "subscriber_token_ttl_default_sec",
+        "3600",
+        "For how long a subscriber token is good when the script does not say",
+    ),
+    setting(
+        "streams_per_address_max",
+        "100",
+        "Streams at once from one address; beyond, callers get 429",
+    ),
+    setting(
+        "streams_per_token_max",
+        "20",
+        "Streams at once with one subscriber token",
+    ),
+    setting("streams_per_user_max", "20", "Streams at once of one user"),
+    setting("streams_per_app_max", "20000", "Streams at once of one app"),
+    setting(
         "lease_ms",
         "15000",
         "How long a dead node's deliveries wait for another node",

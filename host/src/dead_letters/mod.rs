@@ -5,6 +5,7 @@ pub mod api;
 pub mod imports;
 pub mod sql;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
@@ -20,8 +21,9 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::{Attempt, Delivery, DeliveryId, Payload};
 use crate::executions::ExecutionId;
 use crate::identity::UserId;
+use crate::journal::{self, Channel, NewEntry, kinds};
 use crate::scripts::ScriptId;
-use crate::store::{Db, Id, StoreError};
+use crate::store::{Db, Id, StoreError, Tx};
 use crate::telemetry::trace::TraceParent;
 use crate::triggers::TriggerId;
 use sql::Filter;
@@ -231,6 +233,11 @@ impl DeadLetter {
         }
     }
 
+    /// What names it where streams are told of it.
+    pub fn named(&self) -> Named {
+        (self.id, self.script_id)
+    }
+
     /// What scripts see of it.
     pub fn told(&self) -> serde_json::Value {
         json!({
@@ -321,6 +328,33 @@ impl DeadLetter {
     }
 }
 
+/// A dead letter and the script that it is of.
+pub type Named = (DeadLetterId, ScriptId);
+
+/// How many dead letters an event names.
+const NAMED_MAX: usize = 20;
+
+/// What streams are told of dead letters of one app, which may be none.
+pub fn news(kind: &str, app_id: AppId, letters: &[Named]) -> NewEntry {
+    let first = letters.iter().take(NAMED_MAX);
+    let scripts: BTreeSet<ScriptId> = letters.iter().map(|(_, script_id)| *script_id).collect();
+    let data = json!({
+        "count": letters.len(),
+        "ids": first.map(|(id, _)| id).collect::<Vec<_>>(),
+        "script_ids": scripts.iter().take(NAMED_MAX).collect::<Vec<_>>(),
+    });
+    NewEntry::event(kind, Some(app_id), &data)
+}
+
+/// Have streams told of them once the transaction is committed; the last that it does.
+async fn tell(tx: &mut Tx, kind: &str, app_id: AppId, letters: &[Named]) -> Result<(), StoreError> {
+    if letters.is_empty() {
+        return Ok(());
+    }
+    let entry = news(kind, app_id, letters);
+    journal::sql::append(tx, &Channel::events(), &[&entry]).await
+}
+
 /// One app's dead letters, as somebody who may manage them.
 #[derive(Clone)]
 pub struct DeadLetters {
@@ -366,6 +400,7 @@ impl DeadLetters {
                     return Err(DeadLetterError::AlreadySettled(state));
                 }
                 crate::dispatch::sql::insert(tx, &[outbox.row(delivery, None, false)]).await?;
+                tell(tx, kinds::DEAD_LETTERS_REPLAYED, app_id, &[letter.named()]).await?;
                 Ok(delivery_id)
             })
         });
@@ -387,14 +422,15 @@ impl DeadLetters {
         self.db
             .write(move |tx| {
                 Box::pin(async move {
+                    let known = sql::get(tx.conn().await?, app_id, id).await?;
+                    let letter = known.ok_or_else(|| DeadLetterError::NotFound(id.to_string()))?;
                     if sql::resolved(tx, app_id, id, reason, principal_id).await? {
+                        tell(tx, kinds::DEAD_LETTERS_RESOLVED, app_id, &[letter.named()]).await?;
                         return Ok(());
                     }
-                    let known = sql::get(tx.conn().await?, app_id, id).await?;
-                    Err(known.map_or_else(
-                        || DeadLetterError::NotFound(id.to_string()),
-                        |letter| DeadLetterError::AlreadySettled(letter.state),
-                    ))
+                    let now = sql::get(tx.conn().await?, app_id, id).await?;
+                    let state = now.map_or(letter.state, |letter| letter.state);
+                    Err(DeadLetterError::AlreadySettled(state))
                 })
             })
             .await
@@ -420,14 +456,14 @@ impl DeadLetters {
         let done = self.db.write(move |tx| {
             Box::pin(async move {
                 let letters = sql::oldest(tx.conn().await?, app_id, &filter, limit).await?;
-                let mut done = 0;
+                let mut done = Vec::new();
                 let mut rows = Vec::new();
                 for letter in letters {
                     match act {
                         BulkAct::Resolve(reason) => {
-                            done += u64::from(
-                                sql::resolved(tx, app_id, letter.id, reason, principal_id).await?,
-                            );
+                            if sql::resolved(tx, app_id, letter.id, reason, principal_id).await? {
+                                done.push(letter.named());
+                            }
                         }
                         BulkAct::Replay(version) => {
                             // One whose script never ran has no version: the current one then.
@@ -436,14 +472,19 @@ impl DeadLetters {
                                 .or_else(|_| letter.replay(None, AtVersion::Latest))?;
                             if sql::replayed(tx, letter.id, delivery.id, principal_id).await? {
                                 rows.push(outbox.row(delivery, None, false));
-                                done += 1;
+                                done.push(letter.named());
                             }
                         }
                     }
                 }
                 crate::dispatch::sql::insert(tx, &rows).await?;
                 let left = sql::count(tx.conn().await?, app_id, &filter).await?;
-                Ok::<_, DeadLetterError>((done, left))
+                let kind = match act {
+                    BulkAct::Resolve(_) => kinds::DEAD_LETTERS_RESOLVED,
+                    BulkAct::Replay(_) => kinds::DEAD_LETTERS_REPLAYED,
+                };
+                tell(tx, kind, app_id, &done).await?;
+                Ok::<_, DeadLetterError>((done.len() as u64, left))
             })
         });
         let done = done.await?;

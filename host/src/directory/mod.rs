@@ -10,10 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
 use crate::apps::{self, App, AppId, HostPattern};
 use crate::identity::capability::AppRole;
 use crate::identity::{self, User, UserId};
+use crate::pubsub::{self, OpenTopic, OpenTopics, SubscriberKey};
 use crate::routes::{self, table::RouteTable};
 use crate::scripts::{self, Script, ScriptId};
 use crate::store::{Conn, Db, StoreError, Tx};
@@ -30,6 +32,8 @@ pub struct Directory {
     picture: ArcSwap<Picture>,
     /// One refresh at a time, so that an older picture never replaces a newer one.
     refreshing: tokio::sync::Mutex<()>,
+    /// Counts the pictures.
+    changes: watch::Sender<u64>,
 }
 
 /// All of them at one version.
@@ -48,6 +52,9 @@ pub struct Picture {
     /// The enabled ones.
     kv_triggers: HashMap<AppId, Vec<Arc<Trigger>>>,
     dead_letter_triggers: HashMap<AppId, Vec<Arc<Trigger>>>,
+    pubsub_triggers: HashMap<AppId, Vec<Arc<Trigger>>>,
+    topics: HashMap<AppId, OpenTopics>,
+    subscriber_keys: HashMap<AppId, Vec<SubscriberKey>>,
     /// Those who are not disabled.
     users: HashMap<UserId, User>,
     members: HashMap<(AppId, UserId), AppRole>,
@@ -121,6 +128,21 @@ impl Picture {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// The enabled triggers of an app that listen to topics.
+    pub fn pubsub_triggers(&self, id: AppId) -> &[Arc<Trigger>] {
+        self.pubsub_triggers.get(&id).map_or(&[], Vec::as_slice)
+    }
+
+    /// How a topic of an app is open to subscribers, if it is.
+    pub fn open_topic(&self, id: AppId, topic: &str) -> Option<&Arc<OpenTopic>> {
+        self.topics.get(&id)?.of(topic)
+    }
+
+    /// What signs the subscriber tokens of an app, the newest first.
+    pub fn subscriber_keys(&self, id: AppId) -> &[SubscriberKey] {
+        self.subscriber_keys.get(&id).map_or(&[], Vec::as_slice)
+    }
+
     /// A user, unless they are disabled.
     pub fn user(&self, id: UserId) -> Option<&User> {
         self.users.get(&id)
@@ -184,12 +206,20 @@ impl Picture {
             let listening = match trigger.kind {
                 triggers::Kind::Kv(_) => &mut picture.kv_triggers,
                 triggers::Kind::DeadLetter(_) => &mut picture.dead_letter_triggers,
+                triggers::Kind::PubSub(_) => &mut picture.pubsub_triggers,
             };
             if trigger.enabled {
                 let of_app = listening.entry(trigger.app_id).or_default();
                 of_app.push(trigger.clone());
             }
             picture.triggers.insert(trigger.id, trigger);
+        }
+        for (app_id, topic) in pubsub::sql::all_topics(conn).await? {
+            picture.topics.entry(app_id).or_default().add(topic);
+        }
+        for key in pubsub::sql::all_keys(conn).await? {
+            let of_app = picture.subscriber_keys.entry(key.app_id).or_default();
+            of_app.push(key);
         }
         let users = identity::sql::users::enabled(conn).await?;
         picture.users = users.into_iter().map(|user| (user.id, user)).collect();
@@ -213,7 +243,13 @@ impl Directory {
             db,
             picture: ArcSwap::from_pointee(picture),
             refreshing: tokio::sync::Mutex::new(()),
+            changes: watch::Sender::new(0),
         }))
+    }
+
+    /// Tells when there is another picture.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// The picture as it is now.
@@ -231,6 +267,7 @@ impl Directory {
         if sql::version(&mut conn).await? != self.picture.load().version {
             self.picture
                 .store(Arc::new(Picture::load(&mut conn).await?));
+            self.changes.send_modify(|count| *count += 1);
         }
         Ok(())
     }

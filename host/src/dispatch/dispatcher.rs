@@ -25,6 +25,7 @@ use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{
     AbandonReason, AbandonedExecution, ExecutionError, ExecutionId, OutcomeKind, sql::Ended,
+    tally::Tally,
 };
 use crate::idempotency::{KeptAnswer, Key};
 use crate::sandbox::Outcome;
@@ -53,6 +54,7 @@ pub struct Dispatcher {
     inbox: Inbox,
     unwritten: Unwritten,
     executor: Arc<dyn Executor>,
+    tally: Arc<Tally>,
     turns: Arc<Mutex<Turns>>,
     /// Deliveries that are worked on.
     tasks: TaskTracker,
@@ -99,14 +101,21 @@ fn describe(span: &Span, delivery: &Delivery, ended: &Ended) {
 }
 
 impl Dispatcher {
-    /// A dispatcher that runs with `executor` what is in `outbox`.
-    pub fn new(outbox: Arc<Outbox>, handed: HandOver, executor: Arc<dyn Executor>) -> Arc<Self> {
+    /// A dispatcher that runs with `executor` what is in `outbox`, and counts in `tally` what came
+    /// of it.
+    pub fn new(
+        outbox: Arc<Outbox>,
+        handed: HandOver,
+        executor: Arc<dyn Executor>,
+        tally: Arc<Tally>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             outbox,
             handed: Mutex::new(Some(handed)),
             inbox: Inbox::default(),
             unwritten: Unwritten::default(),
             executor,
+            tally,
             turns: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
@@ -223,6 +232,7 @@ impl Dispatcher {
         }
         metrics::counter!("picloud_executions_total", "outcome" => ended.execution.outcome.as_str())
             .increment(1);
+        self.tally.count(&ended.execution);
         match delivery.reply_to {
             Some(_) => self.answer(&delivery, ended, answer, key).await,
             None => self.conclude(delivery, ended).await,

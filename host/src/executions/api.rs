@@ -2,21 +2,32 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
+use axum::response::sse::Event;
 use chrono::{DateTime, Utc};
+use futures_util::stream::iter as stream_of;
+use futures_util::{FutureExt, StreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::sql::Ended;
 use super::sql::{self, Filter};
 use super::{AbandonedExecution, Execution, ExecutionId, OutcomeKind};
+use crate::dispatch::sql as outbox;
 use crate::http::answer::Page;
-use crate::http::endpoints::{Api, Of, Rule};
-use crate::http::extract::{Limit, PageQuery, Path, Query, app_named, instant, page_cursor};
-use crate::http::problem::Problem;
+use crate::http::endpoints::{Api, Of, Rule, require};
+use crate::http::extract::{
+    Limit, PageQuery, Path, Query, SignedIn, app_named, instant, page_cursor,
+};
+use crate::http::problem::{Problem, ProblemType};
+use crate::http::stream::{self, EventStream};
+use crate::identity::Caller;
 use crate::identity::capability::Capability;
+use crate::journal::Cap;
 use crate::node::Node;
 use crate::sandbox::LogLine;
 use crate::scripts::ScriptId;
@@ -55,6 +66,16 @@ pub fn endpoints() -> Api {
             "getExecutionTree",
             "Show all that the request of an execution led to",
         )
+        .get(
+            "/executions/{id}/events",
+            Rule::App(Capability::ReadLogs, Of::Execution),
+            events,
+        )
+        .called(
+            "followExecution",
+            "Stream the log lines and the outcome of an execution once it has ended",
+        )
+        .may_fail(&[ProblemType::TooManyStreams, ProblemType::InvalidRequest])
 }
 
 /// A connection that sees the outcome of every call that this node has answered.
@@ -153,6 +174,82 @@ async fn show(
         logs: ended.log.lines,
         logs_truncated: ended.log.truncated,
     }))
+}
+
+/// How long is waited before looking again whether an execution has ended: at first, and at most.
+/// It may run on any node, and its record is the only thing that all of them see.
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
+const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
+/// The id of the event that tells the outcome.
+const LAST_ID: &str = "end";
+
+/// The log lines and the outcome of an execution, once it has ended.
+async fn events(
+    State(node): State<Arc<Node>>,
+    SignedIn(caller): SignedIn,
+    Path(id): Path<ExecutionId>,
+    request: Request,
+) -> Result<EventStream, Problem> {
+    let (parts, _) = request.into_parts();
+    let seen = match stream::last_event_id(&parts).as_str() {
+        "" => 0,
+        LAST_ID => usize::MAX,
+        number => number.parse().map_err(|_| stream::bad_id())?,
+    };
+    let user = Cap::User(caller.user.id);
+    let place = node
+        .caps
+        .enter(vec![(user, node.config.streams.per_user)])?;
+    let waiting = async move {
+        let _place = place;
+        let ended = ended(&node, &caller, id).await;
+        let events = ended.map_or_else(Vec::new, |ended| told(&ended, seen));
+        stream_of(events.into_iter().map(Ok))
+    };
+    Ok(stream::response(waiting.into_stream().flatten()))
+}
+
+/// An execution once it has ended; none where its delivery went without one, or the caller may
+/// not see it any more.
+async fn ended(node: &Node, caller: &Caller, id: ExecutionId) -> Option<Ended> {
+    let mut pause = LOOK_AGAIN;
+    loop {
+        let mut conn = settled(node).await.ok()?;
+        // In this order: what has left the outbox has its record.
+        let waits = outbox::app_of(&mut conn, id.of()).await.ok()?.is_some();
+        let ended = sql::get(&mut conn, id).await.ok()?;
+        drop(conn);
+        if let Some(ended) = ended {
+            let app_id = ended.execution.app_id;
+            require(node, caller, app_id, Capability::ReadLogs).ok()?;
+            return Some(ended);
+        }
+        if !waits {
+            return None;
+        }
+        tokio::time::sleep(pause).await;
+        pause = (pause * 2).min(LOOK_AGAIN_MAX);
+    }
+}
+
+/// The events of an execution after those that were seen.
+fn told(ended: &Ended, seen: usize) -> Vec<Event> {
+    let lines = ended.log.lines.iter().zip(1..).skip(seen);
+    let line = |(line, number): (_, usize)| {
+        let data = serde_json::to_string(line).unwrap_or_default();
+        Event::default()
+            .event("log")
+            .id(number.to_string())
+            .data(data)
+    };
+    let mut events: Vec<Event> = lines.map(line).collect();
+    if seen != usize::MAX {
+        let mut outcome = serde_json::to_value(&ended.execution).unwrap_or_default();
+        outcome["logs_truncated"] = ended.log.truncated.into();
+        let data = outcome.to_string();
+        events.push(Event::default().event("outcome").id(LAST_ID).data(data));
+    }
+    events
 }
 
 /// The most executions that a tree shows.

@@ -2,6 +2,7 @@
 
 pub mod api;
 pub mod sql;
+pub mod tally;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;

@@ -19,6 +19,8 @@ use super::openapi::describe::{Described, Operation};
 use super::problem::{Problem, ProblemType};
 use crate::apps::AppId;
 use crate::audit::{self, Act, Acting, Actor};
+use crate::dispatch::sql as outbox;
+use crate::executions::ExecutionId;
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Via};
 use crate::node::Node;
@@ -379,10 +381,15 @@ async fn app_of(node: &Node, of: Of, named: &str) -> Result<Option<AppId>, Probl
             }
             Err(_) => None,
         },
-        Of::Execution => match named.parse() {
+        Of::Execution => match named.parse::<ExecutionId>() {
             Ok(id) => {
                 node.dispatcher.settled().await;
-                executions::sql::app_of(&mut node.db.read().await?, id).await?
+                let mut conn = node.db.read().await?;
+                // One that waits or runs is known by its delivery only.
+                match outbox::app_of(&mut conn, id.of()).await? {
+                    Some(app_id) => Some(app_id),
+                    None => executions::sql::app_of(&mut conn, id).await?,
+                }
             }
             Err(_) => None,
         },
@@ -395,18 +402,20 @@ async fn app_of(node: &Node, of: Of, named: &str) -> Result<Option<AppId>, Probl
     Ok(app_id.filter(|id| picture.app(*id).is_some()))
 }
 
+/// The bearer token of a request.
+pub(super) fn bearer(parts: &Parts) -> Option<&str> {
+    let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
+    let (scheme, token) = value.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
+}
+
 /// Who sent a request: whose bearer token it has, or else whose cookie.
-async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
-    let value = parts.headers.get(header::AUTHORIZATION);
-    let value = value.and_then(|value| value.to_str().ok());
-    let bearer = value.and_then(|value| {
-        let (scheme, token) = value.split_once(' ')?;
-        scheme
-            .eq_ignore_ascii_case("bearer")
-            .then(|| token.trim().to_owned())
-    });
-    let token = match bearer {
-        Some(token) => Some(token),
+///
+/// # Errors
+/// 401 when that is not known.
+pub(super) async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
+    let token = match bearer(parts) {
+        Some(token) => Some(token.to_owned()),
         None => super::cookie::token(node, parts)?,
     };
     let token = token.ok_or_else(|| {

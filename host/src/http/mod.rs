@@ -10,6 +10,8 @@ pub mod endpoints;
 pub mod extract;
 pub mod openapi;
 pub mod problem;
+mod realtime;
+pub(crate) mod stream;
 mod system;
 #[cfg(test)]
 mod tables;
@@ -29,8 +31,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, backup, dead_letters, executions, identity, kv, overview, portable, retention,
-    routes, scripts, secrets, triggers,
+    apps, audit, backup, dead_letters, executions, identity, journal, kv, overview, portable,
+    pubsub, retention, routes, scripts, secrets, triggers,
 };
 use problem::Problem;
 
@@ -54,6 +56,8 @@ pub fn endpoints() -> endpoints::Api {
         .room("dead_letters", dead_letters::api::endpoints())
         .room("retention", retention::api::endpoints())
         .room("secrets", secrets::api::endpoints())
+        .room("pubsub", pubsub::api::endpoints())
+        .room("journal", journal::api::endpoints())
         .room("audit", audit::api::endpoints())
         .room("backup", backup::api::endpoints())
         .room("portable", portable::api::endpoints())
@@ -72,6 +76,7 @@ pub fn router(node: Arc<Node>) -> Router {
     Router::new()
         .merge(own)
         .merge(system::router())
+        .merge(realtime::router())
         .fallback(user_routes::answer)
         .layer(middleware::from_fn(check_and_explain))
         .layer(CatchPanicLayer::custom(

@@ -14,6 +14,7 @@ use crate::dead_letters::DeadLetterError;
 use crate::dispatch::dispatcher::GateFull;
 use crate::identity::IdentityError;
 use crate::kv::KvError;
+use crate::pubsub::PubSubError;
 use crate::routes::RouteError;
 use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
@@ -74,6 +75,11 @@ impl Problem {
     /// No token, or a dead one (401).
     pub fn unauthorized(detail: impl Into<String>) -> Self {
         Self::new(ProblemType::Unauthorized, detail).with_header(header::WWW_AUTHENTICATE, "Bearer")
+    }
+
+    /// Whether it says that the caller is not known.
+    pub fn is_unauthorized(&self) -> bool {
+        self.of == ProblemType::Unauthorized
     }
 
     /// Somebody who may not (403).
@@ -329,6 +335,26 @@ impl From<KvError> for Problem {
                 ..
             } => Self::body_too_large(bytes_max).with("field", "value"),
             _ => Self::invalid_field(field, detail),
+        }
+    }
+}
+
+impl From<PubSubError> for Problem {
+    fn from(error: PubSubError) -> Self {
+        let detail = error.to_string();
+        match error {
+            PubSubError::InvalidTopic | PubSubError::InvalidGlob(_) => {
+                Self::invalid_field("topic", detail)
+            }
+            PubSubError::InvalidMessage(_) => Self::invalid_field("message", detail),
+            PubSubError::TooLarge { bytes_max, .. } => {
+                Self::body_too_large(bytes_max).with("field", "message")
+            }
+            PubSubError::TokenTopics => Self::invalid_field("topics", detail),
+            PubSubError::TokenSubject => Self::invalid_field("subject", detail),
+            PubSubError::NoMasterKey => Self::new(ProblemType::NoMasterKey, detail),
+            PubSubError::NotOpen(_) => Self::not_found(detail),
+            PubSubError::Store(error) => error.into(),
         }
     }
 }

@@ -120,6 +120,10 @@ pub enum Capability {
     ManageTriggers,
     /// Read, replay and resolve dead letters.
     ManageDeadLetters,
+    /// Publish messages.
+    Publish,
+    /// Open topics to subscribers and close them, end subscriber tokens.
+    ManageTopics,
     /// See which secrets there are, give them values, remove them.
     ManageSecrets,
     /// Name and delete an app, decide who may do what in it, read what they did.
@@ -151,6 +155,8 @@ names!(Capability {
     ManageDomains => "manage_domains",
     ManageTriggers => "manage_triggers",
     ManageDeadLetters => "manage_dead_letters",
+    Publish => "publish",
+    ManageTopics => "manage_topics",
     ManageSecrets => "manage_secrets",
     ManageApp => "manage_app",
     CreateApps => "create_apps",
@@ -164,10 +170,13 @@ impl Capability {
             Self::SeeApp | Self::ReadScripts | Self::ReadKv | Self::ReadRoutes | Self::ReadLogs => {
                 Needs::App(AppRole::Viewer)
             }
-            Self::WriteScripts | Self::WriteKv | Self::WriteRoutes => Needs::App(AppRole::Editor),
+            Self::WriteScripts | Self::WriteKv | Self::WriteRoutes | Self::Publish => {
+                Needs::App(AppRole::Editor)
+            }
             Self::ManageDomains
             | Self::ManageTriggers
             | Self::ManageDeadLetters
+            | Self::ManageTopics
             | Self::ManageSecrets
             | Self::ManageApp => Needs::App(AppRole::AppAdmin),
             Self::CreateApps | Self::ManageInstance => Needs::Instance(Role::Admin),
@@ -179,12 +188,13 @@ impl Capability {
         match self {
             Self::SeeApp => None,
             Self::ReadScripts | Self::ReadKv | Self::ReadRoutes => Some(Scope::ScriptRead),
-            Self::WriteScripts | Self::WriteKv => Some(Scope::ScriptWrite),
+            Self::WriteScripts | Self::WriteKv | Self::Publish => Some(Scope::ScriptWrite),
             Self::WriteRoutes => Some(Scope::RouteWrite),
             Self::ReadLogs => Some(Scope::LogRead),
             Self::ManageDomains => Some(Scope::DomainManage),
             Self::ManageTriggers
             | Self::ManageDeadLetters
+            | Self::ManageTopics
             | Self::ManageSecrets
             | Self::ManageApp => Some(Scope::AppAdmin),
             Self::CreateApps | Self::ManageInstance => Some(Scope::InstanceAdmin),

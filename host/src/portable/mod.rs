@@ -24,7 +24,7 @@ use crate::scripts::{self, Kind, Script, ScriptId, ScriptLimits};
 use crate::secrets;
 use crate::store::{Conn, StoreError, Tx};
 use crate::triggers::{
-    self, DeadLetterFilter, Glob, KvFilter, Op, OrderedBy, Source, Trigger, TriggerId,
+    self, DeadLetterFilter, Glob, KvFilter, Op, OrderedBy, PubSubFilter, Source, Trigger, TriggerId,
 };
 use crate::{directory, store};
 
@@ -122,6 +122,8 @@ enum ListensTo {
         trigger: Option<String>,
         script: Option<String>,
     },
+    #[serde(rename = "pubsub")]
+    PubSub { topic: Glob },
 }
 
 /// Write an app, seen through a connection that sees one moment.
@@ -277,6 +279,7 @@ fn portable_trigger(
             trigger: trigger_id.and_then(trigger_named),
             script: script_id.and_then(&script_named),
         },
+        triggers::Kind::PubSub(PubSubFilter { topic }) => ListensTo::PubSub { topic },
     };
     PortableTrigger {
         name,
@@ -496,6 +499,7 @@ impl Import {
                     trigger_id: trigger.and_then(|name| trigger_ids.get(&name).copied()),
                     script_id: script.map(|name| script_id(Some(name))).transpose()?,
                 }),
+                ListensTo::PubSub { topic } => triggers::Kind::PubSub(PubSubFilter { topic }),
             };
             triggers.push(Trigger {
                 id: trigger_ids[&name],

@@ -12,6 +12,7 @@ use crate::http::endpoints::{Api, Rule};
 use crate::http::extract::Query;
 use crate::http::problem::Problem;
 use crate::identity::capability::Capability;
+use crate::journal;
 use crate::node::Node;
 
 /// The endpoints of this room.
@@ -43,7 +44,12 @@ async fn gc(
     let retention = node.config.retention;
     let removed = match query.dry_run {
         true => retention.dry_run(&node.db).await?,
-        false => retention.sweep(&node.db).await?,
+        false => {
+            // What is only there to be told again is not counted.
+            let picture = node.directory.picture();
+            journal::sweep::sweep(&node.db, |channel| channel.keep(&picture)).await?;
+            retention.sweep(&node.db).await?
+        }
     };
     let dry_run = query.dry_run;
     Ok(Json(Collected { dry_run, removed }))

@@ -3,6 +3,7 @@
 pub mod api;
 pub mod sql;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
@@ -10,8 +11,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::idempotency;
+use crate::directory::Directory;
 use crate::store::{Db, StoreError};
+use crate::{idempotency, journal};
 
 /// How often is swept.
 const EVERY: Duration = Duration::from_secs(60);
@@ -144,11 +146,15 @@ impl Retention {
     }
 
     /// Sweep again and again, for ever.
-    pub async fn keep_sweeping(self, db: Db) {
+    pub async fn keep_sweeping(self, db: Db, directory: Arc<Directory>) {
         loop {
             tokio::time::sleep(EVERY).await;
             if let Err(error) = self.sweep(&db).await {
                 tracing::warn!(%error, "rows past their retention could not be removed");
+            }
+            let picture = directory.picture();
+            if let Err(error) = journal::sweep::sweep(&db, |channel| channel.keep(&picture)).await {
+                tracing::warn!(%error, "the journal could not be swept");
             }
         }
     }

@@ -25,6 +25,7 @@ pub mod function {
             "picloud:log/log@1.0.0": super::rhai::picloud::log::log,
             "picloud:dead-letters/dead-letters@1.1.0": super::rhai::picloud::dead_letters::dead_letters,
             "picloud:secrets/secrets@1.0.0": super::rhai::picloud::secrets::secrets,
+            "picloud:pubsub/pubsub@1.0.0": super::rhai::picloud::pubsub::pubsub,
         },
     });
 }
@@ -34,4 +35,5 @@ pub use rhai::picloud::dead_letters::dead_letters;
 pub use rhai::picloud::function::types;
 pub use rhai::picloud::kv::kv;
 pub use rhai::picloud::log::log;
+pub use rhai::picloud::pubsub::pubsub;
 pub use rhai::picloud::secrets::secrets;

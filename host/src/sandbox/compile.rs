@@ -25,13 +25,14 @@ const ADDRESS_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 /// The export that makes a component a function.
 const HANDLER: &str = "picloud:function/handler@";
 /// What a component may import: our own contract, and the part of WASI that is linked.
-const ALLOWED_IMPORTS: [&str; 11] = [
+const ALLOWED_IMPORTS: [&str; 12] = [
     "picloud:context/",
     "picloud:dead-letters/",
     "picloud:function/types@",
     "picloud:kv/",
     "picloud:log/",
     "picloud:secrets/",
+    "picloud:pubsub/",
     "wasi:cli/",
     "wasi:clocks/",
     "wasi:filesystem/",

@@ -12,7 +12,7 @@ use wasmtime::{
 };
 
 use super::artifact::Artifacts;
-use super::bindings::{context, dead_letters, function, kv, log, rhai, secrets, types};
+use super::bindings::{context, dead_letters, function, kv, log, pubsub, rhai, secrets, types};
 use super::compile::{self, CompileError};
 use super::imports::Imports;
 use super::run::{self, State};
@@ -278,6 +278,7 @@ fn linker<I: Imports>(engine: &Engine) -> wasmtime::Result<Linker<State<I>>> {
     log::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
     dead_letters::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
     secrets::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
+    pubsub::add_to_linker::<State<I>, HasSelf<State<I>>>(l, |state| state)?;
     // By hand, because the generated trait would have the image copied twice.
     l.instance("picloud:function/program@1.0.0")?
         .func_wrap("image", |store, ()| {

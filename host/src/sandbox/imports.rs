@@ -3,7 +3,7 @@
 
 use std::future::Future;
 
-use super::bindings::{context, dead_letters, kv, log, secrets, types};
+use super::bindings::{context, dead_letters, kv, log, pubsub, secrets, types};
 use super::run::State;
 use super::{HostLimit, Level};
 
@@ -85,11 +85,36 @@ pub trait SecretImports: Send {
     ) -> impl Future<Output = Result<Option<String>, secrets::Error>> + Send;
 }
 
+/// The topics, as guests reach them.
+pub trait PubSubImports: Send {
+    /// See the WIT.
+    fn publish_durable(
+        &mut self,
+        topic: String,
+        message: String,
+    ) -> impl Future<Output = Result<String, pubsub::Error>> + Send;
+
+    /// See the WIT.
+    fn publish_ephemeral(
+        &mut self,
+        topic: String,
+        message: String,
+    ) -> impl Future<Output = Result<String, pubsub::Error>> + Send;
+
+    /// See the WIT.
+    fn subscriber_token(
+        &mut self,
+        topics: Vec<String>,
+        subject: Option<String>,
+        ttl_seconds: Option<i64>,
+    ) -> impl Future<Output = Result<String, pubsub::Error>> + Send;
+}
+
 /// Everything that the domains answer for one execution. It carries the app's id: no call of a
 /// guest can name another.
-pub trait Imports: KvImports + DeadLetterImports + SecretImports + 'static {}
+pub trait Imports: KvImports + DeadLetterImports + SecretImports + PubSubImports + 'static {}
 
-impl<T: KvImports + DeadLetterImports + SecretImports + 'static> Imports for T {}
+impl<T: KvImports + DeadLetterImports + SecretImports + PubSubImports + 'static> Imports for T {}
 
 /// Imports with nothing behind them: for measuring and testing the sandbox by itself.
 pub struct NoImports;
@@ -146,6 +171,25 @@ impl DeadLetterImports for NoImports {
 impl SecretImports for NoImports {
     async fn get(&mut self, _: String) -> Result<Option<String>, secrets::Error> {
         Ok(None)
+    }
+}
+
+impl PubSubImports for NoImports {
+    async fn publish_durable(&mut self, _: String, _: String) -> Result<String, pubsub::Error> {
+        Err(pubsub::Error::Unavailable)
+    }
+
+    async fn publish_ephemeral(&mut self, _: String, _: String) -> Result<String, pubsub::Error> {
+        Err(pubsub::Error::Unavailable)
+    }
+
+    async fn subscriber_token(
+        &mut self,
+        _: Vec<String>,
+        _: Option<String>,
+        _: Option<i64>,
+    ) -> Result<String, pubsub::Error> {
+        Err(pubsub::Error::Unavailable)
     }
 }
 
@@ -290,6 +334,42 @@ impl<I: Imports> secrets::Host for State<I> {
             self.redaction.add(value);
         }
         Ok(got)
+    }
+}
+
+impl<I: Imports> pubsub::Host for State<I> {
+    async fn publish_durable(
+        &mut self,
+        topic: String,
+        message: String,
+    ) -> wasmtime::Result<Result<String, pubsub::Error>> {
+        self.meter.call(topic.len() + message.len())?;
+        Ok(self.imports.publish_durable(topic, message).await)
+    }
+
+    async fn publish_ephemeral(
+        &mut self,
+        topic: String,
+        message: String,
+    ) -> wasmtime::Result<Result<String, pubsub::Error>> {
+        self.meter.call(topic.len() + message.len())?;
+        Ok(self.imports.publish_ephemeral(topic, message).await)
+    }
+
+    async fn subscriber_token(
+        &mut self,
+        topics: Vec<String>,
+        subject: Option<String>,
+        ttl_seconds: Option<i64>,
+    ) -> wasmtime::Result<Result<String, pubsub::Error>> {
+        let bytes: usize = topics.iter().chain(&subject).map(String::len).sum();
+        self.meter.call(bytes)?;
+        let made = self
+            .imports
+            .subscriber_token(topics, subject, ttl_seconds)
+            .await;
+        self.meter.carry(made.as_ref().map_or(0, String::len))?;
+        Ok(made)
     }
 }
 

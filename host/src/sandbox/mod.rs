@@ -28,7 +28,7 @@ pub use bindings::types::{Diagnostic, Position, Thrown};
 pub use compile::{CompileError, compile_child_main};
 pub use engine::{Component, Sandbox, SandboxConfig, SandboxError};
 pub use guest::RHAI_GUEST;
-pub use imports::{DeadLetterImports, Imports, KvImports, NoImports, SecretImports};
+pub use imports::{DeadLetterImports, Imports, KvImports, NoImports, PubSubImports, SecretImports};
 pub use log::{Level, LogLine};
 
 /// What an execution may use up.
@@ -47,7 +47,7 @@ pub struct Limits {
 }
 
 /// The version of the contract in `wit/` that guests are told.
-pub const SDK_VERSION: &str = "1.2.0";
+pub const SDK_VERSION: &str = "1.3.0";
 
 const MIB: u64 = 1024 * 1024;
 

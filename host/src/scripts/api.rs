@@ -599,6 +599,7 @@ async fn execute(
     let script = known(&node, id).await?;
     let permit = node.dispatcher.enter(script.app_id)?;
     let (ended, answer) = node.runner.execute(script.id, who, request).await?;
+    node.tally.count(&ended.execution);
     drop(permit);
     let response = match answer {
         Answer::Outcome(Outcome::Answered(response)) => Some(response.into()),

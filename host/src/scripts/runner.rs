@@ -19,12 +19,10 @@ use crate::executions::sql::Ended;
 use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind};
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Via};
-use crate::imports::GuestImports;
-use crate::kv::KvStore;
+use crate::imports::{GuestImports, Services};
 use crate::sandbox::{
     Code, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report, Request, Sandbox,
 };
-use crate::secrets::Secrets;
 use crate::store::{Db, micros};
 use crate::telemetry::trace::{self, Span, TraceParent};
 use crate::triggers::firing::{self, Origin};
@@ -41,8 +39,7 @@ pub struct Runner {
     directory: Arc<Directory>,
     sandbox: Sandbox<GuestImports>,
     default_limits: Limits,
-    kv: KvStore,
-    secrets: Secrets,
+    services: Services,
     outbox: Arc<Outbox>,
     codes: moka::future::Cache<(ScriptId, u32), (Code, u32)>,
     host: Handle,
@@ -85,8 +82,7 @@ impl Runner {
         directory: Arc<Directory>,
         sandbox: Sandbox<GuestImports>,
         default_limits: Limits,
-        kv: KvStore,
-        secrets: Secrets,
+        services: Services,
         outbox: Arc<Outbox>,
     ) -> Self {
         let codes = moka::future::Cache::builder()
@@ -99,8 +95,7 @@ impl Runner {
             directory,
             sandbox,
             default_limits,
-            kv,
-            secrets,
+            services,
             outbox,
             codes,
             host,
@@ -176,11 +171,14 @@ impl Runner {
             DeadLetters::new(db, outbox, app.id, who.user.id)
         };
         GuestImports {
-            kv: self.kv.of(app.id, origin),
+            kv: self.services.kv.of(app.id, origin),
             may_read_kv: who.is_none_or(|who| may(who, Capability::ReadKv)),
             may_write_kv: who.is_none_or(|who| may(who, Capability::WriteKv)),
             dead_letters: manager.map(managed),
-            secrets: self.secrets.clone(),
+            secrets: self.services.secrets.clone(),
+            pubsub: self.services.pubsub.clone(),
+            may_publish: who.is_none_or(|who| may(who, Capability::Publish)),
+            origin,
             app_id: app.id,
             script_id,
             host: self.host.clone(),

@@ -92,8 +92,7 @@ pub struct Secrets {
 
 impl Secrets {
     /// Secrets under these keys.
-    pub fn new(db: Db, keys: MasterKeys) -> Self {
-        let keys = Arc::new(keys);
+    pub fn new(db: Db, keys: Arc<MasterKeys>) -> Self {
         Self { db, keys }
     }
 

@@ -69,6 +69,8 @@ pub struct Tx {
     waiting: Waiting,
     /// What it makes: see [`Self::creates`].
     created: Option<String>,
+    /// What is told once it is committed.
+    pub(super) announcements: Vec<String>,
 }
 
 struct Waiting {
@@ -123,7 +125,14 @@ impl Tx {
             now,
             waiting,
             created,
+            announcements: Vec::new(),
         })
+    }
+
+    /// Have `text` told to whoever [listens](super::Db::announcements) in this process, once and
+    /// only if this transaction is committed.
+    pub fn announce(&mut self, text: String) {
+        self.announcements.push(text);
     }
 
     /// The connection, with everything before sent.

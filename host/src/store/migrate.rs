@@ -11,7 +11,7 @@ use super::{Engine, StoreError, Tx, on};
 pub const SCHEMA_VERSION: i64 = MIGRATIONS[MIGRATIONS.len() - 1].0;
 
 /// Number, name, and the texts for SQLite and Postgres.
-const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
+const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
     (
         1,
         "spine",
@@ -54,6 +54,12 @@ const MIGRATIONS: [(i64, &str, &str, &str); 7] = [
         include_str!("../../../migrations/sqlite/0009_traces.sql"),
         include_str!("../../../migrations/postgres/0009_traces.sql"),
     ),
+    (
+        10,
+        "realtime",
+        include_str!("../../../migrations/sqlite/0010_realtime.sql"),
+        include_str!("../../../migrations/postgres/0010_realtime.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together
@@ -73,8 +79,8 @@ where
     <A::Connection as std::ops::Deref>::Target: Migrate,
 {
     let migrations = MIGRATIONS
-        .into_iter()
-        .map(|(number, name, sqlite, postgres)| {
+        .iter()
+        .map(|&(number, name, sqlite, postgres)| {
             let text = match engine {
                 Engine::Sqlite => sqlite,
                 Engine::Postgres => postgres,

@@ -15,10 +15,11 @@ mod snapshot;
 mod witness;
 mod writer;
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
 
 pub(crate) use conn::on;
 pub use conn::{Conn, Tx};
@@ -54,6 +55,7 @@ struct Inner {
     reads: open::Reads,
     guest_reads: open::Reads,
     writer: Writer,
+    announced: Mutex<Option<mpsc::UnboundedReceiver<Vec<String>>>>,
     /// Held for as long as the process serves: it keeps a second one off the same file.
     _lock: Option<std::fs::File>,
 }
@@ -67,11 +69,13 @@ impl Db {
     /// same SQLite file.
     pub async fn open(url: &str) -> Result<Self, StoreError> {
         let opened = open::open(url).await?;
+        let (announce, announced) = mpsc::unbounded_channel();
         Ok(Self {
             inner: Arc::new(Inner {
                 reads: opened.reads,
                 guest_reads: opened.guest_reads,
-                writer: Writer::start(opened.writes),
+                writer: Writer::start(opened.writes, announce),
+                announced: Mutex::new(Some(announced)),
                 _lock: opened.lock,
             }),
             for_guests: false,
@@ -93,6 +97,15 @@ impl Db {
             open::Reads::Sqlite(_) => Engine::Sqlite,
             open::Reads::Postgres(_) => Engine::Postgres,
         }
+    }
+
+    /// What transactions of this process [announce](Tx::announce), in the order of their commits
+    /// on each lane. There is one listener: it is none when this was asked before.
+    pub fn announcements(&self) -> Option<mpsc::UnboundedReceiver<Vec<String>>> {
+        let mut announced = self.inner.announced.lock();
+        announced
+            .as_deref_mut()
+            .map_or(None, |announced| announced.take())
     }
 
     /// A connection for reading.

@@ -114,7 +114,11 @@ struct Ending {
 }
 
 impl Writer {
-    pub(super) fn start(connector: Connector) -> Self {
+    /// Lanes that tell `announced` what is to be told after a commit.
+    pub(super) fn start(
+        connector: Connector,
+        announced: mpsc::UnboundedSender<Vec<String>>,
+    ) -> Self {
         let failing = Arc::new(AtomicBool::new(false));
         let start = || {
             let (jobs, queue) = mpsc::channel(QUEUE);
@@ -123,6 +127,7 @@ impl Writer {
                 conn: None,
                 hasty_in_a_row: 0,
                 failing: failing.clone(),
+                announced: announced.clone(),
             };
             tokio::spawn(worker.run(queue));
             jobs
@@ -218,6 +223,7 @@ struct LaneWorker {
     /// How many transactions in a row need not wait for the disk.
     hasty_in_a_row: u32,
     failing: Arc<AtomicBool>,
+    announced: mpsc::UnboundedSender<Vec<String>>,
 }
 
 impl LaneWorker {
@@ -391,6 +397,10 @@ impl LaneWorker {
         match tx.commit().await {
             Ok(()) => {
                 self.conn = Some(tx.conn);
+                if !tx.announcements.is_empty() {
+                    // Without a listener nobody wants to know.
+                    let _ = self.announced.send(tx.announcements);
+                }
                 Ok(())
             }
             Err(error) => {

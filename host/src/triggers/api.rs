@@ -8,8 +8,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, Trigger, TriggerError,
-    TriggerId, sql,
+    DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, PubSubFilter, Trigger,
+    TriggerError, TriggerId, sql,
 };
 use crate::apps::AppId;
 use crate::directory;
@@ -64,6 +64,13 @@ pub fn endpoints() -> Api {
             "createDeadLetterTrigger",
             "Register a trigger on dead letters",
         )
+        .may_fail(&[ProblemType::NameTaken])
+        .post(
+            "/apps/{app}/triggers/pubsub",
+            Rule::App(Capability::ManageTriggers, Of::App),
+            create_pubsub,
+        )
+        .called("createPubSubTrigger", "Register a trigger on topics")
         .may_fail(&[ProblemType::NameTaken])
         .get(
             "/triggers/{id}",
@@ -140,6 +147,8 @@ async fn list(
 enum KindName {
     Kv,
     DeadLetter,
+    #[serde(rename = "pubsub")]
+    PubSub,
 }
 
 impl KindName {
@@ -152,6 +161,7 @@ impl KindName {
                 key: None,
             }),
             Self::DeadLetter => Kind::DeadLetter(DeadLetterFilter::default()),
+            Self::PubSub => Kind::PubSub(PubSubFilter { topic: Glob::any() }),
         }
     }
 }
@@ -181,29 +191,30 @@ struct Fields {
     #[serde(default, deserialize_with = "given")]
     ordered_by: Option<Option<OrderedBy>>,
     filter: Option<DeadLetterFilter>,
+    topic: Option<Glob>,
 }
 
 impl Fields {
     /// See that the fields are of this kind and have values that they can have.
     fn check(&self, kind: &Kind) -> Result<(), Problem> {
-        let kv = [
-            ("collection", self.collection.is_some()),
-            ("ops", self.ops.is_some()),
-            ("key", self.key.is_some()),
-            ("ordered_by", self.ordered_by.is_some()),
+        let of_some_kinds: [(_, _, &[&str]); 6] = [
+            ("collection", self.collection.is_some(), &["kv"]),
+            ("ops", self.ops.is_some(), &["kv"]),
+            ("key", self.key.is_some(), &["kv"]),
+            ("ordered_by", self.ordered_by.is_some(), &["kv", "pubsub"]),
+            ("filter", self.filter.is_some(), &["dead_letter"]),
+            ("topic", self.topic.is_some(), &["pubsub"]),
         ];
-        let dead_letter = [("filter", self.filter.is_some())];
-        let misplaced: &[_] = match kind {
-            Kind::Kv(_) => &dead_letter,
-            Kind::DeadLetter(_) => &kv,
-        };
         if let Some(named) = self.kind
             && named.everything().as_str() != kind.as_str()
         {
             let detail = format!("this is a trigger of the kind `{}`", kind.as_str());
             return Err(Problem::invalid_field("kind", detail));
         }
-        if let Some((field, _)) = misplaced.iter().find(|(_, given)| *given) {
+        let misplaced = of_some_kinds
+            .iter()
+            .find(|(_, given, kinds)| *given && !kinds.contains(&kind.as_str()));
+        if let Some((field, ..)) = misplaced {
             let detail = format!("a trigger of the kind `{}` has no `{field}`", kind.as_str());
             return Err(Problem::invalid_field(*field, detail));
         }
@@ -247,6 +258,11 @@ impl Fields {
             Kind::DeadLetter(filter) => {
                 if let Some(given) = self.filter {
                     *filter = given;
+                }
+            }
+            Kind::PubSub(filter) => {
+                if let Some(topic) = self.topic {
+                    filter.topic = topic;
                 }
             }
         }
@@ -321,7 +337,10 @@ async fn create_any(
     Body(fields): Body<Fields>,
 ) -> Result<Created<TriggerView>, Problem> {
     let kind = fields.kind.ok_or_else(|| {
-        Problem::invalid_field("kind", "missing field `kind`: `kv` or `dead_letter`")
+        Problem::invalid_field(
+            "kind",
+            "missing field `kind`: `kv`, `dead_letter` or `pubsub`",
+        )
     })?;
     create(&node, who.user.id, &app, fields, kind).await
 }
@@ -344,6 +363,15 @@ async fn create_dead_letter(
     create(&node, who.user.id, &app, fields, KindName::DeadLetter).await
 }
 
+async fn create_pubsub(
+    State(node): State<Arc<Node>>,
+    SignedIn(who): SignedIn,
+    Path(app): Path<String>,
+    Body(fields): Body<Fields>,
+) -> Result<Created<TriggerView>, Problem> {
+    create(&node, who.user.id, &app, fields, KindName::PubSub).await
+}
+
 async fn create(
     node: &Node,
     by: UserId,
@@ -357,6 +385,10 @@ async fn create(
     if matches!(kind, Kind::Kv(_)) && fields.collection.is_none() {
         let detail = "missing field `collection`; `*` means every collection";
         return Err(Problem::invalid_field("collection", detail));
+    }
+    if matches!(kind, Kind::PubSub(_)) && fields.topic.is_none() {
+        let detail = "missing field `topic`; `*` means every topic";
+        return Err(Problem::invalid_field("topic", detail));
     }
     let script = fields.script.as_deref();
     let script_id = named_script(node, app_id, fields.script_id, script).await?;

@@ -18,6 +18,7 @@ use crate::dispatch::sql::{NewDelivery, Placed};
 use crate::dispatch::{Delivery, Payload};
 use crate::executions::ExecutionId;
 use crate::kv::{Collection, Key};
+use crate::pubsub::Topic;
 use crate::telemetry::trace::{self, TraceParent};
 
 /// What makes deliveries of events.
@@ -53,8 +54,8 @@ impl Origin {
     }
 }
 
-/// A trigger that listens to a key. Whether it fires, and what its handler sees, the mutation
-/// itself decides: only in its transaction is known what was there before.
+/// A trigger that listens to a key or a topic. Whether it fires, and what its handler sees, the
+/// mutation itself decides: only in its transaction is known what was there before.
 #[derive(Debug)]
 pub struct Firing {
     trigger: Arc<Trigger>,
@@ -85,12 +86,44 @@ impl Events {
     ) -> (Vec<Firing>, Places) {
         let picture = self.directory.picture();
         let triggers = picture.kv_triggers(app_id).iter();
-        let listening: Vec<&Arc<Trigger>> = triggers
-            .filter(|trigger| match &trigger.kind {
-                Kind::Kv(filter) => filter.may_match(collection, key),
-                Kind::DeadLetter(_) => false,
-            })
-            .collect();
+        let listening = triggers.filter(|trigger| match &trigger.kind {
+            Kind::Kv(filter) => filter.may_match(collection, key),
+            Kind::DeadLetter(_) | Kind::PubSub(_) => false,
+        });
+        let ordered = || {
+            let collection = collection.as_str();
+            // The length keeps `a` + `b:c` and `a:b` + `c` apart.
+            format!("{}:{collection}:{}", collection.len(), key.as_str())
+        };
+        self.firings(app_id, listening.collect(), ordered, origin)
+    }
+
+    /// The triggers that listen to a topic.
+    pub fn listening_to_topic(
+        &self,
+        app_id: AppId,
+        topic: &Topic,
+        origin: Origin,
+    ) -> (Vec<Firing>, Places) {
+        let picture = self.directory.picture();
+        let triggers = picture.pubsub_triggers(app_id).iter();
+        let listening = triggers.filter(|trigger| match &trigger.kind {
+            Kind::PubSub(filter) => filter.topic.matches(topic.as_str()),
+            Kind::Kv(_) | Kind::DeadLetter(_) => false,
+        });
+        let ordered = || topic.as_str().to_owned();
+        self.firings(app_id, listening.collect(), ordered, origin)
+    }
+
+    /// What `listening` fires; `ordered` tells what deliveries have in common that wait for each
+    /// other.
+    fn firings(
+        &self,
+        app_id: AppId,
+        listening: Vec<&Arc<Trigger>>,
+        ordered: impl Fn() -> String,
+        origin: Origin,
+    ) -> (Vec<Firing>, Places) {
         if origin.trigger_depth >= self.depth_max && !listening.is_empty() {
             metrics::counter!("picloud_deliveries_dropped_total", "why" => "depth")
                 .increment(listening.len() as u64);
@@ -108,12 +141,9 @@ impl Events {
                 request_id: origin.request_id,
                 parent_execution_id: origin.execution_id,
                 trace: origin.trace,
-                order_key: trigger.ordered_by.map(|OrderedBy::Key| {
-                    let collection = collection.as_str();
-                    // The length keeps `a` + `b:c` and `a:b` + `c` apart.
-                    let (length, key) = (collection.len(), key.as_str());
-                    format!("{}:{length}:{collection}:{key}", trigger.id)
-                }),
+                order_key: trigger
+                    .ordered_by
+                    .map(|OrderedBy::Key| format!("{}:{}", trigger.id, ordered())),
                 ..of_trigger(trigger, trigger.retry)
             };
             let permit = match trigger.paused {
@@ -160,7 +190,7 @@ pub fn handlers_of(picture: &Picture, letter: &DeadLetter) -> Vec<Delivery> {
     let triggers = picture.dead_letter_triggers(letter.app_id).iter();
     let told = triggers.filter(|trigger| match &trigger.kind {
         Kind::DeadLetter(filter) => filter.matches(letter),
-        Kind::Kv(_) => false,
+        Kind::Kv(_) | Kind::PubSub(_) => false,
     });
     told.map(|trigger| Delivery {
         payload: Arc::new(letter.event()),
@@ -228,13 +258,69 @@ impl<'e> KvEvent<'e> {
     /// # Errors
     /// Never, for what [`Self::new`] let through.
     pub fn payload(&self) -> Result<Arc<Payload>, serde_json::Error> {
-        let text = serde_json::value::to_raw_value(self)?;
-        Ok(Arc::new(Payload::Event(text)))
+        payload(self)
     }
 }
 
+/// A message as its handlers see it.
+#[derive(Serialize)]
+pub struct PubSubEvent<'e> {
+    id: Uuid,
+    source: &'static str,
+    op: &'static str,
+    at: DateTime<Utc>,
+    pubsub: Published<'e>,
+}
+
+#[derive(Serialize)]
+struct Published<'e> {
+    topic: &'e str,
+    message: &'e RawValue,
+    message_id: Uuid,
+    published_at: DateTime<Utc>,
+}
+
+impl<'e> PubSubEvent<'e> {
+    /// What was published; `message` is JSON.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn new(
+        topic: &'e Topic,
+        message: &'e str,
+        message_id: Uuid,
+        published_at: DateTime<Utc>,
+    ) -> Result<Self, serde_json::Error> {
+        Ok(Self {
+            id: message_id,
+            source: "pubsub",
+            op: "publish",
+            at: published_at,
+            pubsub: Published {
+                topic: topic.as_str(),
+                message: serde_json::from_str(message)?,
+                message_id,
+                published_at,
+            },
+        })
+    }
+
+    /// Its JSON: the same event for each of its deliveries.
+    ///
+    /// # Errors
+    /// Never, for what [`Self::new`] let through.
+    pub fn payload(&self) -> Result<Arc<Payload>, serde_json::Error> {
+        payload(self)
+    }
+}
+
+fn payload(event: &impl Serialize) -> Result<Arc<Payload>, serde_json::Error> {
+    let text = serde_json::value::to_raw_value(event)?;
+    Ok(Arc::new(Payload::Event(text)))
+}
+
 impl Firing {
-    /// The row of the outbox, if the trigger listens to what this event did.
+    /// The row of the outbox, if the trigger listens to what this event did to a key.
     pub fn row(&self, event: &KvEvent<'_>, payload: &Arc<Payload>) -> Option<NewDelivery> {
         let Kind::Kv(KvFilter { ops, .. }) = &self.trigger.kind else {
             return None;
@@ -242,11 +328,16 @@ impl Firing {
         if !ops.contains(&event.op) {
             return None;
         }
+        Some(self.row_with(payload))
+    }
+
+    /// The row of the outbox that delivers this.
+    pub fn row_with(&self, payload: &Arc<Payload>) -> NewDelivery {
         let mut row = self.row.clone();
         row.delivery.payload = payload.clone();
         if let (Some(policy), Payload::Event(text)) = (&self.trigger.idempotency, &**payload) {
             row.key = policy.key_of(self.trigger.id.uuid(), text.get());
         }
-        Some(row)
+        row
     }
 }

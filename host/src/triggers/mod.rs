@@ -65,6 +65,9 @@ pub enum Kind {
     Kv(KvFilter),
     /// Deliveries that used up their attempts.
     DeadLetter(DeadLetterFilter),
+    /// Messages that are published to topics.
+    #[serde(rename = "pubsub")]
+    PubSub(PubSubFilter),
 }
 
 impl Kind {
@@ -73,6 +76,7 @@ impl Kind {
         match self {
             Self::Kv(_) => "kv",
             Self::DeadLetter(_) => "dead_letter",
+            Self::PubSub(_) => "pubsub",
         }
     }
 }
@@ -99,6 +103,13 @@ impl KvFilter {
     }
 }
 
+/// Which messages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct PubSubFilter {
+    /// Of these topics.
+    pub topic: Glob,
+}
+
 /// What a mutation did to a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -121,7 +132,7 @@ impl Op {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DeadLetterFilter {
-    /// Fired so: `http` or `kv`.
+    /// Fired so: `http`, `kv` or `pubsub`.
     #[serde(default)]
     pub source: Option<Source>,
     /// Of this trigger.
@@ -153,6 +164,9 @@ pub enum Source {
     Http,
     /// A trigger on the key-value store.
     Kv,
+    /// A trigger on topics.
+    #[serde(rename = "pubsub")]
+    PubSub,
 }
 
 impl Source {
@@ -161,12 +175,13 @@ impl Source {
         match self {
             Self::Http => "http",
             Self::Kv => "kv",
+            Self::PubSub => "pubsub",
         }
     }
 
     /// The source that a word names.
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Http, Self::Kv]
+        [Self::Http, Self::Kv, Self::PubSub]
             .into_iter()
             .find(|source| source.as_str() == word)
     }
@@ -186,7 +201,7 @@ pub enum DispatchMode {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OrderedBy {
-    /// The same collection and key.
+    /// The same collection and key; or the same topic.
     Key,
 }
 

@@ -3,7 +3,8 @@
 use chrono::{DateTime, Utc};
 
 use super::{
-    DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, Source, Trigger, TriggerId,
+    DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, PubSubFilter, Source,
+    Trigger, TriggerId,
 };
 use crate::apps::AppId;
 use crate::dispatch::sql::RetryRow;
@@ -33,6 +34,7 @@ struct TriggerRow {
     source: Option<String>,
     of_trigger_id: Option<TriggerId>,
     of_script_id: Option<ScriptId>,
+    topic: Option<String>,
 }
 
 impl TryFrom<TriggerRow> for Trigger {
@@ -61,6 +63,9 @@ impl TryFrom<TriggerRow> for Trigger {
                 source: row.source.as_deref().and_then(Source::parse),
                 trigger_id: row.of_trigger_id,
                 script_id: row.of_script_id,
+            }),
+            "pubsub" => Kind::PubSub(PubSubFilter {
+                topic: glob("topic", row.topic.as_deref().unwrap_or_default())?,
             }),
             other => return Err(inconsistent(("kind", format!("`{other}`")))),
         };
@@ -92,10 +97,12 @@ macro_rules! select_triggers {
             "select t.id, t.app_id, t.script_id, t.kind, t.name, t.enabled, t.paused,
                     t.attempts_max, t.backoff, t.base_ms, t.jitter_pct, t.ordered_by, t.idempotency,
                     t.registered_by_principal, t.created_at, t.updated_at,
-                    kv.collection, kv.ops, kv.key, dl.source, dl.of_trigger_id, dl.of_script_id
+                    kv.collection, kv.ops, kv.key, dl.source, dl.of_trigger_id, dl.of_script_id,
+                    ps.topic
              from triggers t
              left join kv_triggers kv on kv.trigger_id = t.id
-             left join dead_letter_triggers dl on dl.trigger_id = t.id ",
+             left join dead_letter_triggers dl on dl.trigger_id = t.id
+             left join pubsub_triggers ps on ps.trigger_id = t.id ",
             $rest
         )
     };
@@ -177,6 +184,7 @@ pub async fn upsert(tx: &mut Tx, trigger: &Trigger) -> Result<(), StoreError> {
     match &trigger.kind {
         Kind::Kv(filter) => upsert_kv(tx, trigger.id, filter).await,
         Kind::DeadLetter(filter) => upsert_dead_letter(tx, trigger.id, filter).await,
+        Kind::PubSub(filter) => upsert_pubsub(tx, trigger.id, filter).await,
     }
 }
 
@@ -219,6 +227,23 @@ async fn upsert_dead_letter(
             .await
             .map(|_| ())
     })?;
+    Ok(())
+}
+
+async fn upsert_pubsub(
+    tx: &mut Tx,
+    id: TriggerId,
+    filter: &PubSubFilter,
+) -> Result<(), StoreError> {
+    const SQL: &str = "
+        insert into pubsub_triggers (trigger_id, topic) values ($1, $2)
+        on conflict (trigger_id) do update set topic = excluded.topic";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(id)
+        .bind(filter.topic.to_string())
+        .execute(c)
+        .await
+        .map(|_| ()))?;
     Ok(())
 }
 

@@ -16,8 +16,10 @@ use picloud::dispatch::retry::RetryPolicy;
 use picloud::dispatch::sql::{self, Claimed, Completion, NewDelivery, Placed, Then};
 use picloud::dispatch::{Answer, Attempted, Delivery, Executor, Payload, WorkerId};
 use picloud::executions::sql as executions;
+use picloud::executions::tally::Tally;
 use picloud::executions::{AbandonReason, ExecutionError, OutcomeKind};
 use picloud::idempotency::Key;
+use picloud::journal::Journal;
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
 use picloud::store::{Db, Engine, StoreError};
@@ -280,7 +282,8 @@ impl Executor for Fake {
 
 fn dispatcher(db: &Db, fake: &Arc<Fake>) -> Arc<Dispatcher> {
     let (outbox, handed) = Outbox::new(db.clone(), 10, 60_000);
-    let dispatcher = Dispatcher::new(outbox, handed, fake.clone());
+    let tally = Tally::new(Journal::new(db.clone()));
+    let dispatcher = Dispatcher::new(outbox, handed, fake.clone(), tally);
     tokio::spawn(dispatcher.clone().run(Duration::from_secs(1)));
     dispatcher
 }

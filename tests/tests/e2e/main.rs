@@ -14,6 +14,8 @@ mod limits;
 mod nodes;
 mod overview;
 mod portable;
+mod realtime;
+mod realtime_faults;
 mod routes;
 mod sandbox;
 mod secrets;

@@ -1,17 +1,18 @@
 //! The end of an attempt, and the statements that write it.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
 
 use super::{NewDelivery, insert, lock_order_key};
 use crate::apps::AppId;
-use crate::dead_letters::{self, DeadLetter, DeadLetterId};
+use crate::dead_letters::{self, DeadLetter, DeadLetterId, Named};
 use crate::dispatch::{Attempt, DeliveryId, WorkerId};
 use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned};
 use crate::executions::{AbandonedExecution, ExecutionError, Log};
 use crate::idempotency::{self, KeptAnswer, Key};
+use crate::journal::{self, Channel, kinds};
 use crate::store::{Conn, Durability, Engine, Grouped, Lane, StoreError, Tx, chunks, on};
 
 /// The end of an attempt: what is kept of it, and what becomes of its row.
@@ -138,6 +139,7 @@ impl Grouped for Arc<Completion> {
             also(tx, &item.also).await?;
         }
         unblock_next(tx, &kept).await?;
+        tell_of_dead_letters(tx, &kept).await?;
         Ok(fenced)
     }
 }
@@ -231,6 +233,25 @@ async fn also(tx: &mut Tx, also: &[Also]) -> Result<(), StoreError> {
         }
     }
     Ok(())
+}
+
+/// Have streams told of the dead letters among it: one event for each app, however many there are.
+async fn tell_of_dead_letters(tx: &mut Tx, kept: &[&Arc<Completion>]) -> Result<(), StoreError> {
+    let mut by_app: BTreeMap<AppId, Vec<Named>> = BTreeMap::new();
+    for also in kept.iter().flat_map(|item| &item.also) {
+        if let Also::DeadLetter(letter) = also {
+            by_app
+                .entry(letter.app_id)
+                .or_default()
+                .push(letter.named());
+        }
+    }
+    let events = by_app
+        .iter()
+        .map(|(app_id, letters)| dead_letters::news(kinds::DEAD_LETTERS_CREATED, *app_id, letters));
+    let events: Vec<_> = events.collect();
+    let events: Vec<_> = events.iter().collect();
+    journal::sql::append(tx, &Channel::events(), &events).await
 }
 
 /// Let the next delivery of each order key run whose row before it went.

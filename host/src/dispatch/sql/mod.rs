@@ -525,6 +525,15 @@ pub async fn mend(tx: &mut Tx) -> Result<u64, StoreError> {
     Ok(mended)
 }
 
+/// The app of a delivery that waits or is worked on.
+pub async fn app_of(conn: &mut Conn, id: DeliveryId) -> Result<Option<AppId>, StoreError> {
+    const SQL: &str = "select app_id from outbox where id = $1";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(id)
+        .fetch_optional(c)
+        .await)?)
+}
+
 /// How many deliveries wait or are worked on.
 pub async fn depth(conn: &mut Conn) -> Result<i64, StoreError> {
     const SQL: &str = "select count(*) from outbox";

@@ -16,6 +16,7 @@ use crate::http::answer::{Created, NoContent, With, Zip};
 use crate::http::cookie::Browser;
 use crate::http::extract::{Body, Path, Query, SignedIn};
 use crate::http::problem::{Problem, ProblemType};
+use crate::http::stream::EventStream;
 use crate::node::Node;
 
 /// An argument of a handler.
@@ -157,6 +158,8 @@ fn without_null(mut schema: Value) -> Value {
 
 impl Input for State<Arc<Node>> {}
 impl Input for HeaderMap {}
+/// A stream looks at all of it.
+impl Input for axum::extract::Request {}
 impl<T> Input for Extension<T> {}
 impl Input for SignedIn {}
 
@@ -308,6 +311,13 @@ impl Output for Zip {
     fn describe(operation: &mut Operation<'_>) {
         let bytes = json!({ "type": "string", "format": "binary" });
         operation.answers(StatusCode::OK, "application/zip", bytes);
+    }
+}
+
+impl Output for EventStream {
+    fn describe(operation: &mut Operation<'_>) {
+        let text = json!({ "type": "string" });
+        operation.answers(StatusCode::OK, "text/event-stream", text);
     }
 }
 

@@ -100,6 +100,8 @@ types! {
         "A route: this Idempotency-Key came with another method, path, query or body before.";
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS, "Too many attempts",
         "From this address, or for this name; `Retry-After` says when to go on.";
+    TooManyStreams = "too_many_streams", TOO_MANY_REQUESTS, "Too many streams",
+        "As many streams are open as may be; `Retry-After` says when to try again.";
     Internal = "internal", INTERNAL_SERVER_ERROR, "The platform failed",
         "Our own fault; the server's log has the cause under `error_id`.";
     ScriptFailed = "script_failed", BAD_GATEWAY, "The script failed",

@@ -1,0 +1,309 @@
+//! The streams of topics, on the hosts of the apps.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value};
+
+use super::problem::Problem;
+use super::stream::{self, Credential, RENEW_EVERY, query_values, still_sees};
+use super::{address, endpoints};
+use crate::apps::AppId;
+use crate::identity::Caller;
+use crate::journal::{Cap, Channel, Entry, Told, Until, Watch};
+use crate::node::Node;
+use crate::pubsub::tokens::{self, Grant};
+use crate::pubsub::topics::ByName;
+use crate::pubsub::{AuthMode, OpenTopic, Topic};
+
+/// The most topics of a stream.
+const TOPICS_MAX: usize = 50;
+/// What pages of other origins may send.
+const ALLOWED_HEADERS: &str = "authorization, last-event-id, cache-control";
+/// How long a browser may remember what a preflight said, in seconds.
+const PREFLIGHT_S: &str = "600";
+const ONE: &str = "/realtime/topics/";
+
+/// These paths are on every host; no route of an app is below them.
+pub(super) fn router() -> Router<Arc<Node>> {
+    let stream = || get(open).options(preflight);
+    Router::new()
+        .route("/realtime", stream())
+        .route("/realtime/topics/{topic}", stream())
+}
+
+async fn open(State(node): State<Arc<Node>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let asked = match asked_for(&node, &parts) {
+        Ok(asked) => asked,
+        Err(problem) => return problem.into_response(),
+    };
+    let mut response = match subscribe(&node, &parts, &asked).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    };
+    allow_origin(&parts.headers, &asked.topics, response.headers_mut());
+    response
+}
+
+/// What a page of another origin asks before it subscribes.
+async fn preflight(State(node): State<Arc<Node>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    if let Ok(asked) = asked_for(&node, &parts)
+        && allow_origin(&parts.headers, &asked.topics, response.headers_mut())
+    {
+        let headers = response.headers_mut();
+        for (name, value) in [
+            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET"),
+            (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
+            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_S),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+    }
+    response
+}
+
+/// Say that the page may read the answer, if each of the topics lets its origin in. Says whether
+/// it may.
+fn allow_origin(
+    asked: &HeaderMap,
+    topics: &[(Topic, Arc<OpenTopic>)],
+    headers: &mut HeaderMap,
+) -> bool {
+    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    let Some(origin) = asked.get(header::ORIGIN) else {
+        return false;
+    };
+    let named = origin.to_str().unwrap_or_default();
+    let let_in: Option<Vec<ByName>> = topics.iter().map(|(_, open)| open.lets_in(named)).collect();
+    let Some(let_in) = let_in.filter(|let_in| !let_in.is_empty()) else {
+        return false;
+    };
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
+    if let_in.iter().all(|ByName(by_name)| *by_name) {
+        let yes = HeaderValue::from_static("true");
+        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
+    }
+    true
+}
+
+/// What a request asks for, as far as there is such a thing.
+struct Asked {
+    app_id: AppId,
+    /// In the order in which they were asked for, each once.
+    topics: Vec<(Topic, Arc<OpenTopic>)>,
+}
+
+fn asked_for(node: &Node, parts: &Parts) -> Result<Asked, Problem> {
+    let bad = |detail: String| Problem::invalid_field("topic", detail);
+    let mut names = match parts.uri.path().strip_prefix(ONE) {
+        Some(topic) => vec![percent_decode_str(topic).decode_utf8_lossy().into_owned()],
+        None => query_values(parts, "topic"),
+    };
+    if !(1..=TOPICS_MAX).contains(&names.len()) {
+        return Err(bad(format!(
+            "a stream has 1 to {TOPICS_MAX} topics: /realtime?topic=a&topic=b"
+        )));
+    }
+    let mut seen = std::collections::HashSet::new();
+    names.retain(|name| seen.insert(name.clone()));
+    let picture = node.directory.picture();
+    let host = address::host(&parts.headers, &parts.uri);
+    let app_id = picture.app_for_host(&host).map(|app| app.id);
+    let topics = names.into_iter().map(|name| {
+        let topic = Topic::parse(name).map_err(|error| bad(error.to_string()))?;
+        let open = app_id.and_then(|app_id| picture.open_topic(app_id, topic.as_str()));
+        let nothing = || {
+            let topic = topic.as_str();
+            Problem::not_found(format!("there is no topic `{topic}` to subscribe to here"))
+        };
+        let open = open.cloned().ok_or_else(nothing)?;
+        Ok((topic, open))
+    });
+    let topics: Vec<_> = topics.collect::<Result<_, Problem>>()?;
+    let app_id = app_id.ok_or_else(|| Problem::not_found("no app serves this host"))?;
+    Ok(Asked { app_id, topics })
+}
+
+/// Who subscribes.
+enum Subscriber {
+    Anybody,
+    Holder(Grant),
+    User(Caller, Credential),
+}
+
+async fn subscriber(node: &Node, parts: &Parts, asked: &Asked) -> Result<Subscriber, Problem> {
+    let takes = |mode| asked.topics.iter().any(|(_, open)| open.auth_mode == mode);
+    let (takes_token, takes_session) = (takes(AuthMode::Token), takes(AuthMode::Session));
+    if !takes_token && !takes_session {
+        return Ok(Subscriber::Anybody);
+    }
+    let bearer = endpoints::bearer(parts).map(str::to_owned);
+    let bearer = bearer.or_else(|| query_values(parts, "token").pop());
+    let token = bearer.filter(|token| token.starts_with(tokens::PREFIX));
+    match token {
+        Some(token) => {
+            let grant = node.pubsub.verify(asked.app_id, &token);
+            let grant = grant.map_err(|bad| Problem::unauthorized(bad.to_string()))?;
+            Ok(Subscriber::Holder(grant))
+        }
+        None if takes_token => Err(Problem::unauthorized(
+            "this topic takes a subscriber token: `Authorization: Bearer pct_…`, or `?token=`",
+        )),
+        None => {
+            let credential = Credential::of(parts);
+            let caller = credential.caller(node).await?;
+            Ok(Subscriber::User(caller, credential))
+        }
+    }
+}
+
+async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Response, Problem> {
+    let begin = stream::begin(parts)?;
+    let subscriber = subscriber(node, parts, asked).await?;
+    let limits = node.config.streams;
+    let client = address::of(parts, &node.config.trusted_proxies);
+    let mut caps = vec![
+        (Cap::Address(client), limits.per_address),
+        (Cap::App(asked.app_id), limits.per_app),
+    ];
+    let mut ready = Map::new();
+    let topics = asked.topics.iter().map(|(topic, _)| topic.as_str());
+    ready.insert("topics".to_owned(), topics.clone().collect());
+    let until = match &subscriber {
+        Subscriber::Anybody => Until::Ever,
+        Subscriber::Holder(grant) => {
+            caps.push((Cap::Token(grant.id), limits.per_token));
+            ready.insert(
+                "expires_at".to_owned(),
+                Value::from(grant.expires_at.to_rfc3339()),
+            );
+            Until::At(grant.expires_at)
+        }
+        Subscriber::User(caller, _) => {
+            caps.push((Cap::User(caller.user.id), limits.per_user));
+            Until::Renewed(RENEW_EVERY)
+        }
+    };
+    let watch = TopicWatch {
+        node: node.clone(),
+        app_id: asked.app_id,
+        topics: topics
+            .map(|topic| Channel::of_topic(asked.app_id, topic))
+            .collect(),
+        subscriber,
+    };
+    watch.check()?;
+    let place = node.caps.enter(caps)?;
+    let channels = watch.topics.clone();
+    let changes = node.directory.changes();
+    let subscription = node
+        .journal
+        .subscribe(channels, &begin, until, changes, Box::new(watch));
+    Ok(stream::answer(subscription.await?, place, ready).into_response())
+}
+
+/// Whether a stream of topics may go on.
+struct TopicWatch {
+    node: Arc<Node>,
+    app_id: AppId,
+    topics: Vec<Channel>,
+    subscriber: Subscriber,
+}
+
+/// Why somebody may not hear a topic.
+enum Refusal {
+    /// It is not open.
+    NotOpen(Channel),
+    /// It takes another kind of credential.
+    Unauthorized(Channel),
+    /// The credential is not for it.
+    Forbidden(Channel),
+    /// The credential is good no more.
+    Revoked,
+}
+
+impl TopicWatch {
+    fn refusal(&self) -> Option<Refusal> {
+        let picture = self.node.directory.picture();
+        if let Subscriber::Holder(grant) = &self.subscriber
+            && !grant.holds(&picture, self.app_id)
+        {
+            return Some(Refusal::Revoked);
+        }
+        let refusal = |channel: &Channel| {
+            let topic = channel.topic().unwrap_or_default();
+            let Some(open) = picture.open_topic(self.app_id, topic) else {
+                return Some(Refusal::NotOpen(channel.clone()));
+            };
+            match (open.auth_mode, &self.subscriber) {
+                (AuthMode::Public, _) => None,
+                (AuthMode::Token, Subscriber::Holder(grant)) => {
+                    (!grant.is_for(topic)).then(|| Refusal::Forbidden(channel.clone()))
+                }
+                (AuthMode::Session, Subscriber::User(caller, _)) => {
+                    let sees = still_sees(&self.node, caller, self.app_id);
+                    (!sees).then(|| Refusal::Forbidden(channel.clone()))
+                }
+                (AuthMode::Token | AuthMode::Session, _) => {
+                    Some(Refusal::Unauthorized(channel.clone()))
+                }
+            }
+        };
+        self.topics.iter().find_map(refusal)
+    }
+
+    fn check(&self) -> Result<(), Problem> {
+        let topic = |channel: &Channel| channel.topic().unwrap_or_default().to_owned();
+        Err(match self.refusal() {
+            None => return Ok(()),
+            Some(Refusal::NotOpen(channel)) => {
+                let topic = topic(&channel);
+                Problem::not_found(format!("there is no topic `{topic}` to subscribe to here"))
+            }
+            Some(Refusal::Unauthorized(channel)) => Problem::unauthorized(format!(
+                "the topic `{}` takes another kind of token than the one sent",
+                topic(&channel)
+            )),
+            Some(Refusal::Forbidden(channel)) => {
+                Problem::forbidden(format!("you may not subscribe to `{}`", topic(&channel)))
+            }
+            Some(Refusal::Revoked) => Problem::unauthorized(tokens::BadToken::Unknown.to_string()),
+        })
+    }
+}
+
+impl Watch for TopicWatch {
+    fn ended(&self) -> Option<Told> {
+        self.refusal().map(|refusal| match refusal {
+            Refusal::NotOpen(channel)
+            | Refusal::Unauthorized(channel)
+            | Refusal::Forbidden(channel) => Told::Reset(channel),
+            Refusal::Revoked => Told::Expired,
+        })
+    }
+
+    fn shows(&self, _: &Entry) -> bool {
+        true
+    }
+
+    fn renew(&self) -> BoxFuture<'_, bool> {
+        async {
+            match &self.subscriber {
+                Subscriber::User(_, credential) => credential.holds(&self.node).await,
+                Subscriber::Anybody | Subscriber::Holder(_) => true,
+            }
+        }
+        .boxed()
+    }
+}

@@ -1,0 +1,174 @@
+//! Streams as Server-Sent Events, and who is let in; `docs/protocol.md` describes them.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::request::Parts;
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::response::sse::{Event, KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{Stream, stream};
+use serde_json::{Map, Value, json};
+
+use super::endpoints;
+use super::problem::{Problem, ProblemType};
+use crate::identity::Caller;
+use crate::journal::{Begin, Channel, Cursors, Place, Subscription, Told, TooMany};
+use crate::node::Node;
+
+/// How long a stream may be silent: shorter than what proxies wait for (nginx: 60 s).
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How often is asked whether a sign-in still holds.
+pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(15);
+/// When to try again for a place under a cap, in seconds.
+const RETRY_AFTER_S: &str = "5";
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// The values of a query's parameter, decoded.
+pub(crate) fn query_values(parts: &Parts, name: &str) -> Vec<String> {
+    let query = parts.uri.query().unwrap_or_default();
+    form_urlencoded::parse(query.as_bytes())
+        .filter(|(known, _)| known == name)
+        .map(|(_, value)| value.into_owned())
+        .collect()
+}
+
+/// The last id that a client saw; empty when it says none.
+pub(crate) fn last_event_id(parts: &Parts) -> String {
+    match parts.headers.get(LAST_EVENT_ID) {
+        Some(value) => value.to_str().unwrap_or("?").to_owned(),
+        None => query_values(parts, "last_event_id")
+            .pop()
+            .unwrap_or_default(),
+    }
+}
+
+/// What is wrong with an id that no stream gave.
+pub(crate) fn bad_id() -> Problem {
+    let detail = "this is no id that a stream gave; begin without one, or with `earliest`";
+    Problem::invalid_field("last_event_id", detail)
+}
+
+/// Where a client wants its stream to begin.
+///
+/// # Errors
+/// 422 when that is no id of a stream.
+pub(crate) fn begin(parts: &Parts) -> Result<Begin, Problem> {
+    Begin::parse(&last_event_id(parts)).ok_or_else(bad_id)
+}
+
+/// How somebody showed who they are, to be looked at again while their stream is open.
+pub(crate) enum Credential {
+    /// A session's token or an API key, in the query.
+    Token(String),
+    /// The headers of the request.
+    Headers(Box<Parts>),
+}
+
+impl Credential {
+    /// What a request has.
+    pub(crate) fn of(parts: &Parts) -> Self {
+        match query_values(parts, "token").pop() {
+            Some(token) if !parts.headers.contains_key(header::AUTHORIZATION) => Self::Token(token),
+            _ => Self::Headers(Box::new(parts.clone())),
+        }
+    }
+
+    /// Whose it is.
+    pub(crate) async fn caller(&self, node: &Node) -> Result<Caller, Problem> {
+        match self {
+            Self::Token(token) => Ok(node.sessions.caller(token).await?),
+            Self::Headers(parts) => endpoints::caller(node, parts).await,
+        }
+    }
+
+    /// Whether it is still good. While that cannot be known, because the database is away say, it
+    /// is.
+    pub(crate) async fn holds(&self, node: &Node) -> bool {
+        let caller = self.caller(node).await;
+        !caller.is_err_and(|problem| problem.is_unauthorized())
+    }
+}
+
+/// A stream as it is answered; it holds its place until it ends. `ready` is what its first event
+/// says.
+pub(crate) fn answer(
+    subscription: Subscription,
+    place: Place,
+    ready: Map<String, Value>,
+) -> EventStream {
+    let state = (subscription, place, Some(ready));
+    let events = stream::unfold(state, async |(mut subscription, place, mut ready)| {
+        let told = subscription.next().await?;
+        let event = event(told, &mut ready);
+        Some((Ok::<_, Infallible>(event), (subscription, place, ready)))
+    });
+    response(events)
+}
+
+/// Events as they are answered.
+pub(crate) fn response(
+    events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
+) -> EventStream {
+    let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
+    let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    let headers = response.headers_mut();
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(
+        HeaderName::from_static("x-accel-buffering"),
+        HeaderValue::from_static("no"),
+    );
+    EventStream(response)
+}
+
+/// A stream of Server-Sent Events.
+pub(crate) struct EventStream(Response);
+
+impl IntoResponse for EventStream {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+fn event(told: Told, ready: &mut Option<Map<String, Value>>) -> Event {
+    let named = |name: &str, id: Option<Cursors>, data: &str| {
+        let event = Event::default().event(name);
+        let event = match id {
+            Some(id) => event.id(id.to_string()),
+            None => event,
+        };
+        event.data(data)
+    };
+    let of_topic = |channel: &Channel| match channel.topic() {
+        Some(topic) => json!({ "topic": topic }).to_string(),
+        None => "{}".to_owned(),
+    };
+    match told {
+        Told::Ready(id) => {
+            let data = Value::from(ready.take().unwrap_or_default());
+            named("ready", Some(id), &data.to_string())
+        }
+        Told::Entry(id, entry) => named("message", id, &entry.data),
+        Told::Gap(id, channel) => named("gap", Some(id), &of_topic(&channel)),
+        Told::Reset(channel) => named("reset", None, &of_topic(&channel)),
+        Told::Expired => named("expired", None, "{}"),
+    }
+}
+
+impl From<TooMany> for Problem {
+    fn from(error: TooMany) -> Self {
+        Self::new(ProblemType::TooManyStreams, error.to_string())
+            .with_header(header::RETRY_AFTER, RETRY_AFTER_S)
+    }
+}
+
+/// Whether a caller may see an app now: their role may have changed since they came.
+pub(crate) fn still_sees(node: &Arc<Node>, caller: &Caller, app_id: crate::apps::AppId) -> bool {
+    let picture = node.directory.picture();
+    let Some(user) = picture.user(caller.user.id) else {
+        return false;
+    };
+    let (user, via) = (user.clone(), caller.via.clone());
+    endpoints::may_see(node, &Caller { user, via }, app_id)
+}

@@ -1,0 +1,89 @@
+//! The topics, as guests call them.
+
+use super::{PubSubError, Receipt};
+use crate::imports::GuestImports;
+use crate::sandbox::PubSubImports;
+use crate::sandbox::bindings::pubsub as wit;
+
+impl GuestImports {
+    fn may_publish(&self) -> Result<(), wit::Error> {
+        self.may_publish.then_some(()).ok_or(wit::Error::Denied)
+    }
+}
+
+impl PubSubImports for GuestImports {
+    async fn publish_durable(
+        &mut self,
+        topic: String,
+        message: String,
+    ) -> Result<String, wit::Error> {
+        self.may_publish()?;
+        let (pubsub, app_id, origin) = (self.pubsub.clone(), self.app_id, self.origin);
+        let published = self.apart(async move {
+            pubsub
+                .publish_durable(app_id, topic, &message, origin)
+                .await
+        });
+        told(published.await).map(message_id)
+    }
+
+    async fn publish_ephemeral(
+        &mut self,
+        topic: String,
+        message: String,
+    ) -> Result<String, wit::Error> {
+        self.may_publish()?;
+        let (pubsub, app_id) = (self.pubsub.clone(), self.app_id);
+        // Apart from the guests' threads: telling ten thousand streams takes a while.
+        let published =
+            self.apart(async move { pubsub.publish_ephemeral(app_id, topic, &message) });
+        told(published.await).map(message_id)
+    }
+
+    async fn subscriber_token(
+        &mut self,
+        topics: Vec<String>,
+        subject: Option<String>,
+        ttl_seconds: Option<i64>,
+    ) -> Result<String, wit::Error> {
+        self.may_publish()?;
+        let (pubsub, app_id) = (self.pubsub.clone(), self.app_id);
+        let made = self.apart(async move {
+            pubsub
+                .subscriber_token(app_id, &topics, subject, ttl_seconds)
+                .await
+        });
+        told(made.await)
+    }
+}
+
+fn message_id(receipt: Receipt) -> String {
+    receipt.message_id.to_string()
+}
+
+/// The error as the guest is told it. What failed inside us is logged and only called
+/// unavailable.
+fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
+    let error = match done {
+        Some(Ok(done)) => return Ok(done),
+        Some(Err(error)) => error,
+        None => return Err(wit::Error::Unavailable),
+    };
+    let text = error.to_string();
+    Err(match error {
+        PubSubError::InvalidTopic | PubSubError::InvalidGlob(_) => wit::Error::InvalidTopic(text),
+        PubSubError::InvalidMessage(problem) => wit::Error::InvalidMessage(problem),
+        PubSubError::TooLarge { bytes, bytes_max } => wit::Error::TooLarge(wit::TooLarge {
+            bytes: bytes as u64,
+            bytes_max: bytes_max as u64,
+        }),
+        PubSubError::TokenTopics
+        | PubSubError::TokenSubject
+        | PubSubError::NoMasterKey
+        | PubSubError::NotOpen(_) => wit::Error::InvalidTokenRequest(text),
+        PubSubError::Store(error) => {
+            tracing::warn!(%error, "a guest's call about topics failed");
+            wit::Error::Unavailable
+        }
+    })
+}

@@ -1,0 +1,403 @@
+//! Streams that are cut, servers that die, readers that are slow, nodes that tell each other.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use picloud_tests::{
+    Engine, EventStream, Options, Proxy, Server, on_both_engines, report, wait_for,
+};
+use serde_json::json;
+
+use super::realtime::{open, publish};
+
+on_both_engines!(
+    a_thousand_cuts_lose_nothing_and_double_nothing,
+    streams_resume_after_the_server_was_killed,
+    a_slow_reader_is_cut_off_and_resumes,
+    two_thousand_idle_streams_hear_a_message,
+    streams_come_through_nginx_and_over_http_2,
+);
+
+fn roomy() -> Options {
+    let limit = "100000".to_owned();
+    Options {
+        environment: vec![
+            ("PICLOUD_STREAMS_PER_ADDRESS_MAX", limit.clone()),
+            ("PICLOUD_STREAMS_PER_APP_MAX", limit),
+        ],
+        ..Options::default()
+    }
+}
+
+/// Follows a topic through whatever happens to its connections; answers the messages and how often
+/// it had to come back.
+fn follow(address: &str, until: i64) -> (Vec<i64>, u64) {
+    let (mut heard, mut last, mut connections) = (Vec::new(), None::<String>, 0);
+    let give_up_at = Instant::now() + Duration::from_secs(300);
+    while heard.last() != Some(&until) {
+        assert!(Instant::now() < give_up_at, "{} heard", heard.len());
+        let id = last.clone().unwrap_or_else(|| "earliest".to_owned());
+        let path = "/realtime/topics/a";
+        let Ok(stream) = EventStream::open(address, path, &[("last-event-id", &id)]) else {
+            std::thread::sleep(Duration::from_millis(2));
+            continue;
+        };
+        if stream.status != 200 {
+            continue;
+        }
+        connections += 1;
+        while let Some(event) = stream.next() {
+            if event.name == "message" {
+                heard.push(event.data["message"].as_i64().expect("a number"));
+            }
+            assert_ne!(event.name, "gap");
+            last = event.id.or(last);
+            if heard.last() == Some(&until) {
+                break;
+            }
+        }
+    }
+    (heard, connections)
+}
+
+fn a_thousand_cuts_lose_nothing_and_double_nothing(engine: Engine) {
+    const CUTS: u64 = 1_000;
+    let server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    open(&app, "a", json!({ "auth_mode": "public" }));
+    let proxy = Proxy::to(server.url.trim_start_matches("http://"));
+    let through = format!("127.0.0.1:{}", proxy.port);
+    let (is_cutting, cuts) = (AtomicBool::new(true), AtomicU64::new(0));
+    let published = AtomicU64::new(0);
+    let readers = 3;
+    let heard: Vec<_> = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            // Lengths that fit neither the publisher's pace nor the readers'.
+            for n in 0..CUTS {
+                std::thread::sleep(Duration::from_millis(3 + n * 7 % 31));
+                proxy.cut();
+                proxy.mend();
+                cuts.fetch_add(1, Ordering::Relaxed);
+            }
+            is_cutting.store(false, Ordering::Relaxed);
+        });
+        let publishing = scope.spawn(|| {
+            let mut n = 0;
+            while is_cutting.load(Ordering::Relaxed) {
+                publish(&app, "a", json!(n));
+                n += 1;
+                std::thread::sleep(Duration::from_millis(8));
+            }
+            publish(&app, "a", json!(1_000_000));
+            published.store(n + 1, Ordering::Relaxed);
+        });
+        let follow = || scope.spawn(|| follow(&through, 1_000_000));
+        let following: Vec<_> = (0..readers).map(|_| follow()).collect();
+        publishing.join().unwrap();
+        following
+            .into_iter()
+            .map(|reader| reader.join().unwrap())
+            .collect()
+    });
+    let published = published.into_inner();
+    let connections: u64 = heard.iter().map(|(_, connections)| connections).sum();
+    report(format_args!(
+        "{} cuts, {published} messages, {readers} readers who came {connections} times",
+        cuts.load(Ordering::Relaxed)
+    ));
+    assert!(connections > CUTS / 2, "{connections}");
+    for (messages, _) in heard {
+        let mut expected: Vec<i64> = (0..published as i64 - 1).collect();
+        expected.push(1_000_000);
+        assert!(
+            messages == expected,
+            "{} of {}",
+            messages.len(),
+            expected.len()
+        );
+    }
+}
+
+fn streams_resume_after_the_server_was_killed(engine: Engine) {
+    let mut server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    open(&app, "a", json!({ "auth_mode": "public" }));
+    let streams: Vec<_> = (0..20)
+        .map(|_| EventStream::open(&server.url, "/realtime/topics/a", &[]).unwrap())
+        .collect();
+    let mut last: Vec<_> = streams
+        .iter()
+        .map(|stream| stream.expect("ready").id.unwrap())
+        .collect();
+    for n in 0..5 {
+        publish(&app, "a", json!(n));
+    }
+    for (stream, last) in streams.iter().zip(&mut last).take(10) {
+        for _ in 0..3 {
+            *last = stream.expect("message").id.unwrap();
+        }
+    }
+    server.kill();
+    for stream in &streams {
+        while stream.next().is_some() {}
+    }
+    server.launch();
+    publish(&server.known_app("shop"), "a", json!(5));
+    for (n, last) in last.iter().enumerate() {
+        let headers = [("last-event-id", last.as_str())];
+        let stream = EventStream::open(&server.url, "/realtime/topics/a", &headers).unwrap();
+        stream.expect("ready");
+        let missed: &[i64] = if n < 10 {
+            &[3, 4, 5]
+        } else {
+            &[0, 1, 2, 3, 4, 5]
+        };
+        assert_eq!(stream.messages(missed.len()), missed);
+    }
+}
+
+fn a_slow_reader_is_cut_off_and_resumes(engine: Engine) {
+    use std::io::{Read, Write};
+    let server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    open(&app, "a", json!({ "auth_mode": "public" }));
+    let address = server.url.trim_start_matches("http://");
+    let mut slow = std::net::TcpStream::connect(address).unwrap();
+    let request = format!("GET /realtime/topics/a HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    slow.write_all(request.as_bytes()).unwrap();
+    let mut byte = [0];
+    slow.read_exact(&mut byte).unwrap();
+    let quick = EventStream::open(&server.url, "/realtime/topics/a", &[]).unwrap();
+    let begin = quick.expect("ready").id.unwrap();
+    // More than the kernel holds for the slow one, and than the server does.
+    let body = "x".repeat(200_000);
+    let mut sent = 0;
+    while server.metric("picloud_streams_cut_off_total") < 1.0 {
+        assert!(sent < 400, "it is held for ever");
+        publish(&app, "a", json!({ "n": sent, "body": body }));
+        assert_eq!(
+            quick.expect("message").data["message"]["n"],
+            sent,
+            "others do not wait"
+        );
+        sent += 1;
+        // A byte now and then.
+        slow.read_exact(&mut byte).unwrap();
+    }
+    report(format_args!("cut off after {sent} messages of 200 kB"));
+    let headers = [("last-event-id", begin.as_str())];
+    let resumed = EventStream::open(&server.url, "/realtime/topics/a", &headers).unwrap();
+    resumed.expect("ready");
+    for n in 0..sent {
+        assert_eq!(resumed.expect("message").data["message"]["n"], n);
+    }
+}
+
+/// The memory of a process, in KiB.
+fn memory_kib(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status
+        .lines()
+        .find(|line| line.starts_with("VmRSS:"))
+        .unwrap();
+    line.split_whitespace().nth(1).unwrap().parse().unwrap()
+}
+
+fn two_thousand_idle_streams_hear_a_message(engine: Engine) {
+    use std::io::{Read, Write};
+    const STREAMS: usize = 2_000;
+    let server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    open(&app, "a", json!({ "auth_mode": "public" }));
+    let address = server.url.trim_start_matches("http://");
+    let request = format!("GET /realtime/topics/a HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    // What the process needs besides streams is there already.
+    let connect = || {
+        let mut socket = std::net::TcpStream::connect(address).unwrap();
+        socket
+            .set_read_timeout(Some(Duration::from_secs(60)))
+            .unwrap();
+        socket.write_all(request.as_bytes()).unwrap();
+        let mut heard = Vec::new();
+        let mut piece = [0; 4_096];
+        while !String::from_utf8_lossy(&heard).contains("event: ready") {
+            let length = socket.read(&mut piece).unwrap();
+            assert!(length > 0, "{}", String::from_utf8_lossy(&heard));
+            heard.extend_from_slice(&piece[..length]);
+        }
+        socket
+    };
+    let first: Vec<_> = (0..50).map(|_| connect()).collect();
+    let before = memory_kib(server.pid());
+    let mut streams: Vec<_> = (0..STREAMS).map(|_| connect()).collect();
+    let each = (memory_kib(server.pid()) - before) as f64 / STREAMS as f64;
+    let sent = Instant::now();
+    publish(&app, "a", json!("to all"));
+    for stream in &mut streams {
+        let mut heard = Vec::new();
+        let mut piece = [0; 4_096];
+        while !String::from_utf8_lossy(&heard).contains("to all") {
+            let length = stream.read(&mut piece).unwrap();
+            assert!(length > 0);
+            heard.extend_from_slice(&piece[..length]);
+        }
+    }
+    report(format_args!(
+        "{STREAMS} idle streams: {each:.1} KiB each; a message reached all of them in {:?}",
+        sent.elapsed()
+    ));
+    assert!(each < 60.0, "{each:.1} KiB each");
+    drop((first, streams));
+    wait_for("the streams to be gone", || {
+        (server.metric("picloud_streams_open") == 0.0).then_some(())
+    });
+}
+
+/// An nginx in front of a server.
+struct Nginx {
+    child: std::process::Child,
+    http_1: u16,
+    http_2: u16,
+}
+
+impl Nginx {
+    fn start(server: &Server) -> Self {
+        let port = || {
+            let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            free.local_addr().unwrap().port()
+        };
+        let (http_1, http_2) = (port(), port());
+        let (folder, url) = (server.folder().display(), &server.url);
+        // As nginx does it by default, but for where things are.
+        let config = format!(
+            "daemon off; pid {folder}/nginx.pid; error_log {folder}/nginx.log;
+             events {{ }}
+             http {{
+               access_log off; client_body_temp_path {folder}/n1; proxy_temp_path {folder}/n2;
+               fastcgi_temp_path {folder}/n3; uwsgi_temp_path {folder}/n4; scgi_temp_path {folder}/n5;
+               server {{ listen 127.0.0.1:{http_1}; location / {{ proxy_pass {url}; }} }}
+               server {{ listen 127.0.0.1:{http_2} http2;
+                         location / {{ proxy_pass {url}; proxy_http_version 1.1; }} }}
+             }}"
+        );
+        let path = server.folder().join("nginx.conf");
+        std::fs::write(&path, config).unwrap();
+        let program = match std::path::Path::new("/usr/sbin/nginx").exists() {
+            true => "/usr/sbin/nginx",
+            false => "nginx",
+        };
+        let mut nginx = std::process::Command::new(program);
+        nginx
+            .args(["-c", path.to_str().unwrap(), "-p"])
+            .arg(server.folder());
+        let child = nginx
+            .spawn()
+            .expect("nginx; `cargo xtask setup --test` installs it");
+        wait_for("nginx", || {
+            std::net::TcpStream::connect(("127.0.0.1", http_2)).ok()
+        });
+        Self {
+            child,
+            http_1,
+            http_2,
+        }
+    }
+}
+
+impl Drop for Nginx {
+    fn drop(&mut self) {
+        // Its workers go with it only if it is asked.
+        let pid = self.child.id().to_string();
+        let _ = std::process::Command::new("kill")
+            .args(["-TERM", &pid])
+            .status();
+        let _ = self.child.wait();
+    }
+}
+
+fn streams_come_through_nginx_and_over_http_2(engine: Engine) {
+    use std::io::{BufRead, BufReader};
+    let server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    open(&app, "a", json!({ "auth_mode": "public" }));
+    let nginx = Nginx::start(&server);
+    let address = format!("127.0.0.1:{}", nginx.http_1);
+    let stream = EventStream::open(&address, "/realtime/topics/a", &[]).unwrap();
+    // At once: nothing is held back until there is more.
+    let begin = stream.expect("ready").id.unwrap();
+    let follow_over_http_2 = |url: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args([
+            "-sN",
+            "--http2-prior-knowledge",
+            "-w",
+            "%{http_version}",
+            url,
+        ]);
+        curl.args(["-H", &format!("last-event-id: {begin}")]);
+        let mut curl = curl.stdout(std::process::Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(curl.stdout.take().unwrap()).lines();
+        (curl, lines.map_while(Result::ok))
+    };
+    let through_nginx = format!("http://127.0.0.1:{}/realtime/topics/a", nginx.http_2);
+    let directly = format!("{}/realtime/topics/a", server.url);
+    let mut followers: Vec<_> = [through_nginx, directly]
+        .iter()
+        .map(|url| follow_over_http_2(url))
+        .collect();
+    for n in 0..20 {
+        publish(&app, "a", json!({ "n": n }));
+        assert_eq!(stream.messages(1), [json!({ "n": n })]);
+        for (_, lines) in &mut followers {
+            let said = format!(r#""message":{{"n":{n}}}"#);
+            let line = lines
+                .find(|line| line.contains(r#""message":"#))
+                .expect("a message");
+            assert!(line.contains(&said), "{line}");
+        }
+    }
+    for (mut curl, _) in followers {
+        curl.kill().unwrap();
+        curl.wait().unwrap();
+    }
+}
+
+#[test]
+fn what_one_node_publishes_the_streams_of_another_hear() {
+    let one = Server::start_with(Engine::Postgres, roomy());
+    let app = one.app("shop");
+    open(&app, "a", json!({ "auth_mode": "public" }));
+    let other = one.another_node(roomy());
+    let there = other.known_app("shop");
+    let stream = EventStream::open(&other.url, "/realtime/topics/a", &[]).unwrap();
+    stream.expect("ready");
+    let started = Instant::now();
+    for n in 0..50 {
+        publish(if n % 2 == 0 { &app } else { &there }, "a", json!(n));
+    }
+    let heard = stream.messages(50);
+    assert_eq!(heard, (0..50).map(|n| json!(n)).collect::<Vec<_>>());
+    report(format_args!(
+        "50 messages from two nodes in {:?}",
+        started.elapsed()
+    ));
+    // Ephemeral ones, too, also those that are larger than a notification.
+    for body in ["small".to_owned(), "ключ".repeat(20_000)] {
+        let path = "/apps/shop/topics/a/messages";
+        let message = json!({ "message": body, "ephemeral": true });
+        // Whether notifications are heard yet, nobody tells.
+        wait_for("an ephemeral message", || {
+            assert_eq!(one.api("POST", path, Some(message.clone())).status, 200);
+            (!stream.is_silent(1_000)).then_some(())
+        });
+    }
+    // And the events of the instance.
+    let bearer = format!("Bearer {}", other.token);
+    let headers = [("authorization", bearer.as_str())];
+    let events = EventStream::open(&other.url, "/api/v1/events", &headers).unwrap();
+    events.expect("ready");
+    app.script("s", "1");
+    let event = events.expect("message");
+    assert_eq!(event.data["data"]["what"], "script", "{event:?}");
+    drop(there);
+}
