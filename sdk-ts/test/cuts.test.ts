@@ -4,6 +4,7 @@ import { createClient } from "../src/index.js";
 import { Cutter } from "./cutter.js";
 import { until } from "./http.js";
 import { Journal } from "./journal.js";
+import { Picloud } from "./picloud.js";
 
 const CUTS = 1000;
 
@@ -39,5 +40,15 @@ test("a thousand cuts lose nothing, double nothing and change no order", { timeo
       journal.publish(topic, n);
       await new Promise((resolve) => setTimeout(resolve, 3));
     },
+  );
+});
+
+test("nor do they with the real server", { timeout: 180_000 }, async () => {
+  const server = await Picloud.start();
+  await server.open("a");
+  await server.open("b");
+  await survive(
+    () => server.url,
+    (topic, n) => server.publish(topic, n),
   );
 });

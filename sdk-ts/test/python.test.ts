@@ -7,6 +7,7 @@ import { expect, onTestFinished, test } from "vitest";
 import { Cutter } from "./cutter.js";
 import { problem, until } from "./http.js";
 import { Journal } from "./journal.js";
+import { Picloud } from "./picloud.js";
 
 const FOLLOW = path.resolve(import.meta.dirname, "../../examples/python-client/follow.py");
 
@@ -49,4 +50,28 @@ test("the Python client says what it is refused", async () => {
   const { child, errors } = follow(journal.url, ["a"]);
   await new Promise((resolve) => child.once("close", resolve));
   expect(errors()).toContain("it is not_found");
+});
+
+test("nor do they when the real server crashes", async () => {
+  const server = await Picloud.start();
+  await server.open("a", { auth_mode: "token" });
+  await server.route("/token", '#{ token: pubsub::subscriber_token(["a"], 3600) }');
+  const { token } = (await (await fetch(`${server.url}/token`)).json()) as { token: string };
+  const { heard } = follow(server.url, ["a"], token);
+  let probes = 0;
+  // It says nothing of `ready`: what is heard first tells that it is there.
+  while (heard.length === 0) {
+    await server.publish("a", --probes);
+    await new Promise((resolve) => setTimeout(resolve, 50));
+  }
+  for (let n = 1; n <= 20; n++) {
+    await server.publish("a", n);
+    if (n % 10 === 5) {
+      await server.kill();
+      await server.launch();
+    }
+  }
+  await until("the last", () => heard.at(-1)?.message === 20);
+  const messages = heard.map(({ message }) => message as number).filter((message) => message > 0);
+  expect(messages).toEqual(Array.from({ length: 20 }, (_, n) => n + 1));
 });
