@@ -126,6 +126,7 @@ fn asked_for(node: &Node, parts: &Parts) -> Result<Asked, Problem> {
         let nothing = || {
             let topic = topic.as_str();
             Problem::not_found(format!("there is no topic `{topic}` to subscribe to here"))
+                .with("topic", topic)
         };
         let open = open.cloned().ok_or_else(nothing)?;
         Ok((topic, open))
@@ -270,13 +271,16 @@ impl TopicWatch {
             Some(Refusal::NotOpen(channel)) => {
                 let topic = topic(&channel);
                 Problem::not_found(format!("there is no topic `{topic}` to subscribe to here"))
+                    .with("topic", topic)
             }
             Some(Refusal::Unauthorized(channel)) => Problem::unauthorized(format!(
                 "the topic `{}` takes another kind of token than the one sent",
                 topic(&channel)
-            )),
+            ))
+            .with("topic", topic(&channel)),
             Some(Refusal::Forbidden(channel)) => {
                 Problem::forbidden(format!("you may not subscribe to `{}`", topic(&channel)))
+                    .with("topic", topic(&channel))
             }
             Some(Refusal::Revoked) => Problem::unauthorized(tokens::BadToken::Unknown.to_string()),
         })
