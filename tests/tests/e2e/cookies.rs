@@ -298,7 +298,7 @@ fn with_an_admin_host_nothing_else_is_there_and_it_is_nowhere_else(engine: Engin
         );
     }
     assert_eq!(on("admin.test:8080", "/api/v1/auth/me").status, 401);
-    assert_eq!(on("admin.test", "/admin").status, 200);
+    assert_eq!(on("admin.test", "/admin").status, 308, "to the dashboard");
     let page = on("any.test", "/page");
     assert_eq!((page.status, page.text().as_str()), (200, "hello"));
     assert!(!page.headers.contains_key("content-security-policy"));
