@@ -46,6 +46,7 @@ pub const API_ROOT: &str = "/api/v1";
 pub fn endpoints() -> endpoints::Api {
     endpoints::Api::default()
         .room("identity", identity::api::endpoints())
+        .room("users", identity::users::api::endpoints())
         .room("apps", apps::api::endpoints())
         .room("scripts", scripts::api::endpoints())
         .room("routes", routes::api::endpoints())

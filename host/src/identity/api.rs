@@ -1,4 +1,4 @@
-//! The HTTP API of users, their sessions and keys, and of an app's members.
+//! The HTTP API of signing in, and of one's own sessions and keys.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,11 +11,9 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::capability::{AppRole, Capability, Role, Scope};
+use super::capability::{AppRole, Role, Scope};
 use super::keys::NewKey;
-use super::links::Link;
 use super::sessions::{NewSession, Origin};
-use super::users::{Change, Member};
 use super::{
     ApiKey, ApiKeyId, Caller, IdentityError, KeyGrant, Session, SessionId, User, UserId, Via,
 };
@@ -23,19 +21,14 @@ use crate::apps::AppId;
 use crate::audit::Actor;
 use crate::http::answer::{Created, NoContent, Page, With};
 use crate::http::cookie::{Browser, Cookie};
-use crate::http::endpoints::{Address, Api, Of, Rule, may_see};
-use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
-};
+use crate::http::endpoints::{Address, Api, Rule, may_see};
+use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, checked_name, page_cursor};
 use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
 use crate::node::Node;
-use crate::store::Id;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
-    let users = Rule::Instance(Capability::ManageInstance);
-    let members = Rule::App(Capability::ManageApp, Of::App);
     Api::default()
         .get("/setup", Rule::Public, setup)
         .called("getSetup", "Whether the instance has an owner")
@@ -90,42 +83,6 @@ pub fn endpoints() -> Api {
         )
         .delete("/auth/keys/{id}", Rule::Session, revoke_key)
         .called("revokeKey", "Revoke an API key")
-        .get("/users", users, list)
-        .called("listUsers", "List the users")
-        .get("/users/{id}", users, show)
-        .called("getUser", "Show a user")
-        .patch("/users/{id}", users, change)
-        .called(
-            "changeUser",
-            "Change a user's role, or whether they may sign in",
-        )
-        .may_fail(&[ProblemType::LastOwner])
-        .delete("/users/{id}", users, remove)
-        .called("removeUser", "Remove a user")
-        .may_fail(&[ProblemType::LastOwner])
-        .post("/users/{id}/reset-link", users, reset_link)
-        .called(
-            "createResetLink",
-            "Make a link with which a user sets a new password",
-        )
-        .get("/invitations", users, invitations)
-        .called(
-            "listInvitations",
-            "List the invitations that nobody has used yet",
-        )
-        .post("/invitations", users, invite)
-        .called(
-            "createInvitation",
-            "Invite somebody; the token is shown this once",
-        )
-        .delete("/invitations/{id}", users, revoke_invitation)
-        .called("revokeInvitation", "Revoke an invitation")
-        .get("/apps/{app}/members", members, list_members)
-        .called("listMembers", "List who has a role in an app")
-        .put("/apps/{app}/members/{user}", members, set_member)
-        .called("setMember", "Give a user a role in an app")
-        .delete("/apps/{app}/members/{user}", members, remove_member)
-        .called("removeMember", "Take a user's role in an app away")
 }
 
 /// What there is to do before anybody can sign in.
@@ -437,7 +394,11 @@ async fn sessions(
 }
 
 /// What a removal answers.
-fn removed(was_there: bool, what: &'static str, id: impl ToString) -> Result<NoContent, Problem> {
+pub(super) fn removed(
+    was_there: bool,
+    what: &'static str,
+    id: impl ToString,
+) -> Result<NoContent, Problem> {
     match was_there {
         true => Ok(NoContent),
         false => Err(IdentityError::not_found(what, id.to_string()).into()),
@@ -521,10 +482,10 @@ async fn create_key(
 /// Something with its token, which is shown this once.
 #[derive(Serialize, JsonSchema)]
 #[schemars(rename = "{T}WithToken")]
-struct WithToken<T> {
+pub(super) struct WithToken<T> {
     #[serde(flatten)]
-    of: T,
-    token: String,
+    pub(super) of: T,
+    pub(super) token: String,
 }
 
 async fn rotate_key(
@@ -543,185 +504,4 @@ async fn revoke_key(
 ) -> Result<NoContent, Problem> {
     let revoked = node.sessions.revoke_key(who.user.id, key).await?;
     removed(revoked, "API key", key)
-}
-
-async fn list(
-    State(node): State<Arc<Node>>,
-    Query(query): Query<PageQuery>,
-) -> Result<Json<Page<User>>, Problem> {
-    let after = page_cursor(query.cursor.as_deref())?;
-    let users = node.sessions.users(after, query.limit.and_one()).await?;
-    Ok(Page::of(users, query.limit.get(), |user| {
-        user.id.to_string()
-    }))
-}
-
-async fn show(
-    State(node): State<Arc<Node>>,
-    Path(id): Path<UserId>,
-) -> Result<Json<User>, Problem> {
-    Ok(Json(node.sessions.user(id).await?))
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct UserChange {
-    role: Option<Role>,
-    disabled: Option<bool>,
-}
-
-async fn change(
-    State(node): State<Arc<Node>>,
-    SignedIn(who): SignedIn,
-    Path(user_id): Path<UserId>,
-    Body(change): Body<UserChange>,
-) -> Result<Json<User>, Problem> {
-    let UserChange { role, disabled } = change;
-    let change = Change { role, disabled };
-    let user = node.sessions.change_user(who.user.role, user_id, change);
-    let user = user.await?;
-    node.refresh_directory().await;
-    Ok(Json(user))
-}
-
-async fn remove(
-    State(node): State<Arc<Node>>,
-    SignedIn(who): SignedIn,
-    Path(user_id): Path<UserId>,
-) -> Result<NoContent, Problem> {
-    node.sessions.remove_user(who.user.role, user_id).await?;
-    node.refresh_directory().await;
-    Ok(NoContent)
-}
-
-/// With what a user sets a new password; it is shown this once.
-#[derive(Serialize, JsonSchema)]
-struct ResetLink {
-    user_id: UserId,
-    token: String,
-    expires_at: DateTime<Utc>,
-}
-
-async fn reset_link(
-    State(node): State<Arc<Node>>,
-    SignedIn(who): SignedIn,
-    Path(user_id): Path<UserId>,
-) -> Result<Created<ResetLink>, Problem> {
-    let (link, token) = node.sessions.reset_link(&who.user, user_id).await?;
-    Ok(Created(ResetLink {
-        user_id,
-        token,
-        expires_at: link.expires_at,
-    }))
-}
-
-async fn invitations(
-    State(node): State<Arc<Node>>,
-    Query(query): Query<PageQuery>,
-) -> Result<Json<Page<Link>>, Problem> {
-    let after = page_cursor(query.cursor.as_deref())?;
-    let links = node
-        .sessions
-        .invitations(after, query.limit.and_one())
-        .await?;
-    Ok(Page::of(links, query.limit.get(), |link| {
-        link.id.to_string()
-    }))
-}
-
-fn member() -> Role {
-    Role::Member
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Invitation {
-    #[serde(default = "member")]
-    role: Role,
-    /// Ids or slugs.
-    #[serde(default)]
-    apps: BTreeMap<String, AppRole>,
-}
-
-async fn invite(
-    State(node): State<Arc<Node>>,
-    SignedIn(who): SignedIn,
-    Body(invitation): Body<Invitation>,
-) -> Result<Created<WithToken<Link>>, Problem> {
-    let picture = node.directory.picture();
-    let mut apps = BTreeMap::new();
-    for (named, role) in invitation.apps {
-        let app = picture
-            .app_named(&named)
-            .ok_or_else(|| Problem::invalid_field("apps", format!("there is no app `{named}`")))?;
-        apps.insert(app.id, role);
-    }
-    let (link, token) = node
-        .sessions
-        .invite(&who.user, invitation.role, apps)
-        .await?;
-    Ok(Created(WithToken { of: link, token }))
-}
-
-async fn revoke_invitation(
-    State(node): State<Arc<Node>>,
-    Path(link): Path<Id<Link>>,
-) -> Result<NoContent, Problem> {
-    let revoked = node.sessions.revoke_invitation(link).await?;
-    removed(revoked, "invitation", link)
-}
-
-async fn list_members(
-    State(node): State<Arc<Node>>,
-    Path(app): Path<String>,
-    Query(query): Query<PageQuery>,
-) -> Result<Json<Page<Member>>, Problem> {
-    let after = page_cursor(query.cursor.as_deref())?;
-    let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let members = node
-        .sessions
-        .members(app_id, after, query.limit.and_one())
-        .await?;
-    Ok(Page::of(members, query.limit.get(), |member| {
-        member.user_id.to_string()
-    }))
-}
-
-/// The user that an id or a name in a path means.
-async fn user_named(node: &Node, named: &str) -> Result<UserId, Problem> {
-    if let Ok(id) = named.parse() {
-        return Ok(id);
-    }
-    let known = super::sql::users::by_name(&mut node.db.read().await?, named).await?;
-    let known = known.map(|(user, _)| user.id);
-    known.ok_or_else(|| IdentityError::not_found("user", named).into())
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct NewMember {
-    role: AppRole,
-}
-
-async fn set_member(
-    State(node): State<Arc<Node>>,
-    Path((app, user)): Path<(String, String)>,
-    Body(NewMember { role }): Body<NewMember>,
-) -> Result<NoContent, Problem> {
-    let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let user_id = user_named(&node, &user).await?;
-    node.sessions.set_member(app_id, user_id, role).await?;
-    node.refresh_directory().await;
-    Ok(NoContent)
-}
-
-async fn remove_member(
-    State(node): State<Arc<Node>>,
-    Path((app, user)): Path<(String, String)>,
-) -> Result<NoContent, Problem> {
-    let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let user_id = user_named(&node, &user).await?;
-    let was = node.sessions.remove_member(app_id, user_id).await?;
-    node.refresh_directory().await;
-    removed(was, "member", &user)
 }

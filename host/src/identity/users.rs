@@ -1,5 +1,7 @@
 //! Who there is, and which roles they have.
 
+pub mod api;
+
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
