@@ -314,7 +314,7 @@ fn the_instance_tells_how_it_is(engine: Engine) {
         metrics.contains("picloud_executions_total{outcome=\"answered\"} 1"),
         "{metrics}"
     );
-    assert!(server.get("/admin").text().contains("PiCloud"));
+    assert!(server.get("/admin/").text().contains("PiCloud"));
 }
 
 fn what_is_wrong_with_a_body_is_named(engine: Engine) {
