@@ -89,7 +89,7 @@ fn the_request_reaches_the_script_as_it_was(engine: Engine) {
         "http",
         "echo",
         false,
-        "1.2.0"
+        "1.3.0"
     ]);
     assert_eq!(answer.json(), seen, "{}", answer.text());
     let typed = |ty: &str, body: &[u8]| {
