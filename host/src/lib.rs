@@ -11,6 +11,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod directory;
 pub mod dispatch;
+pub mod doctor;
 pub mod executions;
 pub mod http;
 pub mod idempotency;

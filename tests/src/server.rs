@@ -241,10 +241,13 @@ impl Server {
             .unwrap_or_else(|| self.folder.path().join("data"))
     }
 
+    /// Where compiled code is: all tests share it, because compiling the guest takes seconds.
+    pub fn cache_dir(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/picloud-test-cache")
+    }
+
     /// Start the process, again if need be.
     pub fn launch(&mut self) {
-        // Compiled code is shared by all tests: compiling the guest takes seconds.
-        let cache = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/picloud-test-cache");
         // A file that grows past a limit makes a signal that ends a process; ignored, it is an
         // error, as a full disk is. One test sets such a limit.
         let mut serve = Command::new("env");
@@ -259,7 +262,7 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0", "--data-dir"])
             .arg(self.data_dir())
             .arg("--cache-dir")
-            .arg(cache)
+            .arg(self.cache_dir())
             .args(["--shutdown-grace-ms", "2000"])
             .current_dir(self.folder.path())
             .env(
@@ -557,11 +560,23 @@ impl Server {
 
     /// Run the CLI against this server, as the owner.
     pub fn cli(&self, words: &[&str]) -> Output {
-        self.command(words)
+        self.cli_as(&self.token, words)
+    }
+
+    /// The same as whoever has a token.
+    pub fn cli_as(&self, token: &str, words: &[&str]) -> Output {
+        let mut command = self.cli_command(words);
+        let command = command.env("PICLOUD_TOKEN", token);
+        command.output().expect("the CLI starts")
+    }
+
+    /// The same as the owner, to be started by the test.
+    pub fn cli_command(&self, words: &[&str]) -> Command {
+        let mut command = self.command(words);
+        command
             .env("PICLOUD_TOKEN", &self.token)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the CLI starts")
+            .stdin(Stdio::null());
+        command
     }
 
     /// The same as nobody, with something on its standard input.

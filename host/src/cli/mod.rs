@@ -1,9 +1,19 @@
 //! The command line.
 
+/// The same as the standard library's, which panics where nobody reads on: `picloud … | head`.
+macro_rules! println {
+    ($($text:tt)*) => { $crate::cli::output::print(format_args!("{}\n", format_args!($($text)*))) };
+}
+/// The same.
+macro_rules! print {
+    ($($text:tt)*) => { $crate::cli::output::print(format_args!($($text)*)) };
+}
+
 mod access;
 mod backup;
 mod client;
 mod deploy;
+mod doctor;
 mod manage;
 mod operate;
 mod output;
@@ -24,7 +34,7 @@ use output::{Failure, Output};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  it worked
-  1  the script failed
+  1  the script failed, or what was checked
   2  the command is not one
   3  there is no such thing
   4  refused: invalid input or a conflict
@@ -78,6 +88,7 @@ enum Command {
     Serve(serve::Serve),
     /// Show the configuration in force, and where each value came from
     Config(serve::Serve),
+    Doctor(doctor::Doctor),
     /// Make the first owner of a server, and sign in
     Setup(client::Setup),
     /// Sign in to a server, and remember it
@@ -170,17 +181,16 @@ pub fn main() -> ExitCode {
         Command::CompileComponent => return crate::sandbox::compile_child_main(),
         Command::Serve(serve) => serve.run(),
         Command::Config(serve) => serve.show(&out),
+        Command::Doctor(doctor) if doctor.is_direct() => doctor.run_direct(&out),
+        Command::Doctor(_) => client().and_then(|client| doctor::run(&client, &out)),
         Command::Openapi => {
             println!("{:#}", crate::http::openapi::document());
             Ok(())
         }
         Command::Completions { shell } => {
-            clap_complete::generate(
-                shell,
-                &mut Args::command(),
-                "picloud",
-                &mut std::io::stdout(),
-            );
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Args::command(), "picloud", &mut script);
+            print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
         Command::Setup(setup) => setup.run(args.common.url.as_deref(), &out),

@@ -1,6 +1,26 @@
 //! What the CLI prints: tables for people, JSON for programs.
 
+use std::fmt;
+use std::io::{self, Write};
+
 use serde_json::{Value, json};
+
+/// What a shell says of a program that SIGPIPE ended: 128 and the signal's number.
+const CLOSED_PIPE: i32 = 128 + 13;
+
+/// Print to standard output. Where nobody reads on, the program ends without a word, as others
+/// do; we do not leave that to SIGPIPE, because it would also come from a server's connection.
+pub(super) fn print(text: fmt::Arguments<'_>) {
+    let mut stdout = io::stdout().lock();
+    let Err(error) = stdout.write_fmt(text).and_then(|()| stdout.flush()) else {
+        return;
+    };
+    if error.kind() != io::ErrorKind::BrokenPipe {
+        eprintln!("error: standard output cannot be written: {error}");
+        std::process::exit(1);
+    }
+    std::process::exit(CLOSED_PIPE);
+}
 
 /// How to print.
 pub(super) struct Output {
@@ -14,8 +34,8 @@ pub(super) enum Failure {
     Problem(Value),
     /// The server cannot be reached.
     Unreachable(String),
-    /// The script failed; it was shown already.
-    Script,
+    /// What was asked about failed, a script say; it was shown already.
+    Shown,
     /// The command cannot be done as it was given.
     Usage(String),
     /// Something on this machine failed.
@@ -25,7 +45,7 @@ pub(super) enum Failure {
 impl Failure {
     pub(super) fn exit_code(&self) -> u8 {
         match self {
-            Self::Script | Self::Local(_) => 1,
+            Self::Shown | Self::Local(_) => 1,
             Self::Usage(_) => 2,
             Self::Unreachable(_) => 6,
             Self::Problem(problem) => match problem["status"].as_u64() {
@@ -38,8 +58,8 @@ impl Failure {
     }
 }
 
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
         Self::Local(error.to_string())
     }
 }
@@ -70,7 +90,7 @@ impl Output {
     /// Print why it failed, to standard error.
     pub(super) fn failure(&self, failure: &Failure) {
         let problem = match failure {
-            Failure::Script => return,
+            Failure::Shown => return,
             Failure::Problem(problem) => problem.clone(),
             Failure::Unreachable(text) | Failure::Usage(text) | Failure::Local(text) => {
                 json!({ "title": text })

@@ -84,7 +84,12 @@ impl Serve {
         Ok(self.values()?.config()?)
     }
 
-    fn values(&self) -> Result<Values, ConfigError> {
+    /// Whether a file or any setting is named.
+    pub(super) fn is_given(&self) -> bool {
+        self.file.is_some() || !self.flags.is_empty()
+    }
+
+    pub(super) fn values(&self) -> Result<Values, ConfigError> {
         let beside = PathBuf::from("picloud.toml");
         let file = self
             .file

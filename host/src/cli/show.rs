@@ -116,7 +116,7 @@ impl Invoke {
         if done["outcome"] == "answered" {
             Ok(())
         } else {
-            Err(Failure::Script)
+            Err(Failure::Shown)
         }
     }
 }

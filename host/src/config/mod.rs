@@ -225,6 +225,17 @@ impl Values {
         })
     }
 
+    /// The file of settings, if a secret or a password stands in it.
+    pub fn file_with_secrets(&self) -> Option<&Path> {
+        SETTINGS.iter().find_map(|setting| {
+            let (text, source) = self.0.get(setting.key)?;
+            match source {
+                Source::File(path) if setting.shown(text) != *text => Some(path.as_path()),
+                _ => None,
+            }
+        })
+    }
+
     fn get<T>(
         &self,
         key: &'static str,
@@ -495,5 +506,15 @@ mod tests {
         let all: String = values.shown().map(|(_, text, _)| text).collect();
         assert!(!all.contains("hunter2"), "{all}");
         assert!(all.contains("postgres://me:***@db/x"), "{all}");
+        assert_eq!(values.file_with_secrets(), None);
+        for (text, has) in [
+            ("log = \"warn\"", false),
+            ("master_key = \"\"", false),
+            ("master_key = \"hunter2\"", true),
+            ("database_url = \"postgres://me:hunter2@db/x\"", true),
+        ] {
+            let values = gather(&[], &[], Some(text)).unwrap();
+            assert_eq!(values.file_with_secrets().is_some(), has, "{text}");
+        }
     }
 }

@@ -31,8 +31,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, backup, dead_letters, executions, identity, journal, kv, overview, portable,
-    pubsub, retention, routes, scripts, secrets, triggers,
+    apps, audit, backup, dead_letters, doctor, executions, identity, journal, kv, overview,
+    portable, pubsub, retention, routes, scripts, secrets, triggers,
 };
 use problem::Problem;
 
@@ -60,6 +60,7 @@ pub fn endpoints() -> endpoints::Api {
         .room("pubsub", pubsub::api::endpoints())
         .room("journal", journal::api::endpoints())
         .room("audit", audit::api::endpoints())
+        .room("doctor", doctor::api::endpoints())
         .room("backup", backup::api::endpoints())
         .room("portable", portable::api::endpoints())
         .room("openapi", openapi::endpoints())

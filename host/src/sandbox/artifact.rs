@@ -14,6 +14,17 @@ use wasmtime::component::Component;
 /// How much of a file is hashed at a time.
 const CHUNK_BYTES: usize = 64 * 1024;
 
+/// How compiled code is, as it is on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compiled {
+    /// It is ours, and it loads.
+    Loads,
+    /// There is none, for this version at least.
+    Missing,
+    /// It is not what we wrote.
+    Changed,
+}
+
 /// The folder of compiled code.
 pub(super) struct Artifacts {
     folder: PathBuf,
@@ -51,6 +62,24 @@ impl Artifacts {
         }
         self.write(&path, &compile(wasm)?)?;
         Ok(deserialize(engine, &path)?)
+    }
+
+    /// How the code that `wasm` compiles to is in the folder.
+    pub(super) fn look<E: From<std::io::Error> + From<wasmtime::Error>>(
+        &self,
+        engine: &Engine,
+        wasm: &[u8],
+    ) -> Result<Compiled, E> {
+        let path = self.folder.join(file_name(engine, wasm));
+        match self.is_ours(&path) {
+            Ok(true) => {
+                deserialize(engine, &path)?;
+                Ok(Compiled::Loads)
+            }
+            Ok(false) => Ok(Compiled::Changed),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Compiled::Missing),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whether the hash of a file shows that we wrote it. It is read piece by piece: what is
@@ -150,8 +179,14 @@ mod tests {
                 .unwrap();
             compiled
         };
+        let look = || {
+            let artifacts = Artifacts::open(folder.path().to_owned(), [1; 32]).unwrap();
+            artifacts.look::<anyhow::Error>(&engine, wasm).unwrap()
+        };
+        assert_eq!(look(), Compiled::Missing);
         assert!(compiled(1));
         assert!(!compiled(1));
+        assert_eq!(look(), Compiled::Loads);
         let path = folder.path().join(file_name(&engine, wasm));
         let whole = fs::read(&path).unwrap();
         let mut changed = whole.clone();
@@ -159,6 +194,7 @@ mod tests {
         for tampered in [&changed[..], &whole[..whole.len() - 1], &whole[..9], b""] {
             // Not into the file itself, which the component before is mapped from.
             write_whole(&path, tampered).unwrap();
+            assert_eq!(look(), Compiled::Changed);
             assert!(compiled(1), "{} bytes were loaded", tampered.len());
             assert!(!compiled(1));
         }

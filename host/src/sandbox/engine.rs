@@ -1,7 +1,7 @@
 //! The engine, its pool, the threads that guests run on, and the guests that are loaded.
 
 use std::any::Any;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
 };
 
-use super::artifact::Artifacts;
+use super::artifact::{Artifacts, Compiled};
 use super::bindings::{context, dead_letters, function, kv, log, pubsub, rhai, secrets, types};
 use super::compile::{self, CompileError};
 use super::imports::Imports;
@@ -40,6 +40,8 @@ const SPARE_INSTANCES: u32 = 64;
 /// Memory maps that an execution needs, with room to spare; the kernel bounds their number
 /// (`vm.max_map_count`), and past it nothing in the process works any more.
 const MAPS_PER_EXECUTION: u32 = 12;
+/// Memory maps of all else in the process.
+const OTHER_MAPS: u32 = 4_000;
 
 /// What a sandbox is made of.
 pub struct SandboxConfig {
@@ -307,13 +309,30 @@ fn tick(engine: &Engine) {
         .expect("a process that cannot start a thread cannot serve either");
 }
 
+/// The kernel's limit on the memory maps of a process; none where it tells of none.
+pub fn map_limit() -> Option<u32> {
+    let text = std::fs::read_to_string("/proc/sys/vm/max_map_count").ok()?;
+    text.trim().parse().ok()
+}
+
+/// How many executions at once a limit on memory maps allows.
+pub fn executions_within(map_limit: u32) -> u32 {
+    (map_limit.saturating_sub(OTHER_MAPS) / MAPS_PER_EXECUTION).max(16)
+}
+
+/// The limit on memory maps that so many executions at once need.
+pub fn maps_of(executions: u32) -> u32 {
+    executions
+        .saturating_mul(MAPS_PER_EXECUTION)
+        .saturating_add(OTHER_MAPS)
+}
+
 /// As many of `wanted` as the kernel's limit on memory maps allows.
 fn within_map_limit(wanted: u32) -> u32 {
-    let limit = std::fs::read_to_string("/proc/sys/vm/max_map_count")
-        .ok()
-        .and_then(|text| text.trim().parse::<u32>().ok());
-    let Some(limit) = limit else { return wanted };
-    let possible = (limit.saturating_sub(4_000) / MAPS_PER_EXECUTION).max(16);
+    let Some(limit) = map_limit() else {
+        return wanted;
+    };
+    let possible = executions_within(limit);
     if possible < wanted {
         tracing::warn!(
             wanted,
@@ -323,4 +342,13 @@ fn within_map_limit(wanted: u32) -> u32 {
         );
     }
     wanted.min(possible)
+}
+
+/// How the compiled code of `guest` in a folder is. Nothing is compiled.
+///
+/// # Errors
+/// When it is ours and does not load, or cannot be read.
+pub fn compiled(guest: &[u8], cache_dir: &Path, key: [u8; 32]) -> Result<Compiled, SandboxError> {
+    let engine = Engine::new(&engine_config())?;
+    Artifacts::open(cache_dir.to_owned(), key)?.look(&engine, guest)
 }

@@ -24,9 +24,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+pub use artifact::Compiled;
 pub use bindings::types::{Diagnostic, Position, Thrown};
 pub use compile::{CompileError, compile_child_main};
-pub use engine::{Component, Sandbox, SandboxConfig, SandboxError};
+pub use engine::{
+    Component, Sandbox, SandboxConfig, SandboxError, compiled, executions_within, map_limit,
+    maps_of,
+};
 pub use guest::RHAI_GUEST;
 pub use imports::{DeadLetterImports, Imports, KvImports, NoImports, PubSubImports, SecretImports};
 pub use log::{Level, LogLine};

@@ -196,7 +196,7 @@ impl MasterKeys {
 }
 
 /// The file of an instance's own key, where it has one.
-fn own_file(config: &Config) -> Option<PathBuf> {
+pub fn own_file(config: &Config) -> Option<PathBuf> {
     let is_configured = config.master_key.is_some() || config.master_key_file.is_some();
     let is_one_machine = !config.database_url.starts_with("postgres");
     (is_one_machine && !is_configured).then(|| config.data_dir.join("master.key"))

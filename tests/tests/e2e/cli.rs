@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use picloud_tests::{Engine, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
@@ -13,6 +13,7 @@ on_both_engines!(
     exit_codes_tell_what_happened,
     signing_in_is_remembered,
     the_configuration_is_explained,
+    whoever_reads_no_further_hears_no_complaint,
 );
 
 fn out(output: &Output) -> String {
@@ -31,6 +32,34 @@ fn fine(output: Output) -> String {
 
 fn write(server: &Server, name: &str, text: &str) {
     std::fs::write(server.folder().join(name), text).unwrap();
+}
+
+fn whoever_reads_no_further_hears_no_complaint(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    for n in 0..300 {
+        app.set("c", &n.to_string(), json!("x".repeat(1_000)));
+    }
+    // Each prints more than a pipe holds.
+    for words in [
+        &["openapi"][..],
+        &["kv", "list", "c", "--app", "a"],
+        &["kv", "list", "c", "--app", "a", "--json"],
+    ] {
+        let mut command = server.cli_command(words);
+        let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        // As a shell says it of what SIGPIPE ended.
+        assert_eq!(
+            output.status.code(),
+            Some(141),
+            "{words:?}: {}",
+            err(&output)
+        );
+        assert_eq!(err(&output), "", "{words:?}");
+    }
 }
 
 fn deploying_twice_changes_nothing(engine: Engine) {

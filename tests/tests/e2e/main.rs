@@ -7,6 +7,7 @@ mod bad_input;
 mod cli;
 mod cookies;
 mod dead_letters;
+mod doctor;
 mod faults;
 mod idempotency;
 mod kills;

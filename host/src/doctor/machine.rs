@@ -1,0 +1,260 @@
+//! The machine: who may read the files, how much room there is, what the kernel allows.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::Path;
+
+use rustix::process::{Resource, geteuid, getrlimit};
+
+use super::{Finding, shell};
+use crate::config::Config;
+use crate::sandbox::{self, Compiled, RHAI_GUEST};
+
+/// Free space below which the database may soon not be written any more, and below which somebody
+/// should look.
+const DISK_BYTES_ERROR: u64 = 256 << 20;
+const DISK_BYTES_WARNING: u64 = 2 << 30;
+/// Files besides the connections: the database, compiled code, logs.
+const OTHER_FILES: u64 = 256;
+
+/// Every check of the machine that a server can do, too.
+pub(super) fn check(config: &Config) -> Vec<Finding> {
+    vec![
+        private("data_dir", &config.data_dir, "700"),
+        private("cache_dir", &config.cache_dir, "700"),
+        private("cache_key", &config.cache_dir.join("key"), "600"),
+        disk(&config.data_dir),
+        map_count(config.executions_max),
+        open_files(
+            config.connections_max as u64,
+            getrlimit(Resource::Nofile).maximum,
+        ),
+    ]
+}
+
+/// Whether a path belongs to whoever runs this. What is not there yet will.
+pub(super) fn is_ours(path: &Path) -> bool {
+    let owner = fs::metadata(path).map(|about| about.uid());
+    owner.is_ok_and(|owner| owner == geteuid().as_raw()) || !path.exists()
+}
+
+/// Whether a file or folder belongs to whoever runs this, and to nobody else.
+pub(super) fn private(name: &'static str, path: &Path, mode: &str) -> Finding {
+    let shown = shell(path);
+    let about = match fs::metadata(path) {
+        Ok(about) => about,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let found = format!("{shown} is not there yet; the first start makes it");
+            return Finding::ok(name, found);
+        }
+        Err(error) => {
+            let fix = "Let it belong to the user that the server runs as.";
+            return Finding::error(name, format!("{shown} cannot be looked at: {error}"), fix)
+                .with_command(format!("chown -R USER {shown}"));
+        }
+    };
+    let (owner, own) = (about.uid(), geteuid().as_raw());
+    if owner != own {
+        return Finding::error(
+            name,
+            format!("{shown} belongs to the user {owner}, and this runs as {own}"),
+            "Run this as the user that the server runs as, and let everything in data_dir and cache_dir belong to that user.",
+        )
+        .with_command(format!("chown -R {own} {shown}"));
+    }
+    let bits = about.permissions().mode() & 0o777;
+    if bits & 0o077 != 0 {
+        return Finding::error(
+            name,
+            format!("other users of this machine may use {shown} (mode {bits:o})"),
+            "Let only its owner read and change it.",
+        )
+        .with_command(format!("chmod {mode} {shown}"));
+    }
+    Finding::ok(name, format!("{shown} is its owner's alone"))
+}
+
+/// Whether a file with secrets, which somebody else may have put there for us, is not everybody's.
+pub(super) fn secret(name: &'static str, path: &Path) -> Finding {
+    let shown = shell(path);
+    match fs::metadata(path).map(|about| about.permissions().mode() & 0o777) {
+        Ok(bits) if bits & 0o007 != 0 => Finding::warning(
+            name,
+            format!("every user of this machine may use {shown} (mode {bits:o}), and it has secrets in it"),
+            "Let only the user that the server runs as read it.",
+        )
+        .with_command(format!("chmod o= {shown}")),
+        Ok(_) => Finding::ok(name, format!("{shown} is not everybody's to read")),
+        Err(error) => Finding::error(
+            name,
+            format!("{shown} cannot be looked at: {error}"),
+            "See that it is there, and that the user that the server runs as may read it.",
+        ),
+    }
+}
+
+fn disk(data_dir: &Path) -> Finding {
+    const NAME: &str = "disk";
+    let there = data_dir.ancestors().find(|folder| folder.exists());
+    let folder = there.unwrap_or(Path::new("."));
+    match rustix::fs::statvfs(folder) {
+        Ok(disk) => room(&shell(folder), disk.f_bavail.saturating_mul(disk.f_frsize)),
+        Err(error) => Finding::error(
+            NAME,
+            format!("the disk of {} cannot be asked: {error}", shell(folder)),
+            "See that it is mounted.",
+        ),
+    }
+}
+
+fn room(folder: &str, free: u64) -> Finding {
+    const NAME: &str = "disk";
+    const FIX: &str =
+        "Make room, or keep less: execution_retention_days, dead_letter_retention_days.";
+    let found = format!("{} MiB are free at {folder}", free >> 20);
+    let command = format!("du -sh {folder}/*");
+    match free {
+        ..DISK_BYTES_ERROR => Finding::error(NAME, found, FIX).with_command(command),
+        ..DISK_BYTES_WARNING => Finding::warning(NAME, found, FIX).with_command(command),
+        _ => Finding::ok(NAME, found),
+    }
+}
+
+fn map_count(wanted: u32) -> Finding {
+    const NAME: &str = "max_map_count";
+    let Some(limit) = sandbox::map_limit() else {
+        return Finding::ok(NAME, "the kernel tells of no limit on memory maps");
+    };
+    let possible = sandbox::executions_within(limit);
+    if possible >= wanted {
+        let found = format!("{wanted} executions at once fit into vm.max_map_count = {limit}");
+        return Finding::ok(NAME, found);
+    }
+    let needed = sandbox::maps_of(wanted);
+    Finding::warning(
+        NAME,
+        format!(
+            "executions_max is {wanted}, and vm.max_map_count = {limit} allows {possible}: the server takes no more than those at once"
+        ),
+        "Raise the kernel's limit, here and in /etc/sysctl.d, or make executions_max less.",
+    )
+    .with_command(format!("sysctl -w vm.max_map_count={needed}"))
+}
+
+/// The server raises its own limit as far as it may, so `limit` is the hard one.
+fn open_files(connections_max: u64, limit: Option<u64>) -> Finding {
+    const NAME: &str = "open_files";
+    let needed = connections_max + OTHER_FILES;
+    match limit {
+        Some(limit) if limit < needed => Finding::warning(
+            NAME,
+            format!("{limit} files may be open, and connections_max = {connections_max} needs {needed}"),
+            format!("Let the server open more (LimitNOFILE={needed} in a unit of systemd, --ulimit nofile={needed} of Docker), or make connections_max less."),
+        )
+        .with_command(format!("ulimit -n {needed}")),
+        Some(limit) => {
+            let found = format!("{limit} files may be open, which is enough for {connections_max} connections");
+            Finding::ok(NAME, found)
+        }
+        None => Finding::ok(NAME, "any number of files may be open"),
+    }
+}
+
+/// Whether the interpreter's compiled code loads. A server that serves has loaded it.
+pub(super) fn guest(config: &Config) -> Finding {
+    const NAME: &str = "guest";
+    const FIX: &str = "The next start compiles it anew. Find out who changed the file; if the disk did, replace it.";
+    let folder = &config.cache_dir;
+    let key = match fs::read(folder.join("key")) {
+        Ok(key) => <[u8; 32]>::try_from(key).ok(),
+        Err(_) => {
+            return Finding::ok(
+                NAME,
+                "not compiled yet; the first start does that in seconds",
+            );
+        }
+    };
+    let Some(key) = key else {
+        let found = format!("{} is no key", shell(&folder.join("key")));
+        let fix = "Remove it: the next start makes another, and compiles everything anew.";
+        return Finding::error(NAME, found, fix)
+            .with_command(format!("rm {}", shell(&folder.join("key"))));
+    };
+    match sandbox::compiled(RHAI_GUEST, folder, key) {
+        Ok(Compiled::Loads) => Finding::ok(NAME, "the interpreter's compiled code loads"),
+        Ok(Compiled::Missing) => Finding::ok(
+            NAME,
+            "not compiled yet for this version of picloud; the next start does that in seconds",
+        ),
+        Ok(Compiled::Changed) => Finding::warning(
+            NAME,
+            format!(
+                "the compiled code in {} is not what picloud wrote",
+                shell(folder)
+            ),
+            FIX,
+        ),
+        Err(error) => Finding::error(NAME, error.to_string(), FIX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::Severity;
+
+    #[test]
+    fn what_others_may_use_is_an_error_with_its_command() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("master.key");
+        assert_eq!(private("key", &path, "600").severity, Severity::Ok);
+        fs::write(&path, "x").unwrap();
+        for (bits, severity) in [
+            (0o600, Severity::Ok),
+            (0o400, Severity::Ok),
+            (0o640, Severity::Error),
+            (0o602, Severity::Error),
+        ] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+            let found = private("key", &path, "600");
+            assert_eq!(found.severity, severity, "{bits:o}");
+            let command = format!("chmod 600 {}", path.display());
+            let expected = (severity != Severity::Ok).then_some(command);
+            assert_eq!(found.command, expected);
+        }
+    }
+
+    #[test]
+    fn a_secret_that_was_put_there_may_be_a_groups_and_not_everybodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("secret");
+        assert_eq!(secret("key", &path).severity, Severity::Error);
+        fs::write(&path, "x").unwrap();
+        for (bits, severity) in [(0o640, Severity::Ok), (0o444, Severity::Warning)] {
+            fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
+            assert_eq!(secret("key", &path).severity, severity, "{bits:o}");
+        }
+    }
+
+    #[test]
+    fn a_disk_that_is_nearly_full_is_told() {
+        for (free, severity) in [
+            (0, Severity::Error),
+            (DISK_BYTES_ERROR - 1, Severity::Error),
+            (DISK_BYTES_ERROR, Severity::Warning),
+            (DISK_BYTES_WARNING, Severity::Ok),
+        ] {
+            assert_eq!(room("/data", free).severity, severity, "{free}");
+        }
+    }
+
+    #[test]
+    fn a_limit_that_is_too_low_names_the_one_that_is_not() {
+        assert_eq!(open_files(1_000, Some(1_256)).severity, Severity::Ok);
+        assert_eq!(open_files(1_000, None).severity, Severity::Ok);
+        let low = open_files(1_000, Some(1_255));
+        assert_eq!(low.severity, Severity::Warning);
+        assert_eq!(low.command.as_deref(), Some("ulimit -n 1256"));
+    }
+}
