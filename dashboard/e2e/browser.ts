@@ -1,12 +1,13 @@
 import { mkdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { chromium, type Browser, type Page } from 'playwright-core';
 import { expect } from 'vitest';
+import { TARGET } from './program.ts';
 import { PASSWORD, type Server } from './server.ts';
 
 const SHOTS =
-	process.env.PICLOUD_SCREENSHOTS ?? resolve(import.meta.dirname, '../../target/screenshots');
+	process.env.PICLOUD_SCREENSHOTS ?? join(TARGET, 'screenshots');
 const AXE = createRequire(import.meta.url).resolve('axe-core/axe.min.js');
 
 /** Debian's Chromium; as root, as in a container, it has no sandbox. */

@@ -152,6 +152,25 @@ test('a failure shows as a badge in every tab, without a reload', async () => {
 	}
 });
 
+test('an execution is watched while it runs', async () => {
+	const source = 'log::info("first line"); sleep(2); log::info("second line"); 1';
+	await server.api('POST /apps/shop/scripts', { name: 'wait', source });
+	const route = { path: '/wait', script: 'wait', method: 'GET', dispatch_mode: 'async' };
+	await server.api('POST /apps/shop/routes', route);
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	const accepted = (await (await fetch(`${server.url}/wait`)).json()) as { execution_id: string };
+	await page.goto(`${server.url}/admin/apps/shop/executions/${accepted.execution_id}`);
+	await page.getByText('It waits or runs').waitFor();
+	await page.getByText('first line').waitFor();
+	expect(await page.getByText('second line').count()).toBe(0);
+	await page.getByText('What this request led to').waitFor();
+	await page.getByText('second line').waitFor();
+	expect(await page.getByText('first line').count()).toBe(1);
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
 test('many are replayed at once, after they were counted', async () => {
 	const { page, wrong } = await tab(browser);
 	await signIn(page, server);

@@ -1,11 +1,10 @@
 import { spawn, type ChildProcess } from 'node:child_process';
 import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
-import { join, resolve } from 'node:path';
+import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { PROGRAM, TARGET } from './program.ts';
 
-const TARGET = resolve(import.meta.dirname, '../../target');
-const PROGRAM = process.env.PICLOUD_BIN ?? join(TARGET, 'debug/picloud');
 export const PASSWORD = 'correct horse battery';
 
 /** A server of a test's own, on SQLite, in a folder of its own. */

@@ -19,7 +19,7 @@ class Apps {
 			let cursor: string | null = null;
 			do {
 				const query: Record<string, string | number | null> = { limit: 200, cursor };
-				const page: Page<App> = await api<Page<App>>('GET /apps', { query });
+				const page: Page<App> = await api('GET /apps', { query });
 				all.push(...page.items);
 				cursor = page.next_cursor;
 			} while (cursor);

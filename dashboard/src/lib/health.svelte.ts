@@ -1,23 +1,8 @@
-import { api } from './api/client.ts';
+import { api, type Answer } from './api/client.ts';
 import { live } from './live.svelte.ts';
 
 /** How an app does, over the last hour. */
-export interface Health {
-	app_id: string;
-	/** Executions that began. */
-	executions: number;
-	/** Of these, those that did not answer. */
-	failed: number;
-	p95_us: number | null;
-	/** The counts are of the newest executions only. */
-	truncated: boolean;
-	/** None where whoever asks may not see them. */
-	unresolved_dead_letters: number | null;
-	/** Deliveries in the outbox. */
-	waiting: number;
-	/** When the first of them is or was due. */
-	oldest_due_at: string | null;
-}
+export type Health = Answer<'GET /overview'>['items'][number];
 
 /** Every app at a glance: the badges of the navigation and the list of apps. */
 class HealthOfApps {
@@ -43,7 +28,7 @@ class HealthOfApps {
 	/** A failure leaves what was known: what a badge says is no reason to disturb. */
 	async load(): Promise<void> {
 		const asked = ++this.#asked;
-		const answer = await api<{ items: Health[] }>('GET /overview').catch(() => null);
+		const answer = await api('GET /overview').catch(() => null);
 		if (answer && asked === this.#asked) {
 			this.#of = new Map(answer.items.map((health) => [health.app_id, health]));
 		}

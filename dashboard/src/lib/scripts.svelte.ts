@@ -9,7 +9,7 @@ export class Scripts {
 		async (signal) => {
 			const app = currentApp().id;
 			const query = { limit: 200 };
-			return (await api<Page<Script>>('GET /apps/{app}/scripts', { path: { app }, query, signal })).items;
+			return (await api('GET /apps/{app}/scripts', { path: { app }, query, signal })).items;
 		},
 		() => [{ kind: 'script', appId: currentApp().id }]
 	);

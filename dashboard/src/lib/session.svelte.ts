@@ -1,4 +1,4 @@
-import { api } from './api/client.ts';
+import { api, type Options } from './api/client.ts';
 import { credentials } from './api/credentials.ts';
 import type { AppRole, Me } from './api/types.ts';
 import { live } from './live.svelte.ts';
@@ -21,7 +21,7 @@ class Session {
 
 	async load(): Promise<void> {
 		if (!(await credentials.restore())) return;
-		this.me = await api<Me>('GET /auth/me');
+		this.me = await api('GET /auth/me');
 		live.connect();
 	}
 
@@ -30,11 +30,11 @@ class Session {
 	}
 
 	/** Begin a session by an endpoint that signs somebody in. */
-	async begin(endpoint: string, fields: Record<string, string>): Promise<void> {
+	async begin(endpoint: 'POST /auth/login' | 'POST /auth/join' | 'POST /setup', fields: Record<string, string>): Promise<void> {
 		const body = { ...fields, cookie: true };
-		const { csrf_token } = await api<{ csrf_token: string }>(endpoint, { body });
+		const { csrf_token } = (await api(endpoint, { body } as Options<typeof endpoint>)) as { csrf_token: string };
 		credentials.keep(csrf_token);
-		this.me = await api<Me>('GET /auth/me');
+		this.me = await api('GET /auth/me');
 		this.expired = false;
 		live.connect();
 	}

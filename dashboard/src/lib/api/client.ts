@@ -1,20 +1,61 @@
 import { Problem } from './problem.ts';
 import { credentials } from './credentials.ts';
+import type { paths } from './schema.d.ts';
 
 const ROOT = '/api/v1';
 
-export type Query = Record<string, string | number | boolean | null | undefined>;
-
-export interface Options {
-	/** The values of the path's parts in braces. */
+/** The same without the types of an endpoint. */
+interface Sent {
 	path?: Record<string, string | number>;
-	query?: Query;
+	query?: Record<string, string | number | boolean | null | undefined>;
 	body?: unknown;
-	signal?: AbortSignal | undefined;
+	signal?: AbortSignal;
 }
 
-/** Call an endpoint, named as docs/api.md names it: `GET /apps/{app}/scripts`. Throws a `Problem`. */
-export async function api<T = void>(endpoint: string, options: Options = {}): Promise<T> {
+
+type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
+
+/** Every endpoint, named as docs/api.md names it: `GET /apps/{app}/scripts`. */
+export type Endpoint = {
+	[P in keyof paths]: {
+		[M in Method]: undefined extends paths[P][M] ? never : `${Uppercase<M>} ${P}`;
+	}[Method];
+}[keyof paths];
+
+type Operation<E extends Endpoint> = E extends `${infer M} ${infer P extends keyof paths}`
+	? Lowercase<M> extends Method
+		? NonNullable<paths[P][Lowercase<M>]>
+		: never
+	: never;
+
+type Json<T> = T extends { content: { 'application/json': infer Body } } ? Body : never;
+type Responses<E extends Endpoint> = Operation<E> extends { responses: infer R } ? R : never;
+
+/** What an endpoint answers where all is well. */
+export type Answer<E extends Endpoint> = {
+	[S in keyof Responses<E>]: S extends 200 | 201 ? Json<Responses<E>[S]> : S extends 204 ? void : never;
+}[keyof Responses<E>];
+
+type Parameters<E extends Endpoint> = Operation<E> extends { parameters: infer P } ? P : never;
+type Body<E extends Endpoint> =
+	Operation<E> extends { requestBody?: infer B } ? Json<NonNullable<B>> : never;
+
+/** What is sent to an endpoint: in its path, its query, its body. */
+export type Options<E extends Endpoint> = {
+	signal?: AbortSignal;
+} & (Parameters<E> extends { path: infer P } ? { path: P } : unknown) &
+	(Parameters<E> extends { query?: infer Q } ? { query?: Loose<NonNullable<Q>> } : unknown) &
+	([Body<E>] extends [never] ? unknown : { body: Body<E> });
+
+/** Fields that a page leaves empty are not sent; the server checks the words of the others. */
+type Loose<Q> = { [K in keyof Q]?: string | number | boolean | null | undefined };
+
+type Needed<E extends Endpoint> =
+	Record<string, never> extends Options<E> ? [options?: Options<E>] : [options: Options<E>];
+
+/** Call an endpoint. Throws a `Problem`. */
+export async function api<E extends Endpoint>(endpoint: E, ...[given]: Needed<E>): Promise<Answer<E>> {
+	const options: Sent = given ?? {};
 	const [method = 'GET', template = ''] = endpoint.split(' ');
 	const path = template.replace(/\{(\w+)\}/g, (_, name: string) => {
 		const value = options.path?.[name];
@@ -44,6 +85,6 @@ export async function api<T = void>(endpoint: string, options: Options = {}): Pr
 		if (response.status === 401) credentials.onRefused();
 		throw problem;
 	}
-	if (response.status === 204) return undefined as T;
-	return (await response.json()) as T;
+	if (response.status === 204) return undefined as Answer<E>;
+	return (await response.json()) as Answer<E>;
 }

@@ -4,30 +4,36 @@ import { live } from '#lib/live.svelte.ts';
 export type Filter = Record<string, string>;
 export type Act = 'replay' | 'resolve';
 
-interface Settled {
-	replayed?: number;
-	resolved?: number;
-	left: number;
-	up_to: string | null;
+interface Batch {
+	dry_run?: boolean;
+	up_to?: string;
 }
 
-/** What a bulk call takes: the filters of the list, or that all are meant. */
-function body(filter: Filter, more: Record<string, unknown>): Record<string, unknown> {
+/** Settle one batch, or count what would be settled. */
+async function batch(app: string, act: Act, filter: Filter, more: Batch) {
 	// Only unresolved ones are settled, whatever state the list shows.
-	const meant: Record<string, unknown> = { ...filter };
-	if (filter.handler_failed) meant.handler_failed = filter.handler_failed === 'true';
-	delete meant.state;
-	return { ...(Object.keys(meant).length ? meant : { all: true }), ...more };
+	const rest: Filter = { ...filter };
+	delete rest.state;
+	delete rest.handler_failed;
+	const failed = filter.handler_failed ? { handler_failed: filter.handler_failed === 'true' } : {};
+	const meant = { ...rest, ...failed };
+	const body = { ...(Object.keys(meant).length ? meant : { all: true }), ...more };
+	const path = { app };
+	if (act === 'replay') {
+		const { replayed, ...answer } = await api('POST /apps/{app}/dead-letters/replay', { path, body });
+		return { ...answer, settled: replayed };
+	}
+	const { resolved, ...answer } = await api('POST /apps/{app}/dead-letters/resolve', {
+		path,
+		body: { ...body, reason: 'ignored' }
+	});
+	return { ...answer, settled: resolved };
 }
 
 /** How many unresolved dead letters a filter means. */
 export async function dryRun(app: string, act: Act, filter: Filter): Promise<number> {
-	const reason = act === 'resolve' ? { reason: 'ignored' } : {};
-	const answer = await api<Settled>(`POST /apps/{app}/dead-letters/${act}`, {
-		path: { app },
-		body: body(filter, { ...reason, dry_run: true })
-	});
-	return (answer.replayed ?? answer.resolved ?? 0) + answer.left;
+	const { settled, left } = await batch(app, act, filter, { dry_run: true });
+	return settled + left;
 }
 
 /** Settle them batch by batch, and tell after each how many are done and left. */
@@ -37,16 +43,11 @@ export async function settle(
 	filter: Filter,
 	progress: (done: number, left: number) => void
 ): Promise<number> {
-	const reason = act === 'resolve' ? { reason: 'ignored' } : {};
-	let upTo: string | null = null;
+	let upTo: string | null | undefined;
 	let done = 0;
 	for (;;) {
-		const bound: Record<string, unknown> = upTo ? { up_to: upTo } : {};
-		const answer: Settled = await api<Settled>(`POST /apps/{app}/dead-letters/${act}`, {
-			path: { app },
-			body: body(filter, { ...reason, ...bound })
-		});
-		done += answer.replayed ?? answer.resolved ?? 0;
+		const answer = await batch(app, act, filter, upTo ? { up_to: upTo } : {});
+		done += answer.settled;
 		upTo = answer.up_to;
 		progress(done, answer.left);
 		if (answer.left === 0) break;

@@ -4,6 +4,6 @@ import { path } from '#lib/paths.ts';
 
 /** Where nobody owns the instance yet, nobody can sign in. */
 export async function load() {
-	const setup = await api<{ has_owner: boolean }>('GET /setup').catch(() => null);
+	const setup = await api('GET /setup').catch(() => null);
 	if (setup?.has_owner === false) redirect(307, path`/setup`);
 }
