@@ -1,5 +1,5 @@
 import { api } from './api/client.ts';
-import type { Page, Script } from './api/types.ts';
+import type { Script } from './api/types.ts';
 import { currentApp } from './app.ts';
 import { Query } from './query.svelte.ts';
 
