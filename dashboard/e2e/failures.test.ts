@@ -153,7 +153,8 @@ test('a failure shows as a badge in every tab, without a reload', async () => {
 });
 
 test('an execution is watched while it runs', async () => {
-	const source = 'log::info("first line"); sleep(2); log::info("second line"); 1';
+	const waits = 'while kv::collection("gates").get("open") == () { sleep(0.05) }';
+	const source = `log::info("first line"); ${waits} log::info("second line"); 1`;
 	await server.api('POST /apps/shop/scripts', { name: 'wait', source });
 	const route = { path: '/wait', script: 'wait', method: 'GET', dispatch_mode: 'async' };
 	await server.api('POST /apps/shop/routes', route);
@@ -164,6 +165,8 @@ test('an execution is watched while it runs', async () => {
 	await page.getByText('It waits or runs').waitFor();
 	await page.getByText('first line').waitFor();
 	expect(await page.getByText('second line').count()).toBe(0);
+	await look(page, 'execution-running');
+	await server.api('PUT /apps/shop/kv/gates/open', true);
 	await page.getByText('What this request led to').waitFor();
 	await page.getByText('second line').waitFor();
 	expect(await page.getByText('first line').count()).toBe(1);

@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetters;
+use crate::executions::running::{Running, Tail};
 use crate::kv::{Kv, KvStore};
 use crate::pubsub::PubSub;
 use crate::scripts::ScriptId;
@@ -22,6 +23,8 @@ pub struct Services {
     pub secrets: Secrets,
     /// The topics.
     pub pubsub: PubSub,
+    /// What runs here.
+    pub running: Running,
 }
 
 /// What an execution's imports work on. The app comes from the execution, never from what a
@@ -48,6 +51,8 @@ pub struct GuestImports {
     pub app_id: AppId,
     /// The script that runs.
     pub script_id: ScriptId,
+    /// Where its log lines are told; a script that is only compiled has none.
+    pub tail: Option<Tail>,
     /// Where the store's work runs: apart from the threads that guests compute on, and to its
     /// end even when the guest is stopped in the middle of a call.
     pub host: Handle,

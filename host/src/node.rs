@@ -21,6 +21,7 @@ use crate::dispatch::outbox::Outbox;
 use crate::executions::tally::Tally;
 use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
+use crate::executions::running::Running;
 use crate::imports::Services;
 use crate::journal::{Caps, Journal};
 use crate::kv::KvStore;
@@ -68,6 +69,8 @@ pub struct Node {
     pub journal: Arc<Journal>,
     /// What streams are told of executions.
     pub tally: Arc<Tally>,
+    /// What executions log while they run here.
+    pub running: Running,
     /// How many streams are open.
     pub caps: Arc<Caps>,
     /// Slows down whoever guesses.
@@ -107,6 +110,7 @@ impl Node {
             keys,
             config.pubsub,
         );
+        let running = Running::default();
         let runner = Arc::new(Runner::new(
             db.clone(),
             directory.clone(),
@@ -116,6 +120,7 @@ impl Node {
                 kv: kv.for_guests(),
                 secrets: secrets.clone(),
                 pubsub: pubsub.clone(),
+                running: running.clone(),
             },
             outbox.clone(),
         ));
@@ -143,6 +148,7 @@ impl Node {
             pubsub,
             journal,
             tally,
+            running,
             caps: Arc::default(),
             guesses: Guesses::default(),
             database_problem,

@@ -1,6 +1,6 @@
 //! The HTTP API of executions.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,15 +8,16 @@ use axum::Json;
 use axum::extract::{Request, State};
 use axum::response::sse::Event;
 use chrono::{DateTime, Utc};
-use futures_util::stream::iter as stream_of;
-use futures_util::{FutureExt, StreamExt};
+use futures_util::stream::unfold;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 use uuid::Uuid;
 
 use super::sql::Ended;
 use super::sql::{self, Filter};
 use super::{AbandonedExecution, Execution, ExecutionId, OutcomeKind};
+use crate::apps::AppId;
 use crate::dispatch::sql as outbox;
 use crate::http::answer::Page;
 use crate::http::endpoints::{Api, Of, Rule, require};
@@ -27,7 +28,7 @@ use crate::http::problem::{Problem, ProblemType};
 use crate::http::stream::{self, EventStream};
 use crate::identity::Caller;
 use crate::identity::capability::Capability;
-use crate::journal::Cap;
+use crate::journal::{Cap, Place};
 use crate::node::Node;
 use crate::sandbox::LogLine;
 use crate::scripts::ScriptId;
@@ -73,7 +74,7 @@ pub fn endpoints() -> Api {
         )
         .called(
             "followExecution",
-            "Stream the log lines and the outcome of an execution once it has ended",
+            "Stream the log lines of an execution as they come, and its outcome",
         )
         .may_fail(&[ProblemType::TooManyStreams, ProblemType::InvalidRequest])
 }
@@ -183,7 +184,7 @@ const LOOK_AGAIN_MAX: Duration = Duration::from_millis(500);
 /// The id of the event that tells the outcome.
 const LAST_ID: &str = "end";
 
-/// The log lines and the outcome of an execution, once it has ended.
+/// The log lines of an execution, as they come where it runs on this node, and its outcome.
 async fn events(
     State(node): State<Arc<Node>>,
     SignedIn(caller): SignedIn,
@@ -200,56 +201,117 @@ async fn events(
     let place = node
         .caps
         .enter(vec![(user, node.config.streams.per_user)])?;
-    let waiting = async move {
-        let _place = place;
-        let ended = ended(&node, &caller, id).await;
-        let events = ended.map_or_else(Vec::new, |ended| told(&ended, seen));
-        stream_of(events.into_iter().map(Ok))
+    let watcher = Watcher {
+        node,
+        caller,
+        id,
+        seen,
+        told: VecDeque::new(),
+        has_ended: false,
+        pause: LOOK_AGAIN,
+        _place: place,
     };
-    Ok(stream::response(waiting.into_stream().flatten()))
+    let events = unfold(watcher, async |mut watcher| {
+        let event = watcher.next().await?;
+        Some((Ok(event), watcher))
+    });
+    Ok(stream::response(events))
 }
 
-/// An execution once it has ended; none where its delivery went without one, or the caller may
-/// not see it any more.
-async fn ended(node: &Node, caller: &Caller, id: ExecutionId) -> Option<Ended> {
-    let mut pause = LOOK_AGAIN;
-    loop {
-        let mut conn = settled(node).await.ok()?;
+/// Somebody who watches an execution.
+struct Watcher {
+    node: Arc<Node>,
+    caller: Caller,
+    id: ExecutionId,
+    /// How many lines they have seen.
+    seen: usize,
+    /// What they have not been told yet.
+    told: VecDeque<Event>,
+    has_ended: bool,
+    /// How long is waited before looking again.
+    pause: Duration,
+    _place: Place,
+}
+
+impl Watcher {
+    /// What comes next; none when the stream ends.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            if let Some(event) = self.told.pop_front() {
+                return Some(event);
+            }
+            if self.has_ended {
+                return None;
+            }
+            match self.node.running.lines(self.id) {
+                Some((app_id, lines)) => self.follow(app_id, lines).await?,
+                None => self.look().await?,
+            }
+        }
+    }
+
+    /// Take the lines that are new, or wait for some, but not so long that a lost role would go
+    /// unnoticed.
+    async fn follow(
+        &mut self,
+        app_id: AppId,
+        mut lines: watch::Receiver<Vec<LogLine>>,
+    ) -> Option<()> {
+        self.may_read(app_id)?;
+        let new = lines.borrow_and_update().get(self.seen..).map(<[_]>::to_vec);
+        let new = new.unwrap_or_default();
+        if new.is_empty() {
+            // Whether it logged, ended, or nothing happened, the next look tells.
+            let _ = tokio::time::timeout(LOOK_AGAIN_MAX, lines.changed()).await;
+        }
+        self.tell(&new);
+        Some(())
+    }
+
+    /// Look for the record; none where its delivery went without one.
+    async fn look(&mut self) -> Option<()> {
+        let mut conn = settled(&self.node).await.ok()?;
         // In this order: what has left the outbox has its record.
-        let waits = outbox::app_of(&mut conn, id.of()).await.ok()?.is_some();
-        let ended = sql::get(&mut conn, id).await.ok()?;
+        let waits = outbox::app_of(&mut conn, self.id.of()).await.ok()?.is_some();
+        let ended = sql::get(&mut conn, self.id).await.ok()?;
         drop(conn);
-        if let Some(ended) = ended {
-            let app_id = ended.execution.app_id;
-            require(node, caller, app_id, Capability::ReadLogs).ok()?;
-            return Some(ended);
+        if let Some(Ended { execution, log }) = ended {
+            self.may_read(execution.app_id)?;
+            self.tell(log.lines.get(self.seen..).unwrap_or_default());
+            if self.seen != usize::MAX {
+                self.told.push_back(outcome(&execution, log.truncated));
+            }
+            self.has_ended = true;
+            return Some(());
         }
         if !waits {
             return None;
         }
-        tokio::time::sleep(pause).await;
-        pause = (pause * 2).min(LOOK_AGAIN_MAX);
+        tokio::time::sleep(self.pause).await;
+        self.pause = (self.pause * 2).min(LOOK_AGAIN_MAX);
+        Some(())
+    }
+
+    fn tell(&mut self, lines: &[LogLine]) {
+        for line in lines {
+            self.seen += 1;
+            let data = serde_json::to_string(line).unwrap_or_default();
+            let event = Event::default().event("log").id(self.seen.to_string());
+            self.told.push_back(event.data(data));
+        }
+    }
+
+    /// Whether whoever watches may read the app's logs, still.
+    fn may_read(&self, app_id: AppId) -> Option<()> {
+        require(&self.node, &self.caller, app_id, Capability::ReadLogs).ok()
     }
 }
 
-/// The events of an execution after those that were seen.
-fn told(ended: &Ended, seen: usize) -> Vec<Event> {
-    let lines = ended.log.lines.iter().zip(1..).skip(seen);
-    let line = |(line, number): (_, usize)| {
-        let data = serde_json::to_string(line).unwrap_or_default();
-        Event::default()
-            .event("log")
-            .id(number.to_string())
-            .data(data)
-    };
-    let mut events: Vec<Event> = lines.map(line).collect();
-    if seen != usize::MAX {
-        let mut outcome = serde_json::to_value(&ended.execution).unwrap_or_default();
-        outcome["logs_truncated"] = ended.log.truncated.into();
-        let data = outcome.to_string();
-        events.push(Event::default().event("outcome").id(LAST_ID).data(data));
-    }
-    events
+fn outcome(execution: &Execution, logs_truncated: bool) -> Event {
+    let mut outcome = serde_json::to_value(execution).unwrap_or_default();
+    outcome["logs_truncated"] = logs_truncated.into();
+    let data = outcome.to_string();
+    Event::default().event("outcome").id(LAST_ID).data(data)
 }
 
 /// The most executions that a tree shows.

@@ -1,6 +1,8 @@
 //! Executions: what ran, what it logged and what became of it.
 
 pub mod api;
+pub mod imports;
+pub mod running;
 pub mod sql;
 pub mod tally;
 

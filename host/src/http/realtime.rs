@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
 use super::problem::Problem;
-use super::stream::{self, Credential, RENEW_EVERY, query_values, still_sees};
+use super::stream::{self, Credential, RENEW_EVERY, query_values};
 use super::{address, endpoints};
 use crate::apps::AppId;
 use crate::identity::Caller;
@@ -253,7 +253,9 @@ impl TopicWatch {
                     (!grant.is_for(topic)).then(|| Refusal::Forbidden(channel.clone()))
                 }
                 (AuthMode::Session, Subscriber::User(caller, _)) => {
-                    let sees = still_sees(&self.node, caller, self.app_id);
+                    let caller = stream::as_of_now(&self.node, caller);
+                    let sees = caller
+                        .is_some_and(|caller| endpoints::may_see(&self.node, &caller, self.app_id));
                     (!sees).then(|| Refusal::Forbidden(channel.clone()))
                 }
                 (AuthMode::Token | AuthMode::Session, _) => {

@@ -1,7 +1,6 @@
 //! Streams as Server-Sent Events, and who is let in; `docs/protocol.md` describes them.
 
 use std::convert::Infallible;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -14,7 +13,9 @@ use serde_json::{Map, Value, json};
 use super::endpoints;
 use super::problem::{Problem, ProblemType};
 use crate::identity::Caller;
-use crate::journal::{Begin, Channel, Cursors, Place, Subscription, Told, TooMany};
+use crate::journal::{
+    Begin, Cap, Channel, Cursors, Place, Subscription, Told, TooMany, Until, Watch,
+};
 use crate::node::Node;
 
 /// How long a stream may be silent: shorter than what proxies wait for (nginx: 60 s).
@@ -163,12 +164,29 @@ impl From<TooMany> for Problem {
     }
 }
 
-/// Whether a caller may see an app now: their role may have changed since they came.
-pub(crate) fn still_sees(node: &Arc<Node>, caller: &Caller, app_id: crate::apps::AppId) -> bool {
-    let picture = node.directory.picture();
-    let Some(user) = picture.user(caller.user.id) else {
-        return false;
-    };
-    let (user, via) = (user.clone(), caller.via.clone());
-    endpoints::may_see(node, &Caller { user, via }, app_id)
+/// A caller with the role that they have now; none when they may not sign in any more.
+pub(crate) fn as_of_now(node: &Node, caller: &Caller) -> Option<Caller> {
+    let user = node.directory.picture().user(caller.user.id)?.clone();
+    let via = caller.via.clone();
+    Some(Caller { user, via })
+}
+
+/// The stream of a channel for somebody who is signed in, for as long as they are.
+pub(crate) async fn of_user(
+    node: &Node,
+    caller: &Caller,
+    parts: &Parts,
+    channel: Channel,
+    watch: Box<dyn Watch>,
+) -> Result<EventStream, Problem> {
+    let begin = begin(parts)?;
+    let user = Cap::User(caller.user.id);
+    let place = node
+        .caps
+        .enter(vec![(user, node.config.streams.per_user)])?;
+    let (until, changes) = (Until::Renewed(RENEW_EVERY), node.directory.changes());
+    let subscription = node
+        .journal
+        .subscribe(vec![channel], &begin, until, changes, watch);
+    Ok(answer(subscription.await?, place, Map::new()))
 }

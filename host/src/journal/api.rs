@@ -5,14 +5,13 @@ use std::sync::Arc;
 use axum::extract::{Request, State};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use serde_json::Map;
 
-use super::{Cap, Channel, Entry, Told, Until, Watch, kinds};
+use super::{Channel, Entry, Told, Watch, kinds};
 use crate::apps::AppId;
 use crate::http::endpoints::{Api, Rule, require};
 use crate::http::extract::{SignedIn, app_named};
 use crate::http::problem::{Problem, ProblemType};
-use crate::http::stream::{self, Credential, EventStream, RENEW_EVERY, query_values};
+use crate::http::stream::{self, Credential, EventStream, query_values};
 use crate::identity::Caller;
 use crate::identity::capability::{self, Capability, Decision};
 use crate::node::Node;
@@ -38,7 +37,6 @@ async fn events(
     request: Request,
 ) -> Result<EventStream, Problem> {
     let (parts, _) = request.into_parts();
-    let begin = stream::begin(&parts)?;
     let of_app = match query_values(&parts, "app").pop() {
         Some(app) => {
             let app_id = app_named(&node.directory.picture(), &app)?.id;
@@ -47,22 +45,13 @@ async fn events(
         }
         None => None,
     };
-    let user = Cap::User(caller.user.id);
-    let place = node
-        .caps
-        .enter(vec![(user, node.config.streams.per_user)])?;
     let watch = EventsWatch {
         node: node.clone(),
-        caller,
+        caller: caller.clone(),
         credential: Credential::of(&parts),
         of_app,
     };
-    let (until, changes) = (Until::Renewed(RENEW_EVERY), node.directory.changes());
-    let channels = vec![Channel::events()];
-    let subscription = node
-        .journal
-        .subscribe(channels, &begin, until, changes, Box::new(watch));
-    Ok(stream::answer(subscription.await?, place, Map::new()))
+    stream::of_user(&node, &caller, &parts, Channel::events(), Box::new(watch)).await
 }
 
 /// What somebody may see of what happens.
@@ -73,23 +62,14 @@ struct EventsWatch {
     of_app: Option<AppId>,
 }
 
-impl EventsWatch {
-    /// Whoever listens, with the role that they have now; none when they may not sign in any more.
-    fn now(&self) -> Option<Caller> {
-        let picture = self.node.directory.picture();
-        let user = picture.user(self.caller.user.id)?.clone();
-        let via = self.caller.via.clone();
-        Some(Caller { user, via })
-    }
-}
-
 impl Watch for EventsWatch {
     fn ended(&self) -> Option<Told> {
-        self.now().is_none().then_some(Told::Expired)
+        let caller = stream::as_of_now(&self.node, &self.caller);
+        caller.is_none().then_some(Told::Expired)
     }
 
     fn shows(&self, entry: &Entry) -> bool {
-        let Some(caller) = self.now() else {
+        let Some(caller) = stream::as_of_now(&self.node, &self.caller) else {
             return false;
         };
         if self.of_app.is_some() && entry.about != self.of_app {

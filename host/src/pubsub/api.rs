@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -12,13 +14,17 @@ use uuid::Uuid;
 
 use super::tokens::{Rotated, Rotation};
 use super::topics::parse_glob;
-use super::{AuthMode, OpenTopic, PubSubError, sql};
+use super::{AuthMode, OpenTopic, PubSubError, Topic, sql};
+use crate::apps::AppId;
 use crate::directory;
 use crate::http::answer::{NoContent, Page};
-use crate::http::endpoints::{Api, Of, Rule};
-use crate::http::extract::{Body, PageQuery, Path, Query, app_named};
+use crate::http::endpoints::{Api, Of, Rule, require};
+use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, app_named};
 use crate::http::problem::{Problem, ProblemType};
+use crate::http::stream::{self, Credential, EventStream};
+use crate::identity::Caller;
 use crate::identity::capability::Capability;
+use crate::journal::{Channel, Entry, Told, Watch};
 use crate::node::Node;
 use crate::triggers::firing::Origin;
 
@@ -51,6 +57,12 @@ pub fn endpoints() -> Api {
             publish,
         )
         .called("publishMessage", "Publish a message to a topic")
+        .get("/apps/{app}/topics/{topic}/events", manage, follow)
+        .called(
+            "followTopic",
+            "Stream the messages of an open topic, whoever else may subscribe",
+        )
+        .may_fail(&[ProblemType::TooManyStreams, ProblemType::InvalidRequest])
         .post("/apps/{app}/subscriber-keys/rotate", manage, rotate)
         .called(
             "rotateSubscriberKeys",
@@ -227,6 +239,67 @@ async fn publish(
         message_id: receipt.message_id,
         published_at: receipt.published_at,
     }))
+}
+
+/// The messages of a topic for whoever manages it: `/realtime` is on the hosts of the app, for
+/// those whom its mode lets in.
+async fn follow(
+    State(node): State<Arc<Node>>,
+    SignedIn(caller): SignedIn,
+    Path((app, topic)): Path<(String, String)>,
+    request: Request,
+) -> Result<EventStream, Problem> {
+    let (parts, _) = request.into_parts();
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let topic = Topic::parse(topic)?;
+    let channel = Channel::of_topic(app_id, topic.as_str());
+    let watch = ManagerWatch {
+        node: node.clone(),
+        caller: caller.clone(),
+        credential: Credential::of(&parts),
+        app_id,
+        topic,
+    };
+    if !watch.is_open() {
+        return Err(PubSubError::NotOpen(watch.topic.as_str().to_owned()).into());
+    }
+    stream::of_user(&node, &caller, &parts, channel, Box::new(watch)).await
+}
+
+/// Whether somebody who manages topics may hear one, still.
+struct ManagerWatch {
+    node: Arc<Node>,
+    caller: Caller,
+    credential: Credential,
+    app_id: AppId,
+    topic: Topic,
+}
+
+impl ManagerWatch {
+    fn is_open(&self) -> bool {
+        let picture = self.node.directory.picture();
+        let open = picture.open_topic(self.app_id, self.topic.as_str());
+        open.is_some()
+    }
+}
+
+impl Watch for ManagerWatch {
+    fn ended(&self) -> Option<Told> {
+        let Some(caller) = stream::as_of_now(&self.node, &self.caller) else {
+            return Some(Told::Expired);
+        };
+        let manages = require(&self.node, &caller, self.app_id, Capability::ManageTopics).is_ok();
+        let reset = || Told::Reset(Channel::of_topic(self.app_id, self.topic.as_str()));
+        (!manages || !self.is_open()).then(reset)
+    }
+
+    fn shows(&self, _: &Entry) -> bool {
+        true
+    }
+
+    fn renew(&self) -> BoxFuture<'_, bool> {
+        self.credential.holds(&self.node).boxed()
+    }
 }
 
 #[derive(Deserialize, JsonSchema)]

@@ -5,7 +5,7 @@ use std::future::Future;
 
 use super::bindings::{context, dead_letters, kv, log, pubsub, secrets, types};
 use super::run::State;
-use super::{HostLimit, Level};
+use super::{HostLimit, Level, LogLine};
 
 /// How often an execution may call the host (log lines don't count: they have limits of their
 /// own). A script that works through a collection a page at a time stays far below.
@@ -110,11 +110,23 @@ pub trait PubSubImports: Send {
     ) -> impl Future<Output = Result<String, pubsub::Error>> + Send;
 }
 
+/// Who hears of log lines while the execution runs. They are kept here, whoever hears them.
+pub trait LogImports: Send {
+    /// A line was kept.
+    fn logged(&mut self, line: &LogLine);
+}
+
 /// Everything that the domains answer for one execution. It carries the app's id: no call of a
 /// guest can name another.
-pub trait Imports: KvImports + DeadLetterImports + SecretImports + PubSubImports + 'static {}
+pub trait Imports:
+    KvImports + DeadLetterImports + SecretImports + PubSubImports + LogImports + 'static
+{
+}
 
-impl<T: KvImports + DeadLetterImports + SecretImports + PubSubImports + 'static> Imports for T {}
+impl<T> Imports for T where
+    T: KvImports + DeadLetterImports + SecretImports + PubSubImports + LogImports + 'static
+{
+}
 
 /// Imports with nothing behind them: for measuring and testing the sandbox by itself.
 pub struct NoImports;
@@ -172,6 +184,10 @@ impl SecretImports for NoImports {
     async fn get(&mut self, _: String) -> Result<Option<String>, secrets::Error> {
         Ok(None)
     }
+}
+
+impl LogImports for NoImports {
+    fn logged(&mut self, _: &LogLine) {}
 }
 
 impl PubSubImports for NoImports {
@@ -428,7 +444,9 @@ impl<I: Imports> log::Host for State<I> {
             .into_iter()
             .map(|field| (field.name, self.redaction.json(field.value)))
             .collect();
-        self.log.write(level, message, fields);
+        if let Some(line) = self.log.write(level, message, fields) {
+            self.imports.logged(line);
+        }
         Ok(())
     }
 }

@@ -57,20 +57,20 @@ impl Log {
         }
     }
 
-    /// Keep a line, cut to what is left. Dropping one costs next to nothing, so that a million
-    /// of them cost the guest its own fuel and us no memory.
+    /// Keep a line, cut to what is left; none where it is dropped. That costs next to nothing, so
+    /// that a million of them cost the guest its own fuel and us no memory.
     pub(super) fn write(
         &mut self,
         level: Level,
         mut message: String,
         fields: Vec<(String, String)>,
-    ) {
+    ) -> Option<&LogLine> {
         if self.truncated {
-            return;
+            return None;
         }
         if self.lines.len() == LINES_MAX || self.bytes_left <= LINE_OVERHEAD_BYTES {
             self.truncated = true;
-            return;
+            return None;
         }
         self.bytes_left -= LINE_OVERHEAD_BYTES;
         if message.len() > self.bytes_left {
@@ -97,6 +97,7 @@ impl Log {
             message,
             fields: kept,
         });
+        self.lines.last()
     }
 
     pub(super) fn into_parts(self) -> (Vec<LogLine>, bool) {

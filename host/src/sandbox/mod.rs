@@ -32,7 +32,9 @@ pub use engine::{
     maps_of,
 };
 pub use guest::RHAI_GUEST;
-pub use imports::{DeadLetterImports, Imports, KvImports, NoImports, PubSubImports, SecretImports};
+pub use imports::{
+    DeadLetterImports, Imports, KvImports, LogImports, NoImports, PubSubImports, SecretImports,
+};
 pub use log::{Level, LogLine};
 
 /// What an execution may use up.

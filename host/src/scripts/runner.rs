@@ -15,6 +15,7 @@ use crate::directory::{Directory, Picture};
 use crate::dispatch::outbox::Outbox;
 use crate::dispatch::record::never_ran;
 use crate::dispatch::{Answer, Attempted, Delivery, Executor, Payload};
+use crate::executions::running::Tail;
 use crate::executions::sql::Ended;
 use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind};
 use crate::identity::capability::{self, Capability, Decision};
@@ -170,6 +171,8 @@ impl Runner {
             let (db, outbox) = (self.db.clone(), self.outbox.clone());
             DeadLetters::new(db, outbox, app.id, who.user.id)
         };
+        let running = &self.services.running;
+        let tail = |id| Tail::new(running.clone(), id);
         GuestImports {
             kv: self.services.kv.of(app.id, origin),
             may_read_kv: who.is_none_or(|who| may(who, Capability::ReadKv)),
@@ -181,6 +184,7 @@ impl Runner {
             origin,
             app_id: app.id,
             script_id,
+            tail: origin.execution_id.map(tail),
             host: self.host.clone(),
         }
     }

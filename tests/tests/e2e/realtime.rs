@@ -18,6 +18,8 @@ on_both_engines!(
     pages_of_other_origins_are_let_in_by_topic,
     a_message_that_causes_itself_is_stopped_by_the_depth_limit,
     the_dashboard_hears_what_its_user_may_see,
+    an_execution_is_followed_while_it_runs,
+    whoever_manages_topics_hears_an_open_one,
     the_command_line_opens_publishes_and_closes,
 );
 
@@ -643,6 +645,83 @@ fn the_dashboard_hears_what_its_user_may_see(engine: Engine) {
     ready(&after);
     assert!(after.is_silent(500));
     assert_eq!(events(&ada, "?app=shop").status, 404);
+}
+
+fn an_execution_is_followed_while_it_runs(engine: Engine) {
+    let server = start(engine);
+    let app = server.app("shop");
+    app.script(
+        "waits",
+        r#"
+        log::info("first", #{ n: 1 });
+        while kv::collection("c").get("go") == () { sleep(0.02) }
+        log::warn("second");
+        "#,
+    );
+    app.route_with("waits", "GET /waits", json!({ "dispatch_mode": "async" }));
+    let id = server.get("/waits").json()["execution_id"].clone();
+    let path = format!("/api/v1/executions/{}/events", id.as_str().unwrap());
+    let bearer = format!("Bearer {}", server.token);
+    let follow = |last: &str| {
+        let headers = [("authorization", &*bearer), ("last-event-id", last)];
+        subscribe(&server, &path, &headers)
+    };
+    let stayed = follow("");
+    let first = stayed.expect("log");
+    assert_eq!(first.id.as_deref(), Some("1"));
+    assert_eq!(first.data["message"], "first");
+    assert_eq!(first.data["fields"], json!({ "n": 1 }));
+    // Somebody who comes in the middle has the same lines.
+    let late = follow("");
+    assert_eq!(late.expect("log"), first);
+    let back = follow("1");
+    app.set("c", "go", json!(true));
+    for stream in [stayed, late, back] {
+        let second = stream.expect("log");
+        assert_eq!(second.id.as_deref(), Some("2"));
+        assert_eq!(second.data["message"], "second");
+        assert_eq!(stream.expect("outcome").data["id"], id);
+        assert_eq!(stream.next(), None);
+    }
+    let after = follow("");
+    assert_eq!(after.expect("log"), first);
+    after.expect("log");
+    after.expect("outcome");
+    assert_eq!(follow("end").next(), None);
+}
+
+fn whoever_manages_topics_hears_an_open_one(engine: Engine) {
+    let server = start(engine);
+    let app = server.app("shop");
+    let (id, ada) = server.join("ada", "member", json!({ "shop": "app_admin" }));
+    let (_, eve) = server.join("eve", "member", json!({ "shop": "editor" }));
+    let follow = |token: &str, topic: &str| {
+        let bearer = format!("Bearer {token}");
+        let path = format!("/api/v1/apps/shop/topics/{topic}/events?last_event_id=earliest");
+        subscribe(&server, &path, &[("authorization", &bearer)])
+    };
+    assert_eq!(follow(&ada, "room:1").status, 404, "nobody opened it");
+    let opened = json!({ "auth_mode": "token" });
+    let open = server.api("PUT", "/apps/shop/topics/room:*", Some(opened));
+    assert_eq!(open.status, 200, "{}", open.text());
+    assert_eq!(follow(&eve, "room:1").status, 403);
+    assert_eq!(follow(&ada, "room%20").status, 422);
+    publish(&app, "room:1", json!("kept"));
+    let stream = follow(&ada, "room:1");
+    ready(&stream);
+    publish(&app, "room:1", json!("live"));
+    assert_eq!(stream.messages(2), ["kept", "live"]);
+    // It ends with the role, and with the topic.
+    let owners = follow(&server.token, "room:1");
+    ready(&owners);
+    let removed = server.api("DELETE", &format!("/apps/shop/members/{id}"), None);
+    assert_eq!(removed.status, 204, "{}", removed.text());
+    stream.expect("reset");
+    assert_eq!(stream.next(), None);
+    let closed = server.api("DELETE", "/apps/shop/topics/room:*", None);
+    assert_eq!(closed.status, 204, "{}", closed.text());
+    assert_eq!(owners.messages(2), ["kept", "live"]);
+    owners.expect("reset");
 }
 
 fn the_command_line_opens_publishes_and_closes(engine: Engine) {
