@@ -28,6 +28,16 @@ beforeAll(async () => {
 		collection: 'orders',
 		retry: { attempts_max: 1, base_ms: 1 }
 	});
+	await script('notify', 'ctx.event.pubsub.message');
+	for (const topic of ['orders:paid', 'room:*']) {
+		await server.api('POST /apps/shop/triggers', { kind: 'pubsub', script: 'notify', topic });
+	}
+	await server.api('PUT /apps/shop/topics/room:*', {
+		auth_mode: 'token',
+		cors_origins: ['https://shop.example.com']
+	});
+	await server.api('PUT /apps/shop/topics/poll', { auth_mode: 'public', retention_s: 604_800 });
+	await server.api('PUT /apps/shop/topics/desk', { auth_mode: 'session' });
 	for (let n = 1; n <= 12; n++) {
 		const value = n % 4 ? { price: n * 3, items: ['tea'] } : { items: [] };
 		await server.api(`PUT /apps/shop/kv/orders/order:${n}`, value);
@@ -58,6 +68,8 @@ test('every page is there, in light, in dark and on a phone, and axe finds nothi
 		['apps/shop/scripts', 'scripts', '[role=row] >> nth=3'],
 		['apps/shop/routes', 'routes', '[role=row] >> nth=3'],
 		['apps/shop/triggers', 'triggers', '[role=row] >> nth=1'],
+		['apps/shop/topics', 'topics', '[role=row] >> nth=4'],
+		['apps/blog/topics', 'topics-empty', 'text=No topics yet'],
 		['apps/shop/kv', 'kv', '[role=row] >> nth=12'],
 		['apps/shop/secrets', 'secrets', '[role=row] >> nth=1'],
 		['apps/shop/members', 'members-empty', 'text=No members yet'],
@@ -98,6 +110,45 @@ test('a route is made, and found for a request', async () => {
 	await page.getByRole('button', { name: 'Find the route' }).click();
 	await page.getByText('id = 42').waitFor();
 	await look(page, 'route-match');
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a topic is opened once its name is typed, heard, and closed', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/topics`);
+	await page.getByRole('row', { name: 'orders:paid' }).getByText('internal').waitFor();
+	await page.getByRole('button', { name: 'More of orders:paid' }).click();
+	await page.getByRole('menuitem', { name: 'Open to subscribers' }).click();
+	await page.getByLabel('Anybody').check();
+	await page.getByText('This opens it to the outside').waitFor();
+	const open = page.getByRole('button', { name: 'Open the topic' });
+	expect(await open.isDisabled()).toBe(true);
+	await look(page, 'topic-open');
+	await page.getByLabel('Type orders:paid to confirm').fill('orders:paid');
+	await open.click();
+	await page.getByRole('row', { name: 'orders:paid' }).getByText('public').waitFor();
+
+	await page.getByRole('link', { name: 'orders:paid' }).click();
+	await page.getByText('listening').waitFor();
+	await page.getByLabel('Message', { exact: true }).fill('{"order": 7}');
+	await page.getByRole('button', { name: 'Publish' }).click();
+	await page.getByText('{"order":7}').waitFor();
+	await server.api('POST /apps/shop/topics/orders:paid/messages', { message: { order: 8 } });
+	await page.getByText('{"order":8}').waitFor();
+	const said = page.getByRole('list', { name: 'Messages, the newest first' });
+	expect(await said.getByRole('listitem').count()).toBe(2);
+	await look(page, 'topic-messages');
+	// What is kept is there for whoever comes later.
+	await page.reload();
+	await page.getByText('{"order":7}').waitFor();
+
+	await page.getByRole('button', { name: 'More of orders:paid' }).click();
+	await page.getByRole('menuitem', { name: 'Close' }).click();
+	await page.getByLabel('Type orders:paid to confirm').fill('orders:paid');
+	await page.getByRole('button', { name: 'Close the topic' }).click();
+	await page.getByText('orders:paid is internal').waitFor();
 	expect(wrong).toEqual([]);
 	await page.context().close();
 });

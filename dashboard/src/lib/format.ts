@@ -37,6 +37,17 @@ export function duration(microseconds: number): string {
 	return `${Math.round(microseconds)} µs`;
 }
 
+/** 90 s, 5 min, 1 h, 30 d: the largest unit that says it whole. */
+export function seconds(number: number): string {
+	const steps: [number, string][] = [
+		[86_400, 'd'],
+		[3_600, 'h'],
+		[60, 'min']
+	];
+	for (const [size, unit] of steps) if (number % size === 0) return `${number / size} ${unit}`;
+	return `${number} s`;
+}
+
 /** 950, 12.3k, 4.5M. */
 export function count(number: number): string {
 	const steps: [number, string][] = [

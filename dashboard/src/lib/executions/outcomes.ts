@@ -20,7 +20,7 @@ export const OUTCOMES = [
 ];
 
 /** What can start one. */
-export const INVOCATIONS = ['http', 'http_async', 'execute', 'kv', 'dead_letter'];
+export const INVOCATIONS = ['http', 'http_async', 'execute', 'kv', 'pubsub', 'dead_letter'];
 
 /** What started an execution, in words. */
 export function startedBy(invocation: string): string {
@@ -29,6 +29,7 @@ export function startedBy(invocation: string): string {
 		http_async: 'Async route',
 		execute: 'Run by hand',
 		kv: 'Key-value change',
+		pubsub: 'Message',
 		dead_letter: 'Dead letter'
 	};
 	return said[invocation] ?? invocation;

@@ -7,6 +7,7 @@ import KeyRound from '@lucide/svelte/icons/key-round';
 import LayoutDashboard from '@lucide/svelte/icons/layout-dashboard';
 import ListTree from '@lucide/svelte/icons/list-tree';
 import MailWarning from '@lucide/svelte/icons/mail-warning';
+import Rss from '@lucide/svelte/icons/rss';
 import ScrollText from '@lucide/svelte/icons/scroll-text';
 import Server from '@lucide/svelte/icons/server';
 import Settings from '@lucide/svelte/icons/settings';
@@ -52,6 +53,7 @@ export function ofApp(app: App, unresolved: number): Entry[] {
 		deadLetters,
 		...build,
 		triggers,
+		{ title: 'Topics', href: path`/apps/${slug}/topics`, icon: Rss },
 		kv,
 		{ title: 'Secrets', href: path`/apps/${slug}/secrets`, icon: KeyRound },
 		{ title: 'Members', href: path`/apps/${slug}/members`, icon: Users },

@@ -13,6 +13,7 @@ export function heard({ kind, filter }: Pick<Trigger, 'kind' | 'filter'>): strin
 		const which = ops.length === 3 ? 'any change' : ops.join(', ');
 		return `${which} in ${collection}${key && key !== '*' ? `, keys ${key}` : ''}`;
 	}
+	if (kind === 'pubsub') return `messages to ${(filter as { topic: string }).topic}`;
 	if (kind === 'dead_letter') {
 		const set = Object.entries(filter).filter(([, value]) => value !== null);
 		return set.length ? `dead letters of one ${set.map(([name]) => name.replace('_id', '')).join(', ')}` : 'every dead letter';
