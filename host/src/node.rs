@@ -23,6 +23,7 @@ use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
 use crate::executions::running::Running;
 use crate::imports::Services;
+use crate::overview::waiting;
 use crate::journal::{Caps, Journal};
 use crate::kv::KvStore;
 use crate::pubsub::PubSub;
@@ -301,6 +302,10 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     tokio::spawn(node.directory.clone().keep_fresh());
     tokio::spawn(node.journal.clone().follow());
     tokio::spawn(node.tally.clone().keep_telling());
+    tokio::spawn(waiting::keep_sampling(
+        node.db.clone(),
+        node.directory.clone(),
+    ));
     let retention = node.config.retention;
     tokio::spawn(retention.keep_sweeping(node.db.clone(), node.directory.clone()));
     let dispatching = tokio::spawn(node.dispatcher.clone().run(grace));

@@ -258,7 +258,10 @@ impl Watcher {
         mut lines: watch::Receiver<Vec<LogLine>>,
     ) -> Option<()> {
         self.may_read(app_id)?;
-        let new = lines.borrow_and_update().get(self.seen..).map(<[_]>::to_vec);
+        let new = lines
+            .borrow_and_update()
+            .get(self.seen..)
+            .map(<[_]>::to_vec);
         let new = new.unwrap_or_default();
         if new.is_empty() {
             // Whether it logged, ended, or nothing happened, the next look tells.
@@ -272,7 +275,10 @@ impl Watcher {
     async fn look(&mut self) -> Option<()> {
         let mut conn = settled(&self.node).await.ok()?;
         // In this order: what has left the outbox has its record.
-        let waits = outbox::app_of(&mut conn, self.id.of()).await.ok()?.is_some();
+        let waits = outbox::app_of(&mut conn, self.id.of())
+            .await
+            .ok()?
+            .is_some();
         let ended = sql::get(&mut conn, self.id).await.ok()?;
         drop(conn);
         if let Some(Ended { execution, log }) = ended {

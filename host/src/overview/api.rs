@@ -9,6 +9,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::waiting::{self, Backlog};
 use super::{EXECUTIONS_MAX, Figures, GLANCE_MAX, STEPS_MAX, Step, WAITING_MAX, sql, steps};
 use crate::apps::AppId;
 use crate::dispatch;
@@ -163,12 +164,22 @@ async fn show(
     node.dispatcher.settled().await;
     let mut conn = node.db.read().await?;
     let samples = sql::samples(&mut conn, app_id, since, until, EXECUTIONS_MAX).await?;
+    let mut backlogs = sql::backlogs(&mut conn, app_id, since - waiting::EVERY, until).await?;
+    let waiting = Waiting::of(&node, &mut conn, &who, app_id).await?;
+    if query.until.is_none() {
+        backlogs.push(Backlog {
+            // Still within the last step.
+            at: until - TimeDelta::microseconds(1),
+            waiting: waiting.waiting,
+            oldest_due_at: waiting.oldest_due_at,
+        });
+    }
     Ok(Json(Overview {
         since,
         until,
         figures: Figures::of(&samples),
         truncated: samples.len() as i64 == EXECUTIONS_MAX,
-        steps: steps(&samples, since, until, count),
-        waiting: Waiting::of(&node, &mut conn, &who, app_id).await?,
+        steps: steps(&samples, &backlogs, since, until, count),
+        waiting,
     }))
 }

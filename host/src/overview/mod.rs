@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod sql;
+pub mod waiting;
 
 use std::collections::BTreeMap;
 
@@ -13,6 +14,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::executions::OutcomeKind;
+use waiting::Backlog;
 
 /// The most executions that the list of apps looks at for each app.
 pub const GLANCE_MAX: i64 = 2_000;
@@ -59,6 +61,10 @@ pub struct Step {
     pub figures: Figures,
     /// How many had each outcome; outcomes that none had are left out.
     pub by_outcome: BTreeMap<&'static str, u64>,
+    /// The most deliveries that waited at once, of one look a minute.
+    pub waiting: i64,
+    /// The longest that the first of them had been due then, in microseconds.
+    pub overdue_us: u64,
 }
 
 impl Figures {
@@ -85,9 +91,11 @@ fn percentile(sorted: &[u64], percent: usize) -> Option<u64> {
     sorted.get(rank.saturating_sub(1)).copied()
 }
 
-/// Cut the time from `since` to `until` into `count` steps, with the samples of each.
+/// Cut the time from `since` to `until` into `count` steps, with the samples of each. What waited
+/// counts for the minute after it was looked at.
 pub fn steps(
     samples: &[Sample],
+    backlogs: &[Backlog],
     since: DateTime<Utc>,
     until: DateTime<Utc>,
     count: u32,
@@ -96,21 +104,38 @@ pub fn steps(
         .num_microseconds()
         .unwrap_or(i64::MAX)
         .max(1);
+    // In which step an instant lies; below 0 or beyond the last where it lies outside.
+    let step_of = |at: DateTime<Utc>| {
+        let into_us = (at - since).num_microseconds().unwrap_or(i64::MAX);
+        let step = (i128::from(into_us) * i128::from(count)).div_euclid(i128::from(length_us));
+        i64::try_from(step).unwrap_or(i64::MAX)
+    };
     let mut of_step = vec![Vec::new(); count as usize];
     for sample in samples {
-        let into_us = (sample.started_at - since).num_microseconds();
-        let at = into_us
-            .map(|us| (i128::from(us) * i128::from(count)).div_euclid(i128::from(length_us)));
-        let at = at.and_then(|at| usize::try_from(at).ok());
+        let at = usize::try_from(step_of(sample.started_at)).ok();
         if let Some(step) = at.and_then(|at| of_step.get_mut(at)) {
             step.push(sample.clone());
+        }
+    }
+    let mut waited = vec![(0, 0); count as usize];
+    for backlog in backlogs {
+        let last = step_of(backlog.at + waiting::EVERY - TimeDelta::microseconds(1));
+        let first = step_of(backlog.at).max(0);
+        for at in first..=last.min(i64::from(count) - 1) {
+            let Some((waiting, overdue_us)) =
+                usize::try_from(at).ok().and_then(|at| waited.get_mut(at))
+            else {
+                continue;
+            };
+            *waiting = backlog.waiting.max(*waiting);
+            *overdue_us = backlog.overdue_us().max(*overdue_us);
         }
     }
     let begins = |at: usize| {
         let us = i128::from(length_us) * at as i128 / i128::from(count);
         since + TimeDelta::microseconds(i64::try_from(us).unwrap_or(i64::MAX))
     };
-    let step = |(at, samples): (usize, Vec<Sample>)| {
+    let step = |((at, samples), (waiting, overdue_us)): ((usize, Vec<Sample>), (i64, u64))| {
         let mut by_outcome = BTreeMap::new();
         for sample in &samples {
             *by_outcome.entry(sample.outcome.as_str()).or_default() += 1;
@@ -119,9 +144,16 @@ pub fn steps(
             at: begins(at),
             figures: Figures::of(&samples),
             by_outcome,
+            waiting,
+            overdue_us,
         }
     };
-    of_step.into_iter().enumerate().map(step).collect()
+    of_step
+        .into_iter()
+        .enumerate()
+        .zip(waited)
+        .map(step)
+        .collect()
 }
 
 #[cfg(test)]
@@ -157,7 +189,7 @@ mod tests {
             sample(-1, OutcomeKind::Answered, 99),
         ];
         let at = |second| DateTime::from_timestamp(second, 0).unwrap();
-        let cut = steps(&samples, at(0), at(20), 2);
+        let cut = steps(&samples, &[], at(0), at(20), 2);
         assert_eq!(cut.len(), 2);
         assert_eq!((cut[0].at, cut[1].at), (at(0), at(10)));
         let counts: Vec<_> = cut
@@ -167,5 +199,23 @@ mod tests {
         assert_eq!(counts, [(2, 1), (1, 0)]);
         assert_eq!(cut[0].by_outcome, [("answered", 1), ("threw", 1)].into());
         assert_eq!(cut[1].figures.p99_us, Some(20));
+    }
+
+    #[test]
+    fn what_waited_counts_for_its_minute() {
+        let at = |second| DateTime::from_timestamp(second, 0).unwrap();
+        let backlog = |second, waiting| Backlog {
+            at: at(second),
+            waiting,
+            oldest_due_at: Some(at(30)),
+        };
+        // Steps of half a minute; what was seen before the time begins reaches into it.
+        let looks = [backlog(45, 1), backlog(120, 5), backlog(179, 3)];
+        let cut = steps(&[], &looks, at(60), at(210), 5);
+        let seen: Vec<_> = cut
+            .iter()
+            .map(|step| (step.waiting, step.overdue_us / 1_000_000))
+            .collect();
+        assert_eq!(seen, [(1, 15), (1, 15), (5, 90), (5, 149), (3, 149)]);
     }
 }

@@ -3,10 +3,11 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::waiting::Backlog;
 use super::{Sample, WAITING_MAX};
 use crate::apps::AppId;
 use crate::executions::{ExecutionId, OutcomeKind};
-use crate::store::{Conn, StoreError, on};
+use crate::store::{Conn, StoreError, Tx, on};
 
 /// The newest executions of an app that were accepted in a time, at most `limit`.
 ///
@@ -64,4 +65,55 @@ pub async fn unresolved(conn: &mut Conn, app_id: AppId) -> Result<i64, StoreErro
         .bind(WAITING_MAX)
         .fetch_one(c)
         .await)?)
+}
+
+/// What waited in an app in a time, oldest first; minutes in which nothing did are left out.
+pub async fn backlogs(
+    conn: &mut Conn,
+    app_id: AppId,
+    since: DateTime<Utc>,
+    until: DateTime<Utc>,
+) -> Result<Vec<Backlog>, StoreError> {
+    const SQL: &str = "
+        select at, waiting, oldest_due_at from waiting_samples
+        where app_id = $1 and at >= $2 and at < $3 order by at";
+    let rows: Vec<(DateTime<Utc>, i64, DateTime<Utc>)> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(app_id)
+        .bind(since)
+        .bind(until)
+        .fetch_all(c)
+        .await)?;
+    let backlog = |(at, waiting, due_at)| Backlog {
+        at,
+        waiting,
+        oldest_due_at: Some(due_at),
+    };
+    Ok(rows.into_iter().map(backlog).collect())
+}
+
+/// Keep what waits in an app in a minute, unless another node did.
+pub async fn keep(tx: &mut Tx, app_id: AppId, backlog: &Backlog) -> Result<(), StoreError> {
+    const SQL: &str = "
+        insert into waiting_samples (app_id, at, waiting, oldest_due_at) values ($1, $2, $3, $4)
+        on conflict (app_id, at) do nothing";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(app_id)
+        .bind(backlog.at)
+        .bind(backlog.waiting)
+        .bind(backlog.oldest_due_at)
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
+}
+
+/// Forget what waited before an instant. `waiting_samples_age (at)` serves it.
+pub async fn forget(tx: &mut Tx, before: DateTime<Utc>) -> Result<(), StoreError> {
+    const SQL: &str = "delete from waiting_samples where at < $1";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(before)
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
 }

@@ -60,6 +60,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0010_realtime.sql"),
         include_str!("../../../migrations/postgres/0010_realtime.sql"),
     ),
+    (
+        11,
+        "waiting",
+        include_str!("../../../migrations/sqlite/0011_waiting.sql"),
+        include_str!("../../../migrations/postgres/0011_waiting.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

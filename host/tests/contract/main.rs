@@ -10,6 +10,7 @@ mod backup;
 mod database;
 mod kv;
 mod outbox;
+mod overview;
 mod retention;
 mod store;
 mod waiting;

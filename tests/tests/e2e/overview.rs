@@ -48,6 +48,26 @@ fn an_overview_counts_what_ran_and_what_waits(engine: Engine) {
     assert_eq!(last["by_outcome"], json!({ "answered": 3, "threw": 2 }));
     assert_eq!(steps[0]["executions"], 0);
     assert_eq!(steps[0]["p50_us"], Value::Null);
+    assert_eq!(last["waiting"], 0);
+
+    // What waits now is in the last step.
+    app.trigger(
+        "kv",
+        json!({ "script": "broken", "collection": "patient", "name": "waits",
+                "retry": { "attempts_max": 2, "base_ms": 3_600_000 } }),
+    );
+    app.set("patient", "k", json!(1));
+    let waits = wait_for("the delivery to wait", || {
+        let seen = server
+            .api("GET", "/apps/shop/overview?steps=6", None)
+            .json();
+        let failed = seen["failed"] == 3 && seen["waiting"] == 1;
+        failed.then(|| seen["steps"][5].clone())
+    });
+    assert_eq!(
+        (&waits["waiting"], &waits["overdue_us"]),
+        (&json!(1), &json!(0))
+    );
 
     let since = "since=2020-01-01T00:00:00Z&until=2020-01-02T00:00:00Z";
     let before = server.api("GET", &format!("/apps/shop/overview?{since}"), None);

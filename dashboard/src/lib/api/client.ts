@@ -12,7 +12,6 @@ interface Sent {
 	signal?: AbortSignal;
 }
 
-
 type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
 
 /** Every endpoint, named as docs/api.md names it: `GET /apps/{app}/scripts`. */
@@ -32,9 +31,12 @@ type Json<T> = T extends { content: { 'application/json': infer Body } } ? Body 
 type Responses<E extends Endpoint> = Operation<E> extends { responses: infer R } ? R : never;
 
 /** What an endpoint answers where all is well. */
-// eslint-disable-next-line @typescript-eslint/no-invalid-void-type -- a call that answers 204 answers nothing
 export type Answer<E extends Endpoint> = {
-	[S in keyof Responses<E>]: S extends 200 | 201 ? Json<Responses<E>[S]> : S extends 204 ? void : never;
+	[S in keyof Responses<E>]: S extends 200 | 201
+		? Json<Responses<E>[S]>
+		: S extends 204
+			? undefined
+			: never;
 }[keyof Responses<E>];
 
 type Parameters<E extends Endpoint> = Operation<E> extends { parameters: infer P } ? P : never;

@@ -24,7 +24,9 @@ export function draw(
 	host: HTMLElement,
 	instants: number[],
 	series: Series[],
-	format: (value: number) => string
+	format: (value: number) => string,
+	/** How far the scale reaches at least. */
+	least: number
 ): () => void {
 	const style = getComputedStyle(document.documentElement);
 	const color = (name: string) => style.getPropertyValue(name).trim();
@@ -41,7 +43,7 @@ export function draw(
 			padding: [12, 14, 0, 0],
 			legend: { show: false },
 			cursor: { points: { size: 6 }, y: false, drag: { x: false, y: false } },
-			scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(high, 1) * 1.05] } },
+			scales: { y: { range: (_, low, high) => [Math.min(0, low), Math.max(high * 1.05, least)] } },
 			axes: [
 				{
 					...axis,
