@@ -17,6 +17,7 @@ pub mod http;
 pub mod idempotency;
 pub mod identity;
 pub mod imports;
+pub mod instance;
 pub mod journal;
 pub mod kv;
 pub mod node;

@@ -18,14 +18,15 @@ use crate::config::Config;
 use crate::directory::Directory;
 use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::outbox::Outbox;
+use crate::executions::running::Running;
 use crate::executions::tally::Tally;
 use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
-use crate::executions::running::Running;
 use crate::imports::Services;
-use crate::overview::waiting;
+use crate::instance::NodeAbout;
 use crate::journal::{Caps, Journal};
 use crate::kv::KvStore;
+use crate::overview::waiting;
 use crate::pubsub::PubSub;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
@@ -46,6 +47,8 @@ const CONNECTIONS_PENDING_MAX: u32 = 4_096;
 pub struct Node {
     /// The configuration.
     pub config: Config,
+    /// What other nodes know of this one.
+    pub about: NodeAbout,
     /// The database.
     pub db: Db,
     /// Apps, scripts and routes in memory.
@@ -136,6 +139,7 @@ impl Node {
         let backups = Backups::new(config.database_url.clone());
         let database_problem = Mutex::new(None);
         Ok(Arc::new(Self {
+            about: NodeAbout::this(outbox.worker()),
             config,
             db,
             directory,
@@ -302,6 +306,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     tokio::spawn(node.directory.clone().keep_fresh());
     tokio::spawn(node.journal.clone().follow());
     tokio::spawn(node.tally.clone().keep_telling());
+    tokio::spawn(node.about.clone().keep_saying(node.db.clone()));
     tokio::spawn(waiting::keep_sampling(
         node.db.clone(),
         node.directory.clone(),

@@ -55,6 +55,11 @@ impl Outbox {
         (Arc::new(outbox), HandOver(hand_over))
     }
 
+    /// This node's worker.
+    pub fn worker(&self) -> WorkerId {
+        self.worker
+    }
+
     /// A place for a delivery of this app for which nobody waits, if there is one now.
     pub fn admit(&self, app_id: AppId) -> Option<Permit> {
         self.gate.enter_without_caller(app_id)

@@ -31,8 +31,8 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, backup, dead_letters, doctor, executions, identity, journal, kv, overview,
-    portable, pubsub, retention, routes, scripts, secrets, triggers,
+    apps, audit, backup, dead_letters, doctor, executions, identity, instance, journal, kv,
+    overview, portable, pubsub, retention, routes, scripts, secrets, triggers,
 };
 use problem::Problem;
 
@@ -52,6 +52,7 @@ pub fn endpoints() -> endpoints::Api {
         .room("routes", routes::api::endpoints())
         .room("executions", executions::api::endpoints())
         .room("overview", overview::api::endpoints())
+        .room("instance", instance::api::endpoints())
         .room("kv", kv::api::endpoints())
         .room("triggers", triggers::api::endpoints())
         .room("dead_letters", dead_letters::api::endpoints())

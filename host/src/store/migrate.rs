@@ -66,6 +66,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0011_waiting.sql"),
         include_str!("../../../migrations/postgres/0011_waiting.sql"),
     ),
+    (
+        12,
+        "nodes",
+        include_str!("../../../migrations/sqlite/0012_nodes.sql"),
+        include_str!("../../../migrations/postgres/0012_nodes.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

@@ -13,7 +13,7 @@ on_both_engines!(what_waited_is_kept_once_a_minute_and_forgotten_after_days);
 
 async fn what_waited_is_kept_once_a_minute_and_forgotten_after_days(test: Database) {
     let (app_id, other) = (AppId::new(), AppId::new());
-    let at = |minute| DateTime::<Utc>::from_timestamp(1_790_000_040 + minute * 60, 0).unwrap();
+    let at = |minute: i64| DateTime::<Utc>::from_timestamp(1_790_000_040 + minute * 60, 0).unwrap();
     let backlog = |minute, waiting| Backlog {
         at: at(minute),
         waiting,
