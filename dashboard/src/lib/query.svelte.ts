@@ -2,6 +2,7 @@ import { untrack } from 'svelte';
 import { Problem } from './api/problem.ts';
 import type { Page } from './api/types.ts';
 import { live, type Topic } from './live.svelte.ts';
+import { toasts } from './toasts.svelte.ts';
 
 /** Something that is fetched when what it depends on changes, and again when it is told of a change. */
 export class Query<T> {
@@ -74,6 +75,20 @@ export class List<T extends { id: string }> {
 	/** Fetch the next page, if there is one. */
 	async next(): Promise<void> {
 		if (this.#cursor !== null && !this.loading) await this.#load(this.#cursor);
+	}
+
+	/** Show a change of an item while it is made; take it back, and say why, where that fails. */
+	async change(item: T, change: Partial<T>, make: () => Promise<unknown>): Promise<void> {
+		const put = (next: T) => {
+			this.items = this.items.map((one) => (one.id === item.id ? next : one));
+		};
+		put({ ...item, ...change });
+		try {
+			await make();
+		} catch (error) {
+			put(item);
+			toasts.fail(error);
+		}
 	}
 
 	/** Fetch the first page, and go on with what is here where it joins: nobody loses their place. */
