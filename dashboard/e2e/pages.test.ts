@@ -30,7 +30,8 @@ beforeAll(async () => {
 	});
 	await script('notify', 'ctx.event.pubsub.message');
 	for (const topic of ['orders:paid', 'room:*']) {
-		await server.api('POST /apps/shop/triggers', { kind: 'pubsub', script: 'notify', topic });
+		const name = `hears-${topic.split(':')[0]}`;
+		await server.api('POST /apps/shop/triggers', { kind: 'pubsub', script: 'notify', name, topic });
 	}
 	await server.api('PUT /apps/shop/topics/room:*', {
 		auth_mode: 'token',
@@ -153,6 +154,31 @@ test('a topic is opened once its name is typed, heard, and closed', async () => 
 	await page.context().close();
 });
 
+test('a switch shows at once, and goes back where the server refuses', async () => {
+	const { page } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/triggers`);
+	const row = page.getByRole('row', { name: 'bill-orders' });
+	await row.getByText('on', { exact: true }).waitFor();
+	let answer = () => {};
+	const asked = new Promise<void>((done) => (answer = done));
+	await page.route('**/pause', async (route) => {
+		await asked;
+		await route.fulfill({
+			status: 503,
+			contentType: 'application/problem+json',
+			body: JSON.stringify({ title: 'Unavailable', detail: 'the database is away' })
+		});
+	});
+	await page.getByRole('button', { name: 'More of bill-orders' }).click();
+	await page.getByRole('menuitem', { name: 'Pause' }).click();
+	await row.getByText('paused').waitFor();
+	answer();
+	await page.getByText('the database is away').waitFor();
+	await row.getByText('on', { exact: true }).waitFor();
+	await page.context().close();
+});
+
 test('a key is changed, with what that fires, and deleted once its name is typed', async () => {
 	const { page, wrong } = await tab(browser);
 	await signIn(page, server);
@@ -231,6 +257,22 @@ test('a session that ends in the middle of an edit keeps the text', async () => 
 	expect(await page.locator(EDITOR).innerText()).toContain('edited');
 	await page.getByRole('button', { name: 'Save' }).click();
 	await page.getByText('Saved as version 2').waitFor();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('an execution is replayed as a new request', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	const ran = 'invocation_type=http_async&limit=1';
+	const { items } = await server.api<{ items: { id: string }[] }>(`GET /apps/shop/executions?${ran}`);
+	await page.goto(`${server.url}/admin/apps/shop/executions/${items[0]?.id}`);
+	await page.getByRole('link', { name: 'Replay as a new request' }).click();
+	await page.getByText('It runs anew').waitFor();
+	await expect.poll(() => page.getByLabel('Path and query').inputValue()).toBe('/slow');
+	await look(page, 'execution-replay');
+	await page.getByRole('button', { name: 'Run', exact: true }).click();
+	await page.getByTestId('run-result').getByText('40000').waitFor();
 	expect(wrong).toEqual([]);
 	await page.context().close();
 });

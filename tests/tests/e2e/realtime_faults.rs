@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use picloud_tests::{
-    Engine, EventStream, Options, Proxy, Server, on_both_engines, report, wait_for,
+    Engine, Event, EventStream, Options, Proxy, Server, on_both_engines, report, wait_for,
 };
 use serde_json::json;
 
@@ -12,6 +12,7 @@ use super::realtime::{open, publish};
 
 on_both_engines!(
     a_thousand_cuts_lose_nothing_and_double_nothing,
+    a_thousand_cuts_of_the_dashboards_stream_lose_nothing_and_double_nothing,
     streams_resume_after_the_server_was_killed,
     a_slow_reader_is_cut_off_and_resumes,
     two_thousand_idle_streams_hear_a_message,
@@ -29,93 +30,140 @@ fn roomy() -> Options {
     }
 }
 
-/// Follows a topic through whatever happens to its connections; answers the messages and how often
-/// it had to come back.
-fn follow(address: &str, until: i64) -> (Vec<i64>, u64) {
-    let (mut heard, mut last, mut connections) = (Vec::new(), None::<String>, 0);
-    let give_up_at = Instant::now() + Duration::from_secs(300);
-    while heard.last() != Some(&until) {
-        assert!(Instant::now() < give_up_at, "{} heard", heard.len());
-        let id = last.clone().unwrap_or_else(|| "earliest".to_owned());
-        let path = "/realtime/topics/a";
-        let Ok(stream) = EventStream::open(address, path, &[("last-event-id", &id)]) else {
-            std::thread::sleep(Duration::from_millis(2));
-            continue;
-        };
-        if stream.status != 200 {
-            continue;
+/// The number that stands for the end of what is told.
+const END: i64 = 1_000_000;
+
+/// A stream, and how the numbers that it tells are read off its messages.
+struct Followed<'s> {
+    path: &'s str,
+    authorization: &'s str,
+    number: fn(&Event) -> Option<i64>,
+}
+
+impl Followed<'_> {
+    /// Follow it through whatever happens to its connections; answers the numbers and how often it
+    /// had to come back. It begins with what the journal has.
+    fn follow(&self, address: &str) -> (Vec<i64>, u64) {
+        let (mut heard, mut last, mut connections) = (Vec::new(), None::<String>, 0);
+        let give_up_at = Instant::now() + Duration::from_secs(300);
+        while heard.last() != Some(&END) {
+            assert!(Instant::now() < give_up_at, "{} heard", heard.len());
+            let id = last.clone().unwrap_or_else(|| "earliest".to_owned());
+            let headers = [
+                ("last-event-id", &*id),
+                ("authorization", self.authorization),
+            ];
+            let Ok(stream) = EventStream::open(address, self.path, &headers) else {
+                std::thread::sleep(Duration::from_millis(2));
+                continue;
+            };
+            if stream.status != 200 {
+                continue;
+            }
+            connections += 1;
+            while let Some(event) = stream.next() {
+                if event.name == "message" {
+                    heard.extend((self.number)(&event));
+                }
+                assert_ne!(event.name, "gap");
+                last = event.id.or(last);
+                if heard.last() == Some(&END) {
+                    break;
+                }
+            }
         }
-        connections += 1;
-        while let Some(event) = stream.next() {
-            if event.name == "message" {
-                heard.push(event.data["message"].as_i64().expect("a number"));
-            }
-            assert_ne!(event.name, "gap");
-            last = event.id.or(last);
-            if heard.last() == Some(&until) {
-                break;
-            }
+        (heard, connections)
+    }
+
+    /// Have three readers follow it through a proxy that cuts their connections a thousand times,
+    /// while `tell` is called with 0, 1, 2, … and the end.
+    fn cut(&self, server: &Server, tell: impl Fn(i64) + Sync) {
+        const CUTS: u64 = 1_000;
+        let proxy = Proxy::to(server.url.trim_start_matches("http://"));
+        let through = format!("127.0.0.1:{}", proxy.port);
+        let (is_cutting, cuts) = (AtomicBool::new(true), AtomicU64::new(0));
+        let told = AtomicU64::new(0);
+        let readers = 3;
+        let heard: Vec<_> = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Lengths that fit neither the publisher's pace nor the readers'.
+                for n in 0..CUTS {
+                    std::thread::sleep(Duration::from_millis(3 + n * 7 % 31));
+                    proxy.cut();
+                    proxy.mend();
+                    cuts.fetch_add(1, Ordering::Relaxed);
+                }
+                is_cutting.store(false, Ordering::Relaxed);
+            });
+            let telling = scope.spawn(|| {
+                let mut n = 0;
+                while is_cutting.load(Ordering::Relaxed) {
+                    tell(n);
+                    n += 1;
+                    std::thread::sleep(Duration::from_millis(8));
+                }
+                tell(END);
+                told.store(n.unsigned_abs() + 1, Ordering::Relaxed);
+            });
+            let follow = || scope.spawn(|| self.follow(&through));
+            let following: Vec<_> = (0..readers).map(|_| follow()).collect();
+            telling.join().unwrap();
+            following
+                .into_iter()
+                .map(|reader| reader.join().unwrap())
+                .collect()
+        });
+        let told = told.into_inner();
+        let connections: u64 = heard.iter().map(|(_, connections)| connections).sum();
+        report(format_args!(
+            "{} cuts, {told} messages, {readers} readers who came {connections} times",
+            cuts.load(Ordering::Relaxed)
+        ));
+        assert!(connections > CUTS / 2, "{connections}");
+        for (messages, _) in heard {
+            let mut expected: Vec<i64> = (0..told as i64 - 1).collect();
+            expected.push(END);
+            assert!(
+                messages == expected,
+                "{} of {}",
+                messages.len(),
+                expected.len()
+            );
         }
     }
-    (heard, connections)
 }
 
 fn a_thousand_cuts_lose_nothing_and_double_nothing(engine: Engine) {
-    const CUTS: u64 = 1_000;
     let server = Server::start_with(engine, roomy());
     let app = server.app("shop");
     open(&app, "a", json!({ "auth_mode": "public" }));
-    let proxy = Proxy::to(server.url.trim_start_matches("http://"));
-    let through = format!("127.0.0.1:{}", proxy.port);
-    let (is_cutting, cuts) = (AtomicBool::new(true), AtomicU64::new(0));
-    let published = AtomicU64::new(0);
-    let readers = 3;
-    let heard: Vec<_> = std::thread::scope(|scope| {
-        scope.spawn(|| {
-            // Lengths that fit neither the publisher's pace nor the readers'.
-            for n in 0..CUTS {
-                std::thread::sleep(Duration::from_millis(3 + n * 7 % 31));
-                proxy.cut();
-                proxy.mend();
-                cuts.fetch_add(1, Ordering::Relaxed);
-            }
-            is_cutting.store(false, Ordering::Relaxed);
-        });
-        let publishing = scope.spawn(|| {
-            let mut n = 0;
-            while is_cutting.load(Ordering::Relaxed) {
-                publish(&app, "a", json!(n));
-                n += 1;
-                std::thread::sleep(Duration::from_millis(8));
-            }
-            publish(&app, "a", json!(1_000_000));
-            published.store(n + 1, Ordering::Relaxed);
-        });
-        let follow = || scope.spawn(|| follow(&through, 1_000_000));
-        let following: Vec<_> = (0..readers).map(|_| follow()).collect();
-        publishing.join().unwrap();
-        following
-            .into_iter()
-            .map(|reader| reader.join().unwrap())
-            .collect()
+    let followed = Followed {
+        path: "/realtime/topics/a",
+        authorization: "",
+        number: |event| event.data["message"].as_i64(),
+    };
+    followed.cut(&server, |n| {
+        publish(&app, "a", json!(n));
     });
-    let published = published.into_inner();
-    let connections: u64 = heard.iter().map(|(_, connections)| connections).sum();
-    report(format_args!(
-        "{} cuts, {published} messages, {readers} readers who came {connections} times",
-        cuts.load(Ordering::Relaxed)
-    ));
-    assert!(connections > CUTS / 2, "{connections}");
-    for (messages, _) in heard {
-        let mut expected: Vec<i64> = (0..published as i64 - 1).collect();
-        expected.push(1_000_000);
-        assert!(
-            messages == expected,
-            "{} of {}",
-            messages.len(),
-            expected.len()
-        );
-    }
+}
+
+fn a_thousand_cuts_of_the_dashboards_stream_lose_nothing_and_double_nothing(engine: Engine) {
+    let server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    // Somebody who hears of this app only, and not of how it was made.
+    let (_, ada) = server.join("ada", "member", json!({ "shop": "viewer" }));
+    // What is changed is named by the path of the change.
+    let followed = Followed {
+        path: "/api/v1/events",
+        authorization: &format!("Bearer {ada}"),
+        number: |event| {
+            let target = event.data["data"]["target"].as_str()?;
+            target.split_once("/topics/t")?.1.parse().ok()
+        },
+    };
+    followed.cut(&server, |n| {
+        open(&app, &format!("t{n}"), json!({ "auth_mode": "session" }));
+    });
 }
 
 fn streams_resume_after_the_server_was_killed(engine: Engine) {
