@@ -163,9 +163,10 @@ async fn show(
     }
     node.dispatcher.settled().await;
     let mut conn = node.db.read().await?;
+    // First, so that what it counts has its execution among the samples.
+    let waiting = Waiting::of(&node, &mut conn, &who, app_id).await?;
     let samples = sql::samples(&mut conn, app_id, since, until, EXECUTIONS_MAX).await?;
     let mut backlogs = sql::backlogs(&mut conn, app_id, since - waiting::EVERY, until).await?;
-    let waiting = Waiting::of(&node, &mut conn, &who, app_id).await?;
     if query.until.is_none() {
         backlogs.push(Backlog {
             // Still within the last step.
