@@ -2,7 +2,7 @@
 //! from.
 //!
 //! An entry for each table has its rows as JSON lines, arrays of [`value::Value`]. Not in a backup:
-//! sign-ins and links ([`LEFT_OUT`]), the master key, compiled code, the configuration.
+//! sign-ins, links and nodes ([`LEFT_OUT`]), the master key, compiled code, the configuration.
 
 pub mod api;
 pub mod sql;
@@ -32,8 +32,8 @@ pub const FORMAT: Format = Format {
 };
 
 /// Tables whose rows are for a while only. A sign-in or a link that was ended since the backup
-/// must not come back to life with it; whoever needs one makes another.
-const LEFT_OUT: [&str; 2] = ["sessions", "links"];
+/// must not come back to life with it; whoever needs one makes another. The nodes are processes.
+const LEFT_OUT: [&str; 3] = ["sessions", "links", "nodes"];
 
 /// How much of a table is written or read at once.
 const PART_BYTES: usize = 256 << 10;
