@@ -11,13 +11,14 @@ use super::{App, AppError, AppId, HOSTS_MAX, HostPattern, NAME_BYTES_MAX, Slug, 
 use crate::directory;
 use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule, may_see, require};
+use crate::http::etag::Tagged;
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
+    Body, NAME, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
 };
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
-use crate::store::Tx;
+use crate::store::{ETag, Expected, Tx};
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -81,6 +82,14 @@ fn view(node: &Node, app: App) -> AppView {
     AppView { app, is_default }
 }
 
+/// Whether it is the default app depends on others, and is no part of its tag.
+fn tagged(node: &Node, app: App) -> Tagged<Json<AppView>> {
+    Tagged {
+        etag: ETag::of(&app),
+        answer: Json(view(node, app)),
+    }
+}
+
 async fn list(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
@@ -106,9 +115,10 @@ async fn list(
 #[serde(deny_unknown_fields)]
 struct NewApp {
     slug: Slug,
-    #[schemars(extend("minLength" = 1, "maxLength" = NAME_BYTES_MAX))]
+    #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: Option<String>,
     #[serde(default)]
+    #[schemars(length(max = HOSTS_MAX))]
     hosts: Vec<HostPattern>,
 }
 
@@ -176,9 +186,9 @@ fn check_host(node: &Node, host: &HostPattern) -> Result<(), AppError> {
 async fn show(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
-) -> Result<Json<AppView>, Problem> {
+) -> Result<Tagged<Json<AppView>>, Problem> {
     let app = app_named(&node.directory.picture(), &app)?.clone();
-    Ok(Json(view(&node, app)))
+    Ok(tagged(&node, app))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -186,7 +196,9 @@ async fn show(
 #[schemars(rename = "AppChange")]
 struct Change {
     slug: Option<Slug>,
+    #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: Option<String>,
+    #[schemars(length(max = HOSTS_MAX))]
     hosts: Option<Vec<HostPattern>>,
 }
 
@@ -195,8 +207,9 @@ async fn change(
     SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Query(query): Query<OrphanQuery>,
+    expected: Expected,
     Body(change): Body<Change>,
-) -> Result<Json<AppView>, Problem> {
+) -> Result<Tagged<Json<AppView>>, Problem> {
     let id = app_named(&node.directory.picture(), &app)?.id;
     if let Some(name) = &change.name {
         checked_name("name", name)?;
@@ -210,7 +223,9 @@ async fn change(
         .db
         .write(move |tx| {
             Box::pin(async move {
+                directory::raise_version(tx).await?;
                 let known = sql::get(tx.conn().await?, id).await?;
+                expected.check(known.as_ref())?;
                 let mut app = known.ok_or_else(|| AppError::NotFound(app))?;
                 app.slug = change.slug.unwrap_or(app.slug);
                 app.name = change.name.unwrap_or(app.name);
@@ -221,13 +236,12 @@ async fn change(
                     domains::claim(tx, id, &hosts, query.orphan).await?;
                     app.hosts = hosts;
                 }
-                directory::raise_version(tx).await?;
                 Ok::<_, AppError>(app)
             })
         })
         .await?;
     node.refresh_directory().await;
-    Ok(Json(view(&node, app)))
+    Ok(tagged(&node, app))
 }
 
 /// For what takes hosts away.
@@ -334,16 +348,18 @@ async fn change_hosts(
 async fn remove(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
     let id = app_named(&node.directory.picture(), &app)?.id;
     node.db
         .write(move |tx| {
             Box::pin(async move {
-                if !sql::delete(tx, id).await? {
-                    return Err(AppError::NotFound(app));
-                }
                 directory::raise_version(tx).await?;
-                Ok(())
+                expected.check(sql::get(tx.conn().await?, id).await?.as_ref())?;
+                match sql::delete(tx, id).await? {
+                    true => Ok(()),
+                    false => Err(AppError::NotFound(app)),
+                }
             })
         })
         .await?;

@@ -99,6 +99,7 @@ pub const NAME_BYTES_MAX: usize = 100;
 /// hyphen. It never looks like a UUID, so that `{app}` in a path is unambiguous.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$"))]
 pub struct Slug(String);
 
 impl Slug {
@@ -152,12 +153,19 @@ impl fmt::Display for Slug {
     }
 }
 
+/// The most bytes of a host (RFC 1035, 2.3.4).
+const HOST_BYTES_MAX: usize = 253;
+
+/// What a host looks like; an address of IPv6, which is taken too, looks otherwise.
+const HOST_PATTERN: &str = r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?$";
+
 /// A host name, `shop.example.com`, or all names below one, `*.example.com`; lower case,
 /// without a port.
 #[derive(
     Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
 )]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = HOST_PATTERN, "maxLength" = HOST_BYTES_MAX))]
 pub enum HostPattern {
     /// This name.
     Exact(String),
@@ -191,7 +199,8 @@ impl FromStr for HostPattern {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let text = text.trim_end_matches('.').to_ascii_lowercase();
+        let is_short = text.len() <= HOST_BYTES_MAX;
+        let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
         let (below, name) = match text.strip_prefix("*.") {
             Some(name) => (true, name),
             None => (false, text.as_str()),
@@ -206,7 +215,7 @@ impl FromStr for HostPattern {
                     .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
         };
         let address = name.parse::<std::net::Ipv6Addr>().is_ok() && !below;
-        if name.len() > 253 || !(address || name.split('.').all(label)) {
+        if !is_short || !(address || name.split('.').all(label)) {
             return Err(
                 "a host is a name like `shop.example.com`, or `*.example.com` for all \
                         names below one; without scheme, port or path"

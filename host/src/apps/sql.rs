@@ -15,7 +15,8 @@ struct AppRow {
 }
 
 impl AppRow {
-    fn with(self, hosts: Vec<HostPattern>) -> Result<App, StoreError> {
+    fn with(self, mut hosts: Vec<HostPattern>) -> Result<App, StoreError> {
+        hosts.sort();
         let slug: Slug = self
             .slug
             .parse()
@@ -46,7 +47,7 @@ impl AppRow {
 /// Every app with its hosts, oldest first.
 pub async fn all(conn: &mut Conn) -> Result<Vec<App>, StoreError> {
     const APPS: &str = "select id, slug, name, created_at, updated_at from apps order by id";
-    const HOSTS: &str = "select app_id, host from app_hosts order by host";
+    const HOSTS: &str = "select app_id, host from app_hosts";
     let rows: Vec<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APPS).fetch_all(c).await)?;
     let hosts: Vec<(AppId, String)> =
         on!(&mut *conn, |c| sqlx::query_as(HOSTS).fetch_all(c).await)?;
@@ -77,7 +78,7 @@ fn pattern(app_id: AppId, host: &str) -> Result<HostPattern, StoreError> {
 /// One app.
 pub async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>, StoreError> {
     const APP: &str = "select id, slug, name, created_at, updated_at from apps where id = $1";
-    const HOSTS: &str = "select host from app_hosts where app_id = $1 order by host";
+    const HOSTS: &str = "select host from app_hosts where app_id = $1";
     let row: Option<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APP)
         .bind(id)
         .fetch_optional(c)

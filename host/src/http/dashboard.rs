@@ -73,16 +73,7 @@ fn answer(name: &str, raw: EmbeddedFile, asked: &HeaderMap) -> Response {
         true => "public, max-age=31536000, immutable",
         false => "no-cache",
     };
-    let is_known = asked
-        .get_all(header::IF_NONE_MATCH)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|known| known.trim().trim_start_matches("W/") == tag);
-    let mut response = match is_known {
-        true => StatusCode::NOT_MODIFIED.into_response(),
-        false => file.data.into_owned().into_response(),
-    };
+    let mut response = file.data.into_owned().into_response();
     let headers = response.headers_mut();
     let mut set = |name, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -92,9 +83,7 @@ fn answer(name: &str, raw: EmbeddedFile, asked: &HeaderMap) -> Response {
     set(header::ETAG, &tag);
     set(header::CACHE_CONTROL, caching);
     set(header::VARY, "accept-encoding");
-    if !is_known {
-        set(header::CONTENT_TYPE, &media_type);
-    }
+    set(header::CONTENT_TYPE, &media_type);
     if let Some(coding) = coding {
         set(header::CONTENT_ENCODING, coding);
     }

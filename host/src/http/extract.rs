@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+use super::objects::Objects;
 use super::problem::{Problem, ProblemType};
 use crate::apps::App;
 use crate::directory::Picture;
@@ -62,7 +63,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
 
 fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
-    let parsed = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+    let parsed = serde_path_to_error::deserialize(Objects(&mut deserializer)).map_err(|error| {
         let path = error.path().to_string();
         let error = error.into_inner();
         match error.classify() {
@@ -128,6 +129,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Node>> for Path<T> {
 /// The pattern of text without control characters.
 pub const PLAIN: &str = r"^[^\u0000-\u001F\u007F-\u009F]*$";
 
+/// The pattern of a name.
+pub const NAME: &str = r"^[^\u0000-\u001F\u007F-\u009F]*[^\s\u0000-\u001F\u007F-\u009F][^\u0000-\u001F\u007F-\u009F]*$";
+
 /// What every list takes.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -177,12 +181,13 @@ impl TryFrom<String> for Limit {
     }
 }
 
-/// The id in a cursor.
+/// The id in a cursor; an empty one is none.
 ///
 /// # Errors
 /// 422 when it is none.
 pub fn page_cursor<T: std::str::FromStr>(cursor: Option<&str>) -> Result<Option<T>, Problem> {
     let parsed = cursor
+        .filter(|text| !text.is_empty())
         .map(|text| text.parse().map_err(|_| invalid_cursor()))
         .transpose()?;
     Ok(parsed)

@@ -7,7 +7,9 @@ pub mod connections;
 pub mod cookie;
 mod dashboard;
 pub mod endpoints;
+pub mod etag;
 pub mod extract;
+mod objects;
 pub mod openapi;
 pub mod problem;
 mod realtime;
@@ -112,9 +114,10 @@ async fn on_own_host(State(node): State<Arc<Node>>, request: Request, next: Next
     }
     let (parts, body) = request.into_parts();
     let is_https = address::is_https(&parts, &node.config.trusted_proxies);
+    let known = etag::Known::of(&parts);
     let mut response = next.run(Request::from_parts(parts, body)).await;
     secure(response.headers_mut(), is_https);
-    response
+    etag::unless_known(&known, response)
 }
 
 /// What the API answers is data, whatever a browser makes of it.

@@ -191,6 +191,10 @@ impl IntoResponse for Problem {
 
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
+        if matches!(error, StoreError::Changed) {
+            let detail = "It was changed since you read it, or is gone; read it again";
+            return Self::new(ProblemType::PreconditionFailed, detail);
+        }
         if error.is_unavailable() {
             tracing::warn!(%error, "the database is unavailable");
             return Self::unavailable("The database cannot be reached now; try again");

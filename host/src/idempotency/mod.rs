@@ -35,6 +35,7 @@ pub fn is_key(text: &str) -> bool {
 pub struct RoutePolicy {
     /// For how long a key holds, in seconds.
     #[serde(default = "ttl_s")]
+    #[schemars(range(min = 1, max = TTL_S_MAX))]
     pub ttl_s: u64,
     /// Whether a sync route keeps its answer, for whoever asks again.
     #[serde(default = "yes")]
@@ -47,9 +48,11 @@ pub struct RoutePolicy {
 pub struct EventPolicy {
     /// A JSON pointer (RFC 6901) into the event, `/kv/value/order_id` say. An event that has
     /// nothing there, or nothing that can be a key, makes its delivery without one.
+    #[schemars(extend("pattern" = "^/"))]
     pub key: String,
     /// For how long a key holds, in seconds.
     #[serde(default = "ttl_s")]
+    #[schemars(range(min = 1, max = TTL_S_MAX))]
     pub ttl_s: u64,
 }
 

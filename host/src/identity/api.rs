@@ -17,15 +17,19 @@ use super::sessions::{NewSession, Origin};
 use super::{
     ApiKey, ApiKeyId, Caller, IdentityError, KeyGrant, Session, SessionId, User, UserId, Via,
 };
-use crate::apps::AppId;
+use crate::apps::{AppId, NAME_BYTES_MAX};
 use crate::audit::Actor;
 use crate::http::answer::{Created, NoContent, Page, With};
 use crate::http::cookie::{Browser, Cookie};
 use crate::http::endpoints::{Address, Api, Rule, may_see};
-use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, checked_name, page_cursor};
+use crate::http::etag::Tagged;
+use crate::http::extract::{
+    Body, NAME, PageQuery, Path, Query, SignedIn, checked_name, page_cursor,
+};
 use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
 use crate::node::Node;
+use crate::store::Expected;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -76,6 +80,8 @@ pub fn endpoints() -> Api {
         .post("/auth/keys", Rule::Session, create_key)
         .called("createKey", "Make an API key; its token is shown this once")
         .may_fail(&[ProblemType::NameTaken])
+        .get("/auth/keys/{id}", Rule::Session, show_key)
+        .called("getKey", "Show one of your API keys, without its token")
         .post("/auth/keys/{id}/rotate", Rule::Session, rotate_key)
         .called(
             "rotateKey",
@@ -316,6 +322,7 @@ async fn change_password(
 struct Join {
     /// Of the invitation, or what the server printed for the first owner.
     token: String,
+    #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: String,
     password: String,
     /// As for a sign-in.
@@ -430,10 +437,13 @@ async fn keys(
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct KeyFields {
+    #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: String,
+    #[schemars(length(min = 1))]
     scopes: Vec<Scope>,
     /// Ids or slugs.
     #[serde(default)]
+    #[schemars(length(min = 1))]
     apps: Option<Vec<String>>,
     #[serde(default)]
     expires_at: Option<DateTime<Utc>>,
@@ -488,20 +498,39 @@ pub(super) struct WithToken<T> {
     pub(super) token: String,
 }
 
+async fn show_key(
+    State(node): State<Arc<Node>>,
+    SignedIn(who): SignedIn,
+    Path(key): Path<ApiKeyId>,
+) -> Result<Tagged<Json<ApiKey>>, Problem> {
+    let key = node.sessions.key(who.user.id, key).await?;
+    Ok(Tagged {
+        etag: key.etag(),
+        answer: Json(key),
+    })
+}
+
 async fn rotate_key(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(key): Path<ApiKeyId>,
-) -> Result<Json<WithToken<ApiKey>>, Problem> {
-    let (key, token) = node.sessions.rotate_key(who.user.id, key).await?;
-    Ok(Json(WithToken { of: key, token }))
+    expected: Expected,
+) -> Result<Tagged<Json<WithToken<ApiKey>>>, Problem> {
+    let rotated = node.sessions.rotate_key(who.user.id, key, expected);
+    let (key, token) = rotated.await?;
+    Ok(Tagged {
+        etag: key.etag(),
+        answer: Json(WithToken { of: key, token }),
+    })
 }
 
 async fn revoke_key(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(key): Path<ApiKeyId>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
-    let revoked = node.sessions.revoke_key(who.user.id, key).await?;
+    let revoked = node.sessions.revoke_key(who.user.id, key, expected);
+    let revoked = revoked.await?;
     removed(revoked, "API key", key)
 }

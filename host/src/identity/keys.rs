@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::capability::Scope;
 use super::{IdentityError, KeyGrant, Sessions, UserId, sql, token};
 use crate::apps::AppId;
-use crate::store::{Id, StoreError};
+use crate::store::{ETag, Expected, Id, StoreError, Tx};
 
 /// The id of an API key.
 pub type ApiKeyId = Id<ApiKey>;
@@ -39,6 +39,19 @@ pub struct ApiKey {
 }
 
 impl ApiKey {
+    /// What can be changed of it: that it is used is no change.
+    fn changeable(self) -> Self {
+        Self {
+            last_used_at: None,
+            ..self
+        }
+    }
+
+    /// Its tag.
+    pub fn etag(&self) -> ETag {
+        ETag::of(&self.clone().changeable())
+    }
+
     pub(super) fn grant(self) -> KeyGrant {
         KeyGrant {
             id: self.id,
@@ -62,7 +75,27 @@ pub struct NewKey {
     pub expires_at: Option<DateTime<Utc>>,
 }
 
+/// Refuse what is not as expected. Nobody else changes the key until the transaction ends.
+async fn check(
+    tx: &mut Tx,
+    user_id: UserId,
+    id: ApiKeyId,
+    expected: &Expected,
+) -> Result<(), StoreError> {
+    let known = sql::keys::hold(tx, user_id, id).await?;
+    expected.check(known.map(ApiKey::changeable).as_ref())
+}
+
 impl Sessions {
+    /// One key of a user.
+    ///
+    /// # Errors
+    /// [`IdentityError::NotFound`] when the user has no such key.
+    pub async fn key(&self, user_id: UserId, id: ApiKeyId) -> Result<ApiKey, IdentityError> {
+        let key = sql::keys::get(&mut self.db.read().await?, user_id, id).await?;
+        key.ok_or_else(|| IdentityError::not_found("API key", id))
+    }
+
     /// Make a key for a user. Answers it with its token, which is shown once.
     ///
     /// # Errors
@@ -109,12 +142,14 @@ impl Sessions {
         &self,
         user_id: UserId,
         id: ApiKeyId,
+        expected: Expected,
     ) -> Result<(ApiKey, String), IdentityError> {
         let token = token::new(token::Kind::ApiKey)?;
         let hash = token::hash(&token);
         let start: String = token.chars().take(START_CHARS).collect();
         let rotated = self.db.write(move |tx| {
             Box::pin(async move {
+                check(tx, user_id, id, &expected).await?;
                 sql::keys::set_token(tx, user_id, id, &hash, &start).await?;
                 let key = sql::keys::get(tx.conn().await?, user_id, id).await?;
                 key.ok_or_else(|| IdentityError::not_found("API key", id))
@@ -141,11 +176,19 @@ impl Sessions {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn revoke_key(&self, user_id: UserId, id: ApiKeyId) -> Result<bool, IdentityError> {
-        let revoked = self
-            .db
-            .write(move |tx| Box::pin(async move { sql::keys::delete(tx, user_id, id).await }));
-        revoked.await.map_err(IdentityError::from)
+    pub async fn revoke_key(
+        &self,
+        user_id: UserId,
+        id: ApiKeyId,
+        expected: Expected,
+    ) -> Result<bool, IdentityError> {
+        let revoked = self.db.write(move |tx| {
+            Box::pin(async move {
+                check(tx, user_id, id, &expected).await?;
+                Ok(sql::keys::delete(tx, user_id, id).await?)
+            })
+        });
+        revoked.await
     }
 }
 

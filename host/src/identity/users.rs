@@ -10,7 +10,7 @@ use super::capability::{AppRole, Role};
 use super::{IdentityError, Sessions, User, UserId, sql};
 use crate::apps::AppId;
 use crate::directory;
-use crate::store::Tx;
+use crate::store::{Expected, Tx};
 
 /// A user with a role in an app.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -34,12 +34,18 @@ pub struct Change {
     pub disabled: Option<bool>,
 }
 
-/// A user as they are now, if `by` may change them.
-async fn changeable(tx: &mut Tx, by: Role, id: UserId) -> Result<User, IdentityError> {
+/// A user as they are now, if that is as expected and `by` may change them.
+async fn changeable(
+    tx: &mut Tx,
+    by: Role,
+    id: UserId,
+    expected: &Expected,
+) -> Result<User, IdentityError> {
     // Raising the version first makes such changes wait for each other: two who demote each
     // other, say, where one owner must stay.
     directory::raise_version(tx).await?;
     let user = sql::users::get(tx.conn().await?, id).await?;
+    expected.check(user.as_ref())?;
     let user = user.ok_or_else(|| IdentityError::not_found("user", id))?;
     match user.role == Role::Owner && by != Role::Owner {
         true => Err(IdentityError::OwnersOnly),
@@ -89,13 +95,14 @@ impl Sessions {
         by: Role,
         id: UserId,
         change: Change,
+        expected: Expected,
     ) -> Result<User, IdentityError> {
         if change.role == Some(Role::Owner) && by != Role::Owner {
             return Err(IdentityError::OwnersOnly);
         }
         let changed = self.db.write(move |tx| {
             Box::pin(async move {
-                let mut user = changeable(tx, by, id).await?;
+                let mut user = changeable(tx, by, id, &expected).await?;
                 user.role = change.role.unwrap_or(user.role);
                 user.disabled_at = match change.disabled {
                     Some(true) => user.disabled_at.or(Some(tx.now)),
@@ -118,10 +125,15 @@ impl Sessions {
     ///
     /// # Errors
     /// As for [`Sessions::change_user`].
-    pub async fn remove_user(&self, by: Role, id: UserId) -> Result<(), IdentityError> {
+    pub async fn remove_user(
+        &self,
+        by: Role,
+        id: UserId,
+        expected: Expected,
+    ) -> Result<(), IdentityError> {
         let removed = self.db.write(move |tx| {
             Box::pin(async move {
-                changeable(tx, by, id).await?;
+                changeable(tx, by, id, &expected).await?;
                 sql::users::delete(tx, id).await?;
                 owner_stays(tx).await
             })
@@ -143,6 +155,19 @@ impl Sessions {
         Ok(sql::members::page(&mut conn, app_id, after, limit).await?)
     }
 
+    /// One member of an app; none when the user has no role in it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn member(
+        &self,
+        app_id: AppId,
+        user_id: UserId,
+    ) -> Result<Option<Member>, IdentityError> {
+        let mut conn = self.db.read().await?;
+        Ok(sql::members::get(&mut conn, app_id, user_id).await?)
+    }
+
     /// Give a user a role in an app.
     ///
     /// # Errors
@@ -152,13 +177,16 @@ impl Sessions {
         app_id: AppId,
         user_id: UserId,
         role: AppRole,
+        expected: Expected,
     ) -> Result<(), IdentityError> {
         let set = self.db.write(move |tx| {
             Box::pin(async move {
+                directory::raise_version(tx).await?;
+                let known = sql::members::get(tx.conn().await?, app_id, user_id).await?;
+                expected.check(known.as_ref())?;
                 let user = sql::users::get(tx.conn().await?, user_id).await?;
                 user.ok_or_else(|| IdentityError::not_found("user", user_id))?;
-                sql::members::set(tx, app_id, user_id, role).await?;
-                Ok(directory::raise_version(tx).await?)
+                Ok(sql::members::set(tx, app_id, user_id, role).await?)
             })
         });
         set.await
@@ -172,12 +200,14 @@ impl Sessions {
         &self,
         app_id: AppId,
         user_id: UserId,
+        expected: Expected,
     ) -> Result<bool, IdentityError> {
         let removed = self.db.write(move |tx| {
             Box::pin(async move {
-                let was = sql::members::delete(tx, app_id, user_id).await?;
                 directory::raise_version(tx).await?;
-                Ok::<_, IdentityError>(was)
+                let known = sql::members::get(tx.conn().await?, app_id, user_id).await?;
+                expected.check(known.as_ref())?;
+                Ok::<_, IdentityError>(sql::members::delete(tx, app_id, user_id).await?)
             })
         });
         removed.await

@@ -11,10 +11,12 @@ use serde_json::value::RawValue;
 use super::{Entry, Kv, sql};
 use crate::http::answer::{NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::etag::Tagged;
 use crate::http::extract::{Body, Limit, PageQuery, Path, Query, app_named};
 use crate::http::problem::Problem;
 use crate::identity::capability::Capability;
 use crate::node::Node;
+use crate::store::{ETag, Expected};
 use crate::triggers::firing::Origin;
 
 /// The endpoints of this room.
@@ -107,8 +109,9 @@ async fn list(
 ) -> Result<Json<Page<Entry>>, Problem> {
     let limit = u32::try_from(query.limit.get()).ok();
     let prefix = query.prefix.unwrap_or_default();
+    let cursor = query.cursor.as_deref().filter(|text| !text.is_empty());
     let listed = kv(&node, &app)?
-        .list(collection, &prefix, query.cursor.as_deref(), limit)
+        .list(collection, &prefix, cursor, limit)
         .await?;
     Ok(Json(Page {
         items: listed.entries,
@@ -123,34 +126,36 @@ fn missing(collection: &str, key: &str) -> Problem {
 async fn show(
     State(node): State<Arc<Node>>,
     Path((app, collection, key)): Path<(String, String, String)>,
-) -> Result<Json<Box<RawValue>>, Problem> {
+) -> Result<Tagged<Json<Box<RawValue>>>, Problem> {
     let value = kv(&node, &app)?
         .get(collection.clone(), key.clone())
         .await?;
     let value = value.ok_or_else(|| missing(&collection, &key))?;
     let value = RawValue::from_string(value).map_err(Problem::internal)?;
-    Ok(Json(value))
+    Ok(Tagged::of(value))
 }
 
 async fn set(
     State(node): State<Arc<Node>>,
     Path((app, collection, key)): Path<(String, String, String)>,
+    expected: Expected,
     Body(value): Body<Box<RawValue>>,
-) -> Result<NoContent, Problem> {
-    kv(&node, &app)?
-        .set(collection, key, Box::<str>::from(value).into())
+) -> Result<Tagged<NoContent>, Problem> {
+    let etag = ETag::of(&value);
+    let kv = kv(&node, &app)?.expecting(expected);
+    kv.set(collection, key, Box::<str>::from(value).into())
         .await?;
-    Ok(NoContent)
+    let answer = NoContent;
+    Ok(Tagged { etag, answer })
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     Path((app, collection, key)): Path<(String, String, String)>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
-    match kv(&node, &app)?
-        .delete(collection.clone(), key.clone())
-        .await?
-    {
+    let kv = kv(&node, &app)?.expecting(expected);
+    match kv.delete(collection.clone(), key.clone()).await? {
         true => Ok(NoContent),
         false => Err(missing(&collection, &key)),
     }

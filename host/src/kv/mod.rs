@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::apps::AppId;
-use crate::store::{Db, StoreError};
+use crate::store::{Db, Expected, StoreError};
 use crate::triggers::firing::{Events, Origin};
 
 /// The longest name of a collection, in bytes.
@@ -254,6 +254,7 @@ impl KvStore {
             store: self.clone(),
             app_id,
             origin,
+            expected: Expected::Anything,
         }
     }
 }
@@ -264,9 +265,15 @@ pub struct Kv {
     store: KvStore,
     app_id: AppId,
     origin: Origin,
+    expected: Expected,
 }
 
 impl Kv {
+    /// The same, where a key is only changed if its value is as expected.
+    pub fn expecting(self, expected: Expected) -> Self {
+        Self { expected, ..self }
+    }
+
     /// The value of a key.
     ///
     /// # Errors
@@ -320,6 +327,7 @@ impl Kv {
             collection,
             key,
             value,
+            expected: self.expected.clone(),
             listening,
         };
         let written = async move {

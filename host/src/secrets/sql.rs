@@ -84,6 +84,27 @@ pub async fn get(
     Ok(Some((row.secret.try_into()?, Sealed { key_id, bytes })))
 }
 
+/// A secret without its value. Nobody else changes or removes it until the transaction ends:
+/// SQLite has one writer, and on Postgres the row is locked.
+pub async fn hold(tx: &mut Tx, app_id: AppId, name: &str) -> Result<Option<Secret>, StoreError> {
+    macro_rules! one_secret {
+        ($lock:literal) => {
+            concat!(
+                "select name, scripts, created_at, updated_at from secrets
+                 where app_id = $1 and name = $2",
+                $lock
+            )
+        };
+    }
+    let sql = tx.text(one_secret!(""), one_secret!(" for update"));
+    let row: Option<Row> = on!(tx.conn().await?, |c| sqlx::query_as(sql)
+        .bind(app_id)
+        .bind(name)
+        .fetch_optional(c)
+        .await)?;
+    row.map(Secret::try_from).transpose()
+}
+
 /// How many secrets an app has.
 pub async fn count(conn: &mut Conn, app_id: AppId) -> Result<i64, StoreError> {
     const SQL: &str = "select count(*) from secrets where app_id = $1";

@@ -16,6 +16,9 @@ pub enum StoreError {
     /// Another transaction was in the way; the same once more will do.
     #[error("another transaction was in the way")]
     Raced,
+    /// What is to be changed is not what its maker had read.
+    #[error("it was changed meanwhile")]
+    Changed,
     /// A row that no version of ours can have written.
     #[error("{table}.{column} of row {id} is not what it must be: {problem}")]
     Inconsistent {

@@ -5,6 +5,7 @@
 
 mod conn;
 mod error;
+mod expected;
 mod fresh;
 mod id;
 mod migrate;
@@ -24,6 +25,7 @@ use tokio::sync::mpsc;
 pub(crate) use conn::on;
 pub use conn::{Conn, Tx};
 pub use error::StoreError;
+pub use expected::{ETag, Expected, entity_tags};
 pub use fresh::Fresh;
 pub use id::Id;
 pub use migrate::SCHEMA_VERSION;

@@ -11,14 +11,16 @@ use super::{
     DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, PubSubFilter, Trigger,
     TriggerError, TriggerId, sql,
 };
-use crate::apps::AppId;
+use crate::apps::{AppId, NAME_BYTES_MAX};
 use crate::directory;
 use crate::dispatch::retry::{ATTEMPTS_MAX, Backoff, PAUSE_MS_MAX, RetryPolicy};
 use crate::dispatch::sql as outbox;
 use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::etag::Tagged;
 use crate::http::extract::{
-    Body, PageQuery, Path, Query, SignedIn, app_named, check_ttl, checked_name, given, page_cursor,
+    Body, NAME, PageQuery, Path, Query, SignedIn, app_named, check_ttl, checked_name, given,
+    page_cursor,
 };
 use crate::http::problem::{Problem, ProblemType};
 use crate::idempotency::EventPolicy;
@@ -27,7 +29,7 @@ use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::scripts::ScriptId;
 use crate::scripts::api::named_script;
-use crate::store::{StoreError, Tx};
+use crate::store::{ETag, Expected, StoreError, Tx};
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -122,6 +124,14 @@ async fn view(node: &Node, trigger: Trigger) -> Result<TriggerView, Problem> {
     Ok(TriggerView { trigger, waiting })
 }
 
+/// How many wait changes by itself, and is no part of its tag.
+async fn tagged(node: &Node, trigger: Trigger) -> Result<Tagged<Json<TriggerView>>, Problem> {
+    Ok(Tagged {
+        etag: ETag::of(&trigger),
+        answer: Json(view(node, trigger).await?),
+    })
+}
+
 async fn list(
     State(node): State<Arc<Node>>,
     Path(app): Path<String>,
@@ -174,6 +184,7 @@ impl KindName {
 struct Fields {
     /// Where the path does not say it; elsewhere it may be said.
     kind: Option<KindName>,
+    #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: Option<String>,
     script_id: Option<ScriptId>,
     script: Option<String>,
@@ -185,6 +196,7 @@ struct Fields {
     #[serde(default, deserialize_with = "given")]
     idempotency: Option<Option<EventPolicy>>,
     collection: Option<Glob>,
+    #[schemars(length(min = 1))]
     ops: Option<Vec<Op>>,
     #[serde(default, deserialize_with = "given")]
     key: Option<Option<Glob>>,
@@ -273,9 +285,12 @@ impl Fields {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct RetryFields {
+    #[schemars(range(min = 1, max = ATTEMPTS_MAX))]
     attempts_max: Option<i64>,
     backoff: Option<Backoff>,
+    #[schemars(range(min = 0, max = PAUSE_MS_MAX))]
     base_ms: Option<i64>,
+    #[schemars(range(min = 0, max = 100))]
     jitter_pct: Option<i64>,
 }
 
@@ -402,6 +417,7 @@ async fn create(
     let retry = retry.map_or(Ok(node.config.retry), |retry| retry.over(node.config.retry))?;
     let trigger = node.db.write(move |tx| {
         Box::pin(async move {
+            directory::raise_version(tx).await?;
             let id = TriggerId::new();
             let mut trigger = Trigger {
                 id,
@@ -452,29 +468,39 @@ async fn check_filter(tx: &mut Tx, app_id: AppId, kind: &Kind) -> Result<(), Tri
 
 async fn put(tx: &mut Tx, trigger: &Trigger) -> Result<(), TriggerError> {
     check_filter(tx, trigger.app_id, &trigger.kind).await?;
-    sql::upsert(tx, trigger)
-        .await
-        .map_err(|error| match error {
-            StoreError::Duplicate => TriggerError::NameTaken(trigger.name.clone()),
-            error => error.into(),
-        })?;
-    Ok(directory::raise_version(tx).await?)
+    sql::upsert(tx, trigger).await.map_err(|error| match error {
+        StoreError::Duplicate => TriggerError::NameTaken(trigger.name.clone()),
+        error => error.into(),
+    })
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
     Path(id): Path<TriggerId>,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<Tagged<Json<TriggerView>>, Problem> {
     let trigger = sql::get(&mut node.db.read().await?, id).await?;
     let trigger = trigger.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
-    Ok(Json(view(&node, trigger).await?))
+    tagged(&node, trigger).await
+}
+
+/// A trigger as it is, if that is as expected, while nobody else changes it.
+async fn changeable(
+    tx: &mut Tx,
+    id: TriggerId,
+    expected: &Expected,
+) -> Result<Trigger, TriggerError> {
+    directory::raise_version(tx).await?;
+    let known = sql::get(tx.conn().await?, id).await?;
+    expected.check(known.as_ref())?;
+    known.ok_or_else(|| TriggerError::NotFound(id.to_string()))
 }
 
 async fn change(
     State(node): State<Arc<Node>>,
     Path(id): Path<TriggerId>,
+    expected: Expected,
     Body(fields): Body<Fields>,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<Tagged<Json<TriggerView>>, Problem> {
     let known = sql::get(&mut node.db.read().await?, id).await?;
     let known = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
     fields.check(&known.kind)?;
@@ -484,8 +510,7 @@ async fn change(
     let script_id = named_script(&node, known.app_id, fields.script_id, script).await?;
     let changed = node.db.write(move |tx| {
         Box::pin(async move {
-            let known = sql::get(tx.conn().await?, id).await?;
-            let mut trigger = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
+            let mut trigger = changeable(tx, id, &expected).await?;
             trigger.script_id = script_id.unwrap_or(trigger.script_id);
             trigger.retry = retry.unwrap_or(trigger.retry);
             fields.over(&mut trigger);
@@ -496,23 +521,22 @@ async fn change(
     });
     let trigger = changed.await?;
     node.refresh_directory().await;
-    Ok(Json(view(&node, trigger).await?))
+    tagged(&node, trigger).await
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     Path(id): Path<TriggerId>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
-    node.db
-        .write(move |tx| {
-            Box::pin(async move {
-                if !sql::delete(tx, id).await? {
-                    return Err(TriggerError::NotFound(id.to_string()));
-                }
-                Ok(directory::raise_version(tx).await?)
-            })
+    let removed = node.db.write(move |tx| {
+        Box::pin(async move {
+            changeable(tx, id, &expected).await?;
+            sql::delete(tx, id).await?;
+            Ok::<_, TriggerError>(())
         })
-        .await?;
+    });
+    removed.await?;
     node.refresh_directory().await;
     // What waits for it goes on, and dead-letters: nothing is lost.
     hold_all(&node, id, false).await?;
@@ -522,26 +546,28 @@ async fn remove(
 async fn pause(
     State(node): State<Arc<Node>>,
     Path(id): Path<TriggerId>,
-) -> Result<Json<TriggerView>, Problem> {
-    set_paused(&node, id, true).await
+    expected: Expected,
+) -> Result<Tagged<Json<TriggerView>>, Problem> {
+    set_paused(&node, id, expected, true).await
 }
 
 async fn resume(
     State(node): State<Arc<Node>>,
     Path(id): Path<TriggerId>,
-) -> Result<Json<TriggerView>, Problem> {
-    set_paused(&node, id, false).await
+    expected: Expected,
+) -> Result<Tagged<Json<TriggerView>>, Problem> {
+    set_paused(&node, id, expected, false).await
 }
 
 async fn set_paused(
     node: &Arc<Node>,
     id: TriggerId,
+    expected: Expected,
     paused: bool,
-) -> Result<Json<TriggerView>, Problem> {
+) -> Result<Tagged<Json<TriggerView>>, Problem> {
     let changed = node.db.write(move |tx| {
         Box::pin(async move {
-            let known = sql::get(tx.conn().await?, id).await?;
-            let mut trigger = known.ok_or_else(|| TriggerError::NotFound(id.to_string()))?;
+            let mut trigger = changeable(tx, id, &expected).await?;
             if trigger.paused != paused {
                 trigger.paused = paused;
                 trigger.updated_at = tx.now;
@@ -553,7 +579,7 @@ async fn set_paused(
     let trigger = changed.await?;
     node.refresh_directory().await;
     hold_all(node, id, paused).await?;
-    Ok(Json(view(node, trigger).await?))
+    tagged(node, trigger).await
 }
 
 /// Keep every delivery of a trigger for later, or let them go on, batch by batch: others write in

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 /// Which names are meant.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
+#[schemars(extend("pattern" = PATTERN, "minLength" = 1, "maxLength" = BYTES_MAX))]
 pub enum Glob {
     /// This one.
     Exact(String),
@@ -18,6 +19,9 @@ pub enum Glob {
 
 /// The longest glob, in bytes: no collection and no key is longer.
 const BYTES_MAX: usize = crate::kv::KEY_BYTES_MAX;
+
+/// What a glob looks like.
+const PATTERN: &str = r"^[^*\u0000-\u001F\u007F-\u009F]*\*?$";
 
 impl Glob {
     /// Every name.

@@ -8,6 +8,7 @@ mod cli;
 mod cookies;
 mod dead_letters;
 mod doctor;
+mod etags;
 mod faults;
 mod idempotency;
 mod kills;

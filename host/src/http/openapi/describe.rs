@@ -6,7 +6,7 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::{Extension, Json};
 use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -14,10 +14,11 @@ use serde_json::{Map, Value, json};
 
 use crate::http::answer::{Created, NoContent, With, Zip};
 use crate::http::cookie::Browser;
-use crate::http::extract::{Body, Path, Query, SignedIn};
+use crate::http::extract::{Body, PLAIN, Path, Query, SignedIn};
 use crate::http::problem::{Problem, ProblemType};
 use crate::http::stream::EventStream;
 use crate::node::Node;
+use crate::{kv, pubsub, secrets};
 
 /// An argument of a handler.
 pub trait Input {
@@ -92,6 +93,7 @@ impl Default for Schemas {
 /// One operation, as its handler's types describe it.
 pub struct Operation<'s> {
     pub(super) schemas: &'s mut Schemas,
+    pub(super) method: &'s Method,
     pub(super) path: &'static str,
     pub(super) parameters: Vec<Value>,
     pub(super) body: Option<Value>,
@@ -105,14 +107,30 @@ impl Operation<'_> {
         self.problems.insert(with);
     }
 
-    /// It takes a header.
-    pub fn header(&mut self, name: &str, description: &str) {
+    /// It takes a header, which may be left out.
+    pub fn header(&mut self, name: &str, description: &str, schema: Value) {
         self.parameters.push(json!({
             "name": name,
             "in": "header",
             "description": description,
-            "schema": { "type": "string" },
+            "schema": schema,
         }));
+    }
+
+    /// Each of its answers so far has a header.
+    pub fn answers_header(&mut self, name: &str, description: &str) {
+        for answer in self.answers.values_mut() {
+            answer["headers"][name] = json!({
+                "description": description,
+                "required": true,
+                "schema": { "type": "string" },
+            });
+        }
+    }
+
+    /// Whether it is a `GET`.
+    pub fn is_read(&self) -> bool {
+        self.method == Method::GET
     }
 
     /// It answers a body of this content type and schema.
@@ -278,6 +296,22 @@ impl<T: PathParts> Input for Path<T> {
                 "user" => parameter["description"] = "The user's id or name".into(),
                 _ => {}
             }
+            let text = match name {
+                "collection" => Some((PLAIN, kv::COLLECTION_BYTES_MAX)),
+                "key" => Some((PLAIN, kv::KEY_BYTES_MAX)),
+                "name" => Some((secrets::NAME_PATTERN, secrets::NAME_BYTES_MAX)),
+                "topic" if !operation.path.ends_with("{topic}") => {
+                    Some((pubsub::TOPIC_PATTERN, pubsub::TOPIC_BYTES_MAX))
+                }
+                "topic" => Some((pubsub::TOPICS_PATTERN, pubsub::TOPIC_BYTES_MAX)),
+                _ => None,
+            };
+            if let Some((pattern, length_max)) = text {
+                parameter["schema"]["minLength"] = 1.into();
+                parameter["schema"]["maxLength"] = length_max.into();
+                parameter["schema"]["pattern"] = pattern.into();
+                operation.problems.insert(ProblemType::InvalidRequest);
+            }
             operation.parameters.push(parameter);
         }
     }
@@ -317,7 +351,12 @@ impl Output for Zip {
 impl Output for EventStream {
     fn describe(operation: &mut Operation<'_>) {
         let text = json!({ "type": "string" });
-        operation.answers(StatusCode::OK, "text/event-stream", text);
+        let event = json!({
+            "type": "object",
+            "description": "One event of the stream",
+            "properties": { "event": text, "id": text, "data": text },
+        });
+        operation.answers(StatusCode::OK, "text/event-stream", event);
     }
 }
 

@@ -2,6 +2,7 @@
 //! to read it on.
 
 pub mod describe;
+mod links;
 mod page;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -44,6 +45,7 @@ fn build(endpoints: &[Endpoint]) -> Value {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[endpoint.method.as_str().to_ascii_lowercase()] = operation(endpoint, &mut schemas);
     }
+    links::add(&mut paths);
     let mut paths = Value::Object(paths);
     let mut components = joined(schemas, &mut paths);
     components.insert("Problem".into(), problem_schema());
@@ -84,6 +86,7 @@ fn build(endpoints: &[Endpoint]) -> Value {
 fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
     let mut operation = Operation {
         schemas,
+        method: &endpoint.method,
         path: endpoint.path,
         parameters: Vec::new(),
         body: None,
@@ -343,6 +346,49 @@ mod tests {
             }
         }
         assert!(lists > 10, "{lists}");
+    }
+
+    /// What nothing can be changed of: it is made, and it is removed.
+    const NEVER_CHANGED: [&str; 3] = [
+        "/apps/{app}/domains/{host}",
+        "/auth/sessions/{id}",
+        "/invitations/{id}",
+    ];
+
+    #[test]
+    fn what_can_be_changed_has_an_etag_and_is_changed_as_expected() {
+        let mut resources = 0;
+        for (path, methods) in document()["paths"].as_object().unwrap() {
+            let changes = ["put", "patch", "delete"].map(|method| (method, &methods[method]));
+            let changes = changes.iter().filter(|(_, operation)| !operation.is_null());
+            if changes.clone().count() == 0 || NEVER_CHANGED.contains(&path.as_str()) {
+                continue;
+            }
+            let read = &methods["get"];
+            assert!(
+                !read["responses"]["200"]["headers"]["ETag"].is_null(),
+                "{path}: let its GET answer a `Tagged`"
+            );
+            assert!(
+                parameters(read, "header").contains("If-None-Match"),
+                "{path}"
+            );
+            assert!(!read["responses"]["304"].is_null(), "{path}");
+            for (method, operation) in changes {
+                assert!(
+                    parameters(operation, "header").contains("If-Match")
+                        && !operation["responses"]["412"].is_null(),
+                    "{method} {path}: take an `Expected`, and check it in the transaction"
+                );
+                let shown = &operation["responses"]["200"];
+                assert!(
+                    shown.is_null() || !shown["headers"]["ETag"].is_null(),
+                    "{method} {path}: answer a `Tagged`"
+                );
+            }
+            resources += 1;
+        }
+        assert!(resources >= 10, "{resources}");
     }
 
     #[test]

@@ -78,6 +78,8 @@ types! {
         "A route: the first call with this Idempotency-Key has ended, and its answer is not kept.";
     BackupRunning = "backup_running", CONFLICT, "This conflicts with what is there",
         "Another backup is being taken.";
+    PreconditionFailed = "precondition_failed", PRECONDITION_FAILED, "It is not what you expected",
+        "Its `ETag` is none that `If-Match` named: it was changed since you read it, or is gone.";
     DeadLink = "dead_link", GONE, "The link is dead",
         "The link was used, was revoked, has expired or never was.";
     AppDeleted = "app_deleted", GONE, "The app was deleted",

@@ -109,18 +109,44 @@ pub async fn page(
     rows.into_iter().map(ApiKey::try_from).collect()
 }
 
+macro_rules! one_key {
+    ($lock:literal) => {
+        concat!(
+            "select ",
+            columns!(),
+            " from api_keys k where k.user_id = $1 and k.id = $2",
+            $lock
+        )
+    };
+}
+
+/// One key of a user. Nobody else changes or removes it until the transaction ends: SQLite has
+/// one writer, and on Postgres the row is locked.
+pub async fn hold(
+    tx: &mut Tx,
+    user_id: UserId,
+    id: ApiKeyId,
+) -> Result<Option<ApiKey>, StoreError> {
+    let sql = tx.text(one_key!(""), one_key!(" for update"));
+    one(tx.conn().await?, sql, user_id, id).await
+}
+
 /// One key of a user.
 pub async fn get(
     conn: &mut Conn,
     user_id: UserId,
     id: ApiKeyId,
 ) -> Result<Option<ApiKey>, StoreError> {
-    const SQL: &str = concat!(
-        "select ",
-        columns!(),
-        " from api_keys k where k.user_id = $1 and k.id = $2"
-    );
-    let row: Option<Row> = on!(conn, |c| sqlx::query_as(SQL)
+    one(conn, one_key!(""), user_id, id).await
+}
+
+async fn one(
+    conn: &mut Conn,
+    sql: &'static str,
+    user_id: UserId,
+    id: ApiKeyId,
+) -> Result<Option<ApiKey>, StoreError> {
+    let row: Option<Row> = on!(conn, |c| sqlx::query_as(sql)
         .bind(user_id)
         .bind(id)
         .fetch_optional(c)

@@ -17,6 +17,29 @@ struct Row {
     created_at: DateTime<Utc>,
 }
 
+impl TryFrom<Row> for Member {
+    type Error = StoreError;
+
+    fn try_from(row: Row) -> Result<Self, StoreError> {
+        Ok(Self {
+            role: role(row.user_id, &row.role)?,
+            user_id: row.user_id,
+            name: row.name,
+            created_at: row.created_at,
+        })
+    }
+}
+
+macro_rules! select_members {
+    ($rest:literal) => {
+        concat!(
+            "select members.user_id, users.name, members.role, members.created_at
+             from members join users on users.id = members.user_id ",
+            $rest
+        )
+    };
+}
+
 fn role(user_id: UserId, text: &str) -> Result<AppRole, StoreError> {
     AppRole::parse(text).ok_or_else(|| inconsistent("members", "role", user_id, text))
 }
@@ -37,11 +60,9 @@ pub async fn page(
     after: Option<UserId>,
     limit: i64,
 ) -> Result<Vec<Member>, StoreError> {
-    const SQL: &str = "
-        select members.user_id, users.name, members.role, members.created_at
-        from members join users on users.id = members.user_id
-        where members.app_id = $1 and members.user_id > $2
-        order by members.user_id limit $3";
+    const SQL: &str = select_members!(
+        "where members.app_id = $1 and members.user_id > $2 order by members.user_id limit $3"
+    );
     let after = after.unwrap_or_else(|| uuid::Uuid::nil().into());
     let rows: Vec<Row> = on!(conn, |c| sqlx::query_as(SQL)
         .bind(app_id)
@@ -49,16 +70,22 @@ pub async fn page(
         .bind(limit)
         .fetch_all(c)
         .await)?;
-    rows.into_iter()
-        .map(|row| {
-            Ok(Member {
-                role: role(row.user_id, &row.role)?,
-                user_id: row.user_id,
-                name: row.name,
-                created_at: row.created_at,
-            })
-        })
-        .collect()
+    rows.into_iter().map(Member::try_from).collect()
+}
+
+/// One member of an app.
+pub async fn get(
+    conn: &mut Conn,
+    app_id: AppId,
+    user_id: UserId,
+) -> Result<Option<Member>, StoreError> {
+    const SQL: &str = select_members!("where members.app_id = $1 and members.user_id = $2");
+    let row: Option<Row> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(app_id)
+        .bind(user_id)
+        .fetch_optional(c)
+        .await)?;
+    row.map(Member::try_from).transpose()
 }
 
 /// Give a user a role in an app, in place of the one that they had.

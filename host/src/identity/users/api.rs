@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::{Change, Member};
 use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::etag::Tagged;
 use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, app_named, page_cursor};
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::api::{WithToken, removed};
@@ -19,7 +20,7 @@ use crate::identity::capability::{AppRole, Capability, Role};
 use crate::identity::links::Link;
 use crate::identity::{IdentityError, User, UserId};
 use crate::node::Node;
-use crate::store::Id;
+use crate::store::{Expected, Id};
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -58,6 +59,8 @@ pub fn endpoints() -> Api {
         .called("revokeInvitation", "Revoke an invitation")
         .get("/apps/{app}/members", members, list_members)
         .called("listMembers", "List who has a role in an app")
+        .get("/apps/{app}/members/{user}", members, show_member)
+        .called("getMember", "Show the role of a user in an app")
         .put("/apps/{app}/members/{user}", members, set_member)
         .called("setMember", "Give a user a role in an app")
         .delete("/apps/{app}/members/{user}", members, remove_member)
@@ -78,8 +81,8 @@ async fn list(
 async fn show(
     State(node): State<Arc<Node>>,
     Path(id): Path<UserId>,
-) -> Result<Json<User>, Problem> {
-    Ok(Json(node.sessions.user(id).await?))
+) -> Result<Tagged<Json<User>>, Problem> {
+    Ok(Tagged::of(node.sessions.user(id).await?))
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -93,22 +96,28 @@ async fn change(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(user_id): Path<UserId>,
+    expected: Expected,
     Body(change): Body<UserChange>,
-) -> Result<Json<User>, Problem> {
+) -> Result<Tagged<Json<User>>, Problem> {
     let UserChange { role, disabled } = change;
     let change = Change { role, disabled };
-    let user = node.sessions.change_user(who.user.role, user_id, change);
-    let user = user.await?;
+    let user = node
+        .sessions
+        .change_user(who.user.role, user_id, change, expected)
+        .await?;
     node.refresh_directory().await;
-    Ok(Json(user))
+    Ok(Tagged::of(user))
 }
 
 async fn remove(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(user_id): Path<UserId>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
-    node.sessions.remove_user(who.user.role, user_id).await?;
+    node.sessions
+        .remove_user(who.user.role, user_id, expected)
+        .await?;
     node.refresh_directory().await;
     Ok(NoContent)
 }
@@ -216,6 +225,17 @@ async fn user_named(node: &Node, named: &str) -> Result<UserId, Problem> {
     known.ok_or_else(|| IdentityError::not_found("user", named).into())
 }
 
+async fn show_member(
+    State(node): State<Arc<Node>>,
+    Path((app, user)): Path<(String, String)>,
+) -> Result<Tagged<Json<Member>>, Problem> {
+    let app_id = app_named(&node.directory.picture(), &app)?.id;
+    let user_id = user_named(&node, &user).await?;
+    let member = node.sessions.member(app_id, user_id).await?;
+    let member = member.ok_or_else(|| IdentityError::not_found("member", user))?;
+    Ok(Tagged::of(member))
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct NewMember {
@@ -225,11 +245,14 @@ struct NewMember {
 async fn set_member(
     State(node): State<Arc<Node>>,
     Path((app, user)): Path<(String, String)>,
+    expected: Expected,
     Body(NewMember { role }): Body<NewMember>,
 ) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let user_id = user_named(&node, &user).await?;
-    node.sessions.set_member(app_id, user_id, role).await?;
+    node.sessions
+        .set_member(app_id, user_id, role, expected)
+        .await?;
     node.refresh_directory().await;
     Ok(NoContent)
 }
@@ -237,10 +260,12 @@ async fn set_member(
 async fn remove_member(
     State(node): State<Arc<Node>>,
     Path((app, user)): Path<(String, String)>,
+    expected: Expected,
 ) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let user_id = user_named(&node, &user).await?;
-    let was = node.sessions.remove_member(app_id, user_id).await?;
+    let was = node.sessions.remove_member(app_id, user_id, expected);
+    let was = was.await?;
     node.refresh_directory().await;
     removed(was, "member", &user)
 }
