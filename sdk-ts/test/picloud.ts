@@ -10,12 +10,25 @@ import { onTestFinished } from "vitest";
 
 const ROOT = path.resolve(import.meta.dirname, "../..");
 const PASSWORD = "correct horse battery";
+/** The Postgres that servers use in place of the embedded database, where there is one. */
+const POSTGRES = process.env.PICLOUD_TEST_SDK_POSTGRES_URL;
+
+const SETTINGS = {
+  PICLOUD_OWNER_PASSWORD: PASSWORD,
+  // Several nodes must be given one; only the embedded database's one node makes its own.
+  PICLOUD_MASTER_KEY: Buffer.alloc(32, 1).toString("base64"),
+  // A thousand cuts are a thousand replays.
+  PICLOUD_STREAM_REPLAYS_PER_MINUTE_MAX: "100000",
+};
+
+const run = promisify(execFile);
 
 /** A real server of a test's own; it is gone when the test ends. */
 export class Picloud {
   url = "";
   token = "";
   readonly #folder: string;
+  #database: string | undefined;
   #port = 0;
   #process: ChildProcess | undefined;
 
@@ -27,8 +40,13 @@ export class Picloud {
     const server = new Picloud(await mkdtemp(path.join(tmpdir(), "picloud-sdk-")));
     onTestFinished(async () => {
       await server.kill();
+      if (server.#database) await run("dropdb", ["--maintenance-db", String(POSTGRES), server.#database]);
       await rm(server.#folder, { recursive: true, force: true });
     });
+    if (POSTGRES) {
+      server.#database = `picloud_sdk_${crypto.randomUUID().replaceAll("-", "")}`;
+      await run("createdb", ["--maintenance-db", POSTGRES, server.#database]);
+    }
     await server.launch();
     const { token } = (await server.api("POST", "/auth/login", { name: "owner", password: PASSWORD })) as {
       token: string;
@@ -46,9 +64,10 @@ export class Picloud {
     const words = ["serve", "--listen", `127.0.0.1:${this.#port}`, "--data-dir", path.join(this.#folder, "data")];
     // Compiling the guest takes seconds: what was compiled is shared.
     words.push("--cache-dir", path.join(ROOT, "target/picloud-test-cache"));
+    if (POSTGRES && this.#database) words.push("--database-url", POSTGRES.replace(/[^/]*$/, this.#database));
     const child = spawn(program, words, {
       cwd: this.#folder,
-      env: { ...process.env, PICLOUD_OWNER_PASSWORD: PASSWORD },
+      env: { ...process.env, ...SETTINGS },
       stdio: ["ignore", "pipe", "pipe"],
     });
     this.#process = child;
@@ -97,7 +116,7 @@ export class Picloud {
   async example(name: string, script: string, routes: readonly string[]): Promise<void> {
     const examples = path.join(ROOT, "examples", name);
     const html = path.join(this.#folder, `${name}.html`);
-    await promisify(execFile)(process.execPath, [path.join(ROOT, "sdk-ts/scripts/page.mjs"), name, html]);
+    await run(process.execPath, [path.join(ROOT, "sdk-ts/scripts/page.mjs"), name, html]);
     await this.api("PUT", `/apps/shop/kv/pages/${name}`, await readFile(html, "utf8"));
     await this.route(`/${name}`, await readFile(path.join(examples, "page.rhai"), "utf8"), { method: "GET" });
     const source = await readFile(path.join(examples, script), "utf8");

@@ -174,7 +174,7 @@ fn step(
             let done = match name {
                 "dashboard" => dashboard::check(root)?,
                 "browser" => dashboard::browse(root)?,
-                _ => sdk::check(root)?,
+                _ => sdk::check(root, &postgres_url(postgres)?)?,
             };
             counted(done, counts)
         }
