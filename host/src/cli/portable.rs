@@ -75,11 +75,12 @@ impl Import {
         let made = client.upload(&path, file)?;
         out.show(&made, |made| {
             println!(
-                "app `{}` made: {} scripts, {} routes, {} triggers, {} entries of the key-value store",
+                "app `{}` made: {} scripts, {} routes, {} triggers, {} topics, {} entries of the key-value store",
                 made["app"]["slug"].as_str().unwrap_or_default(),
                 made["scripts"],
                 made["routes"],
                 made["triggers"],
+                made["topics"],
                 made["kv"]
             );
             let secrets = made["secrets_to_set"].as_array().into_iter().flatten();

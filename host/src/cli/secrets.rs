@@ -36,7 +36,7 @@ pub(super) enum Secrets {
         #[command(flatten)]
         app: AppArg,
     },
-    /// Encrypt all secrets of the instance that are under a previous master key under the current one
+    /// Encrypt what is under a previous master key (secrets, keys of subscriber tokens) under the current one
     Rotate,
 }
 
@@ -67,7 +67,10 @@ impl Secrets {
             Self::Rotate => {
                 let done = client.post("/secrets/rotate", &json!({}))?;
                 out.show(&done, |done| {
-                    println!("{} secrets are under the current master key now.", done["rotated"]);
+                    println!(
+                        "{} secrets and keys of subscriber tokens came under the current master key.",
+                        done["rotated"]
+                    );
                     if done["under_missing_keys"] != 0 {
                         println!(
                             "{} are under keys that this node does not have: set them as master_key_previous.",

@@ -19,6 +19,7 @@ use crate::http::extract::{Path, Query, SignedIn, app_named, check_ttl, checked_
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
+use crate::pubsub::api::check_opening;
 use crate::scripts::Kind;
 use crate::scripts::api::{checked_limits, checked_source};
 use crate::store::{StoreError, snapshot};
@@ -109,6 +110,7 @@ struct Imported {
     scripts: usize,
     routes: usize,
     triggers: usize,
+    topics: usize,
     kv: usize,
     /// The secrets that the file names; it holds no values.
     secrets_to_set: Vec<String>,
@@ -167,6 +169,10 @@ async fn import_app(
             check_idempotency(policy).map_err(within)?;
         }
     }
+    for topic in &import.topics {
+        let name = topic.name.to_string();
+        check_opening(topic).map_err(|problem| problem.with("topic", name))?;
+    }
     let imported = Imported {
         format: FORMAT.name.to_owned(),
         app: ImportedApp {
@@ -177,6 +183,7 @@ async fn import_app(
         scripts: import.scripts.len(),
         routes: import.routes.len(),
         triggers: import.triggers.len(),
+        topics: import.topics.len(),
         kv: import.kv.len(),
         secrets_to_set: import.secrets.clone(),
     };

@@ -1,8 +1,8 @@
-//! An app as a file: its scripts with all their versions, routes, triggers and hosts, and its
-//! key-value store if wanted. Things in it go by name, so that it can become an app of any instance.
+//! An app as a file: its scripts with all their versions, routes, triggers, open topics and hosts,
+//! and its key-value store if wanted. Things in it go by name, so that it can become an app of any instance.
 //!
 //! Not in it: the values of secrets, members, and what happened (executions, deliveries, dead
-//! letters).
+//! letters, messages).
 
 pub mod api;
 
@@ -19,6 +19,8 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::idempotency::{EventPolicy, RoutePolicy};
 use crate::identity::UserId;
 use crate::kv::{self, Collection, Key, KvError, Value};
+use crate::pubsub::topics::parse_glob;
+use crate::pubsub::{self, AuthMode, OpenTopic};
 use crate::routes::{self, DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId};
 use crate::scripts::{self, Kind, Script, ScriptId, ScriptLimits};
 use crate::secrets;
@@ -56,6 +58,9 @@ struct PortableApp {
     scripts: Vec<PortableScript>,
     routes: Vec<PortableRoute>,
     triggers: Vec<PortableTrigger>,
+    /// Files of before there were topics have none.
+    #[serde(default)]
+    topics: Vec<PortableTopic>,
     /// The names of its secrets.
     secrets: Vec<String>,
 }
@@ -126,6 +131,18 @@ enum ListensTo {
     PubSub { topic: Glob },
 }
 
+/// A topic that is open to subscribers.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PortableTopic {
+    /// A topic, or the beginning of topics and `*`.
+    name: String,
+    auth_mode: AuthMode,
+    retention_s: u32,
+    retention_messages: u32,
+    cors_origins: Vec<String>,
+}
+
 /// Write an app, seen through a connection that sees one moment.
 ///
 /// # Errors
@@ -187,6 +204,11 @@ pub async fn export(
             .iter()
             .map(|trigger| portable_trigger(trigger.clone(), script_named, trigger_named))
             .collect(),
+        topics: pubsub::sql::page(conn, app, "", i64::MAX)
+            .await?
+            .into_iter()
+            .map(portable_topic)
+            .collect(),
         secrets: secrets::sql::names(conn, app).await?,
     };
     if with_kv {
@@ -210,8 +232,8 @@ pub async fn export(
     give.piece(archive.finish(FORMAT, made_at, &about)?).await
 }
 
-// Both take everything apart by name: whoever gives a route or a trigger another member learns
-// here that exports need it, too.
+// They take everything apart by name: whoever gives a route, a trigger or a topic another member
+// learns here that exports need it, too.
 
 fn portable_route(
     route: Route,
@@ -294,6 +316,25 @@ fn portable_trigger(
     }
 }
 
+fn portable_topic(topic: OpenTopic) -> PortableTopic {
+    let OpenTopic {
+        name,
+        auth_mode,
+        retention_s,
+        retention_messages,
+        cors_origins,
+        created_at: _,
+        updated_at: _,
+    } = topic;
+    PortableTopic {
+        name: name.to_string(),
+        auth_mode,
+        retention_s,
+        retention_messages,
+        cors_origins,
+    }
+}
+
 /// Why an app cannot be imported. Nothing of it was.
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -336,6 +377,8 @@ pub struct Import {
     pub routes: Vec<Route>,
     /// Its triggers.
     pub triggers: Vec<Trigger>,
+    /// The topics that are open to subscribers.
+    pub topics: Vec<OpenTopic>,
     /// The entries of its key-value store.
     pub kv: Vec<(Collection, Key, Value)>,
     /// The names of the secrets that it had.
@@ -518,12 +561,34 @@ impl Import {
                 updated_at,
             });
         }
+        let topics = about.topics.into_iter().map(|portable| {
+            let PortableTopic {
+                name,
+                auth_mode,
+                retention_s,
+                retention_messages,
+                cors_origins,
+            } = portable;
+            let name = parse_glob(&name)
+                .map_err(|error| impossible(format!("the topic `{name}`"), error))?;
+            Ok(OpenTopic {
+                name,
+                auth_mode,
+                retention_s,
+                retention_messages,
+                cors_origins,
+                created_at,
+                updated_at,
+            })
+        });
+        let topics = topics.collect::<Result<_, ImportError>>()?;
         let kv = read_kv(&mut archive, terms.kv_value_bytes_max)?;
         Ok(Self {
             app,
             scripts,
             routes,
             triggers,
+            topics,
             kv,
             secrets: about.secrets,
         })
@@ -566,6 +631,9 @@ impl Import {
         }
         for trigger in &self.triggers {
             triggers::sql::upsert(tx, trigger).await?;
+        }
+        for topic in &self.topics {
+            pubsub::sql::upsert(tx, *id, topic).await?;
         }
         kv::sql::insert(tx, *id, &self.kv)
             .await

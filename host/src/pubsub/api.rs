@@ -122,31 +122,24 @@ async fn open(
 ) -> Result<Tagged<Json<OpenTopic>>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let name = parse_glob(&topic)?;
-    let retention_s = within(
-        "retention_s",
-        opening.retention_s.unwrap_or(RETENTION_S),
-        RETENTION_S_MAX,
-    )?;
-    let retention_messages = within(
-        "retention_messages",
-        opening.retention_messages.unwrap_or(RETENTION_MESSAGES),
-        RETENTION_MESSAGES_MAX,
-    )?;
-    check_origins(&opening.cors_origins)?;
+    let now = Utc::now();
+    let mut topic = OpenTopic {
+        name,
+        auth_mode: opening.auth_mode,
+        retention_s: opening.retention_s.unwrap_or(RETENTION_S),
+        retention_messages: opening.retention_messages.unwrap_or(RETENTION_MESSAGES),
+        cors_origins: opening.cors_origins,
+        created_at: now,
+        updated_at: now,
+    };
+    check_opening(&topic)?;
     let opened = node.db.write::<_, PubSubError, _>(move |tx| {
         Box::pin(async move {
             directory::raise_version(tx).await?;
-            let known = sql::get(tx.conn().await?, app_id, &name).await?;
+            let known = sql::get(tx.conn().await?, app_id, &topic.name).await?;
             expected.check(known.as_ref())?;
-            let topic = OpenTopic {
-                name,
-                auth_mode: opening.auth_mode,
-                retention_s,
-                retention_messages,
-                cors_origins: opening.cors_origins,
-                created_at: known.map_or(tx.now, |known| known.created_at),
-                updated_at: tx.now,
-            };
+            topic.created_at = known.map_or(tx.now, |known| known.created_at);
+            topic.updated_at = tx.now;
             sql::upsert(tx, app_id, &topic).await?;
             Ok(topic)
         })
@@ -156,12 +149,25 @@ async fn open(
     Ok(Tagged::of(topic))
 }
 
-fn within(field: &str, given: u32, most: u32) -> Result<u32, Problem> {
-    if !(1..=most).contains(&given) {
-        let detail = format!("{field} is 1 to {most}, not {given}");
-        return Err(Problem::invalid_field(field, detail));
+/// Check how a topic is to be open.
+///
+/// # Errors
+/// 422 that names what is wrong.
+pub fn check_opening(topic: &OpenTopic) -> Result<(), Problem> {
+    for (field, given, most) in [
+        ("retention_s", topic.retention_s, RETENTION_S_MAX),
+        (
+            "retention_messages",
+            topic.retention_messages,
+            RETENTION_MESSAGES_MAX,
+        ),
+    ] {
+        if !(1..=most).contains(&given) {
+            let detail = format!("{field} is 1 to {most}, not {given}");
+            return Err(Problem::invalid_field(field, detail));
+        }
     }
-    Ok(given)
+    check_origins(&topic.cors_origins)
 }
 
 fn check_origins(origins: &[String]) -> Result<(), Problem> {

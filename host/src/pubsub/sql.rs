@@ -286,6 +286,25 @@ pub async fn retire_keys(
     Ok(())
 }
 
+/// Write a key as it is encrypted now. Says whether it was still there.
+pub async fn reseal_key(
+    tx: &mut Tx,
+    key: &SubscriberKey,
+    sealed: &Sealed,
+) -> Result<bool, StoreError> {
+    const SQL: &str = "
+        update subscriber_keys set key_id = $3, sealed = $4 where app_id = $1 and number = $2";
+    let changed = on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(key.app_id)
+        .bind(key.number)
+        .bind(&sealed.key_id)
+        .bind(&sealed.bytes)
+        .execute(c)
+        .await
+        .map(|done| done.rows_affected()))?;
+    Ok(changed == 1)
+}
+
 /// Add a key.
 pub async fn insert_key(tx: &mut Tx, key: &SubscriberKey) -> Result<(), StoreError> {
     const SQL: &str = "

@@ -262,6 +262,32 @@ impl PubSub {
     }
 }
 
+impl PubSub {
+    /// Encrypt every key that signs tokens under the current master key where it is under another
+    /// of ours. Answers how many were, and how many are under master keys that are not here.
+    ///
+    /// # Errors
+    /// When the database fails; what was done until then stays done.
+    pub async fn reseal_keys(&self) -> Result<(u64, u64), PubSubError> {
+        let current = self.keys.current_id().ok_or(PubSubError::NoMasterKey)?;
+        let (mut resealed, mut foreign) = (0, 0);
+        let all = sql::all_keys(&mut self.db.read().await?).await?;
+        let under_others = all.into_iter().filter(|key| key.sealed.key_id != current);
+        for key in under_others {
+            let name = SubscriberKey::name(key.number);
+            let Some(sealed) = self.keys.reseal(key.app_id, &name, &key.sealed) else {
+                foreign += 1;
+                continue;
+            };
+            let written = self
+                .db
+                .write(move |tx| Box::pin(async move { sql::reseal_key(tx, &key, &sealed).await }));
+            resealed += u64::from(written.await?);
+        }
+        Ok((resealed, foreign))
+    }
+}
+
 /// What becomes of the tokens before a rotation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rotation {

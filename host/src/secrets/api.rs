@@ -126,7 +126,7 @@ async fn remove(
 /// What was encrypted anew.
 #[derive(Serialize, JsonSchema)]
 struct Rotated {
-    /// How many secrets are under the current key now.
+    /// How many secrets, and keys of subscriber tokens, came under the current key.
     rotated: u64,
     /// How many are under keys that this node does not have.
     under_missing_keys: u64,
@@ -134,9 +134,10 @@ struct Rotated {
 
 /// Encrypt what is under a previous master key under the current one.
 async fn rotate(State(node): State<Arc<Node>>) -> Result<Json<Rotated>, Problem> {
-    let (rotated, under_missing_keys) = node.secrets.rotate().await?;
+    let (secrets, secrets_missing) = node.secrets.rotate().await?;
+    let (keys, keys_missing) = node.pubsub.reseal_keys().await?;
     Ok(Json(Rotated {
-        rotated,
-        under_missing_keys,
+        rotated: secrets + keys,
+        under_missing_keys: secrets_missing + keys_missing,
     }))
 }

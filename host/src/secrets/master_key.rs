@@ -182,6 +182,12 @@ impl MasterKeys {
         })
     }
 
+    /// Encrypt under the current key what is under one of these; none when its key is not here.
+    pub fn reseal(&self, app_id: AppId, name: &str, sealed: &Sealed) -> Option<Sealed> {
+        let value = self.open(app_id, name, sealed)?;
+        self.seal(app_id, name, &value)
+    }
+
     /// Decrypt a value; none when its key is not here, or it was moved or changed.
     pub fn open(&self, app_id: AppId, name: &str, sealed: &Sealed) -> Option<String> {
         let key = self.0.iter().find(|key| key.id[..] == sealed.key_id[..])?;

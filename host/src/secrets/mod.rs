@@ -199,9 +199,7 @@ impl Secrets {
         let (mut rotated, mut foreign) = (0, 0);
         let old = sql::under_other_keys(&mut self.db.read().await?, current).await?;
         for (app_id, name, sealed) in old {
-            let opened = self.keys.open(app_id, &name, &sealed);
-            let new = opened.and_then(|value| self.keys.seal(app_id, &name, &value));
-            let Some(new) = new else {
+            let Some(new) = self.keys.reseal(app_id, &name, &sealed) else {
                 foreign += 1;
                 continue;
             };

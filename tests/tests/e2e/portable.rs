@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use picloud_tests::{App, Engine, Server, on_both_engines, wait_for};
+use picloud_tests::{App, Engine, EventStream, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -89,6 +89,15 @@ fn shape(app: &App<'_>) -> Value {
             route["idempotency"]
         ])
     };
+    let topic = |topic: &Value| {
+        json!([
+            topic["name"],
+            topic["auth_mode"],
+            topic["retention_s"],
+            topic["retention_messages"],
+            topic["cors_origins"]
+        ])
+    };
     let script = |script: &Value| {
         json!([
             script["name"],
@@ -104,6 +113,7 @@ fn shape(app: &App<'_>) -> Value {
         "scripts": scripts.iter().map(script).collect::<Vec<_>>(),
         "routes": list("routes").iter().map(route).collect::<Vec<_>>(),
         "triggers": triggers.iter().map(trigger).collect::<Vec<_>>(),
+        "topics": list("topics").iter().map(topic).collect::<Vec<_>>(),
         "kv": list("kv"),
         "things": app.entries("things"),
     })
@@ -145,6 +155,17 @@ fn furnish(server: &Server) -> App<'_> {
     }
     app.set("things", "k", json!([1, 2.5, null]));
     wait_for("the handler", || (app.kv("seen", "k") == 1).then_some(()));
+    for (topic, opening) in [
+        ("news", json!({ "auth_mode": "public" })),
+        (
+            "room:*",
+            json!({ "auth_mode": "token", "retention_s": 60, "retention_messages": 7,
+                    "cors_origins": ["https://shop.test"] }),
+        ),
+    ] {
+        super::realtime::open(&app, topic, opening);
+    }
+    super::realtime::publish(&app, "news", json!("stays here"));
     let removed = server.api("DELETE", &format!("/scripts/{gone}"), None);
     assert_eq!(removed.status, 204);
     let added = server.api(
@@ -175,8 +196,9 @@ fn an_app_moves_to_another_instance_and_works_there(engine: Engine) {
     let path = here.folder().join("app.zip");
     let path = path.to_str().unwrap();
     let made = succeed(&there.cli(&["import", path, "--as", "store", "--json"]));
-    let counts = ["scripts", "routes", "triggers", "kv"].map(|name| made[name].as_u64().unwrap());
-    assert_eq!(counts, [2, 3, 2, 252], "{made}");
+    let counts = ["scripts", "routes", "triggers", "topics", "kv"];
+    let counts = counts.map(|name| made[name].as_u64().unwrap());
+    assert_eq!(counts, [2, 3, 2, 2, 252], "{made}");
     let moved = there.known_app("store");
     assert_eq!(shape(&app), shape(&moved));
     // It works, under its own name, and its triggers hear what is new and not what was imported.
@@ -188,6 +210,13 @@ fn an_app_moves_to_another_instance_and_works_there(engine: Engine) {
         (moved.kv("seen", "new") == 1).then_some(())
     });
     assert_eq!(app.kv("seen", "new"), Value::Null);
+    // Its topics are open, and have no message of before.
+    let path = "/realtime/topics/news?last_event_id=earliest";
+    let headers = [("host", "a.shop.test")];
+    let stream = EventStream::open(&there.url, path, &headers).unwrap();
+    stream.expect("ready");
+    super::realtime::publish(&moved, "news", json!("new"));
+    assert_eq!(stream.messages(1), ["new"]);
     // Beside itself: without its hosts, and without its data.
     let copied = here.cli(&["import", "shop.zip", "--as", "copy", "--without-domains"]);
     succeed(&copied);
@@ -278,7 +307,7 @@ fn a_file_that_is_no_app_is_refused(engine: Engine) {
         "cut off",
     );
     type Change = fn(&mut Value);
-    let changes: [(&str, Change); 8] = [
+    let changes: [(&str, Change); 10] = [
         ("unknown field `evil`", |about| about["evil"] = 1.into()),
         ("its retry policy is out of bounds", |about| {
             about["triggers"][0]["retry"]["attempts_max"] = 100_000.into();
@@ -296,6 +325,12 @@ fn a_file_that_is_no_app_is_refused(engine: Engine) {
         ("conflicts with", |about| {
             let first = about["routes"][0].clone();
             about["routes"].as_array_mut().unwrap().push(first);
+        }),
+        ("the topic `a b`", |about| {
+            about["topics"][0]["name"] = "a b".into()
+        }),
+        ("retention_s is 1 to", |about| {
+            about["topics"][0]["retention_s"] = 0.into()
         }),
         ("a path", |about| {
             about["routes"][0]["path"] = "no path".into()

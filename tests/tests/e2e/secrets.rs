@@ -1,6 +1,6 @@
 //! Secrets: read by scripts, by nobody else, and under another master key after a rotation.
 
-use picloud_tests::{App, Engine, Options, Server, on_both_engines, wait_for};
+use picloud_tests::{App, Engine, EventStream, Options, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -184,6 +184,16 @@ fn a_master_key_is_rotated(engine: Engine) {
     let app = server.app("shop");
     app.serve("read", r#"secrets::get("KEY")"#);
     assert_eq!(set(&app, "KEY", json!({ "value": VALUE })).0, 204);
+    app.serve("token", r#"pubsub::subscriber_token(["news"])"#);
+    let opened = json!({ "auth_mode": "token" });
+    let opened = server.api("PUT", "/apps/shop/topics/news", Some(opened));
+    assert_eq!(opened.status, 200, "{}", opened.text());
+    let token = server.get("/token").json();
+    let lets_in = |server: &Server, token: &Value| {
+        let path = format!("/realtime/topics/news?token={}", token.as_str().unwrap());
+        EventStream::open(&server.url, &path, &[]).unwrap().status == 200
+    };
+    assert!(lets_in(&server, &token));
     let restart = |server: &mut Server, keys: &[(&'static str, &str)]| {
         server.stop();
         server.set_environment(with_keys(keys).environment);
@@ -193,13 +203,18 @@ fn a_master_key_is_rotated(engine: Engine) {
     // A key that is not there is no panic and no lie.
     let lost = restart(&mut server, &[("PICLOUD_MASTER_KEY", KEY_2)]);
     assert_eq!(lost.status, 502);
+    assert!(!lets_in(&server, &token));
     let both = [
         ("PICLOUD_MASTER_KEY", KEY_2),
         ("PICLOUD_MASTER_KEY_PREVIOUS", KEY_1),
     ];
     assert_eq!(restart(&mut server, &both).json(), json!(VALUE));
     let done = server.api("POST", "/secrets/rotate", None).json();
-    assert_eq!(done, json!({ "rotated": 1, "under_missing_keys": 0 }));
+    assert_eq!(
+        done,
+        json!({ "rotated": 2, "under_missing_keys": 0 }),
+        "the secret and the key of tokens"
+    );
     let done = server.api("POST", "/secrets/rotate", None).json();
     assert_eq!(done["rotated"], 0);
     server.stop();
@@ -208,4 +223,7 @@ fn a_master_key_is_rotated(engine: Engine) {
     wait_for("the secret", || {
         (server.get("/read").json() == json!(VALUE)).then_some(())
     });
+    // Tokens of before are good, and so are new ones.
+    assert!(lets_in(&server, &token));
+    assert!(lets_in(&server, &server.get("/token").json()));
 }
