@@ -24,7 +24,7 @@ use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
 use crate::imports::Services;
 use crate::instance::NodeAbout;
-use crate::journal::{Caps, Journal};
+use crate::journal::{Caps, Journal, Replays};
 use crate::kv::KvStore;
 use crate::overview::waiting;
 use crate::pubsub::PubSub;
@@ -76,7 +76,9 @@ pub struct Node {
     /// What executions log while they run here.
     pub running: Running,
     /// How many streams are open.
-    pub caps: Arc<Caps>,
+    pub caps: Caps,
+    /// How much is replayed to them.
+    pub replays: Replays,
     /// Slows down whoever guesses.
     pub guesses: Guesses,
     database_problem: Mutex<Option<String>>,
@@ -103,6 +105,7 @@ impl Node {
         let (outbox, hand_over) = Outbox::new(db.clone(), executions_max, config.lease_ms);
         let events = Events::new(directory.clone(), outbox.clone(), config.trigger_depth_max);
         let kv = KvStore::new(db.clone(), events.clone(), config.kv_value_bytes_max);
+        let replays = Replays::new(config.streams.replays);
         let keys = Arc::new(MasterKeys::of(&config)?);
         let secrets = Secrets::new(db.clone(), keys.clone());
         let journal = Journal::new(db.clone());
@@ -154,7 +157,8 @@ impl Node {
             journal,
             tally,
             running,
-            caps: Arc::default(),
+            caps: Caps::default(),
+            replays,
             guesses: Guesses::default(),
             database_problem,
             metrics,

@@ -16,6 +16,7 @@ use chrono::TimeDelta;
 use ipnet::IpNet;
 
 use crate::dispatch::retry::{self, RetryPolicy};
+use crate::journal::ReplayLimits;
 use crate::pubsub;
 use crate::retention::Retention;
 use crate::sandbox::Limits;
@@ -113,6 +114,8 @@ pub struct StreamLimits {
     pub per_user: u64,
     /// Of one app.
     pub per_app: u64,
+    /// How much may be replayed to them.
+    pub replays: ReplayLimits,
 }
 
 /// How log lines look.
@@ -303,6 +306,11 @@ impl Values {
                 per_token: self.get("streams_per_token_max", number(1..=1_000_000))?,
                 per_user: self.get("streams_per_user_max", number(1..=1_000_000))?,
                 per_app: self.get("streams_per_app_max", number(1..=1_000_000))?,
+                replays: ReplayLimits {
+                    per_minute: self.get("stream_replays_per_minute_max", number(1..=1_000_000))?
+                        as u32,
+                    at_once: self.get("stream_replays_at_once_max", number(1..=1_000_000))?,
+                },
             },
             lease_ms: self.get("lease_ms", number(1_000..=600_000))?,
             shutdown_grace_ms: self.get("shutdown_grace_ms", number(0..=3_600_000))?,

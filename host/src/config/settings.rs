@@ -140,6 +140,16 @@ pub const SETTINGS: &[Setting] = &[
     setting("streams_per_user_max", "20", "Streams at once of one user"),
     setting("streams_per_app_max", "20000", "Streams at once of one app"),
     setting(
+        "stream_replays_per_minute_max",
+        "120",
+        "Streams of one user, token or address that begin with what they missed, in a minute",
+    ),
+    setting(
+        "stream_replays_at_once_max",
+        "10",
+        "Streams of one user, token or address that are told what they missed, at once",
+    ),
+    setting(
         "lease_ms",
         "15000",
         "How long a dead node's deliveries wait for another node",

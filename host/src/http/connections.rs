@@ -2,7 +2,7 @@
 //!
 //! What a slow or greedy client could hold is bounded one by one: the first bytes and the head of
 //! a request here and in hyper, its body in [`super::body`], the reading of an answer by a
-//! time limit on writes that make no progress.
+//! time limit on writes that make no progress and by one on what the kernel cannot deliver.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -15,11 +15,12 @@ use std::time::Duration;
 use axum::body::Body;
 use axum::extract::{ConnectInfo, Request};
 use axum::response::Response;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
+use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutWriter;
 use tower::{Service, ServiceExt};
@@ -168,25 +169,13 @@ where
     S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
     S::Future: Send,
 {
+    // Whoever reads next to nothing of a stream leaves little behind that is not delivered: the
+    // kernel takes all of it, and no write of ours ever waits. So the kernel must count, too.
+    SockRef::from(&stream).set_tcp_user_timeout(Some(patience))?;
+    // A small event goes out at once, also while one before it is not acknowledged.
+    stream.set_nodelay(true)?;
     // hyper waits for as long as it takes to know which protocol is spoken.
     let is_http2 = tokio::time::timeout(patience, begins_http2(&stream)).await??;
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder
-        .http1()
-        .timer(TokioTimer::new())
-        .header_read_timeout(patience)
-        .max_buf_size(HEAD_BUFFER_BYTES);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(PING_EVERY)
-        .keep_alive_timeout(patience)
-        .max_concurrent_streams(STREAMS_MAX)
-        .max_header_list_size(HEAD_BUFFER_BYTES as u32);
-    let builder = match is_http2 {
-        true => builder.http2_only(),
-        false => builder.http1_only(),
-    };
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(patience));
     let service = service.map_request(move |request: http::Request<_>| {
@@ -196,8 +185,29 @@ where
     });
     let service = TowerToHyperService::new(service);
     let stream = TokioIo::new(Box::pin(stream));
-    let connection = builder.serve_connection_with_upgrades(stream, service);
-    watcher.watch(connection).await
+    // Not hyper-util's builder for both: it reads the first bytes apart, and with them hyper's
+    // buffer grows to twice its size, for as long as a stream lasts.
+    if is_http2 {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_EVERY)
+            .keep_alive_timeout(patience)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(HEAD_BUFFER_BYTES as u32);
+        // Boxed, so that a connection of the other kind, which carries one stream, stays small.
+        Box::pin(watcher.watch(builder.serve_connection(stream, service))).await?;
+    } else {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(patience)
+            .max_buf_size(HEAD_BUFFER_BYTES);
+        watcher
+            .watch(builder.serve_connection(stream, service))
+            .await?;
+    }
+    Ok(())
 }
 
 /// Whether a client speaks HTTP/2, as soon as it has said enough.

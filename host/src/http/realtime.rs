@@ -140,7 +140,8 @@ fn asked_for(node: &Node, parts: &Parts) -> Result<Asked, Problem> {
 enum Subscriber {
     Anybody,
     Holder(Grant),
-    User(Caller, Credential),
+    /// Boxed: most are none, and should not be as large.
+    User(Box<(Caller, Credential)>),
 }
 
 async fn subscriber(node: &Node, parts: &Parts, asked: &Asked) -> Result<Subscriber, Problem> {
@@ -164,7 +165,7 @@ async fn subscriber(node: &Node, parts: &Parts, asked: &Asked) -> Result<Subscri
         None => {
             let credential = Credential::of(parts);
             let caller = credential.caller(node).await?;
-            Ok(Subscriber::User(caller, credential))
+            Ok(Subscriber::User(Box::new((caller, credential))))
         }
     }
 }
@@ -174,8 +175,9 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     let subscriber = subscriber(node, parts, asked).await?;
     let limits = node.config.streams;
     let client = address::of(parts, &node.config.trusted_proxies);
+    let mut payer = Cap::Address(client);
     let mut caps = vec![
-        (Cap::Address(client), limits.per_address),
+        (payer.clone(), limits.per_address),
         (Cap::App(asked.app_id), limits.per_app),
     ];
     let mut ready = Map::new();
@@ -184,15 +186,18 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     let until = match &subscriber {
         Subscriber::Anybody => Until::Ever,
         Subscriber::Holder(grant) => {
-            caps.push((Cap::Token(grant.id), limits.per_token));
+            payer = Cap::Token(grant.id);
+            caps.push((payer.clone(), limits.per_token));
             ready.insert(
                 "expires_at".to_owned(),
                 Value::from(grant.expires_at.to_rfc3339()),
             );
             Until::At(grant.expires_at)
         }
-        Subscriber::User(caller, _) => {
-            caps.push((Cap::User(caller.user.id), limits.per_user));
+        Subscriber::User(user) => {
+            let (caller, _) = &**user;
+            payer = Cap::User(caller.user.id);
+            caps.push((payer.clone(), limits.per_user));
             Until::Renewed(RENEW_EVERY)
         }
     };
@@ -207,11 +212,9 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     watch.check()?;
     let place = node.caps.enter(caps)?;
     let channels = watch.topics.clone();
-    let changes = node.directory.changes();
-    let subscription = node
-        .journal
-        .subscribe(channels, &begin, until, changes, Box::new(watch));
-    Ok(stream::answer(subscription.await?, place, ready).into_response())
+    let subscription =
+        stream::subscribe(node, channels, &begin, until, Box::new(watch), payer).await?;
+    Ok(stream::answer(subscription, place, ready).into_response())
 }
 
 /// Whether a stream of topics may go on.
@@ -252,8 +255,8 @@ impl TopicWatch {
                 (AuthMode::Token, Subscriber::Holder(grant)) => {
                     (!grant.is_for(topic)).then(|| Refusal::Forbidden(channel.clone()))
                 }
-                (AuthMode::Session, Subscriber::User(caller, _)) => {
-                    let caller = stream::as_of_now(&self.node, caller);
+                (AuthMode::Session, Subscriber::User(user)) => {
+                    let caller = stream::as_of_now(&self.node, &user.0);
                     let sees = caller
                         .is_some_and(|caller| endpoints::may_see(&self.node, &caller, self.app_id));
                     (!sees).then(|| Refusal::Forbidden(channel.clone()))
@@ -306,7 +309,7 @@ impl Watch for TopicWatch {
     fn renew(&self) -> BoxFuture<'_, bool> {
         async {
             match &self.subscriber {
-                Subscriber::User(_, credential) => credential.holds(&self.node).await,
+                Subscriber::User(user) => user.1.holds(&self.node).await,
                 Subscriber::Anybody | Subscriber::Holder(_) => true,
             }
         }

@@ -14,7 +14,7 @@ use super::endpoints;
 use super::problem::{Problem, ProblemType};
 use crate::identity::Caller;
 use crate::journal::{
-    Begin, Cap, Channel, Cursors, Place, Subscription, Told, TooMany, Until, Watch,
+    Begin, Cap, Channel, Cursors, Place, Subscription, Told, TooMany, TooManyReplays, Until, Watch,
 };
 use crate::node::Node;
 
@@ -92,6 +92,29 @@ impl Credential {
     }
 }
 
+/// Begin a stream of these channels. What it missed is replayed on the account of `payer`.
+///
+/// # Errors
+/// 429 when too much is replayed for them, and when the database fails.
+pub(crate) async fn subscribe(
+    node: &Node,
+    channels: Vec<Channel>,
+    begin: &Begin,
+    until: Until,
+    watch: Box<dyn Watch>,
+    payer: Cap,
+) -> Result<Subscription, Problem> {
+    let changes = node.directory.changes();
+    let subscription = node
+        .journal
+        .subscribe(channels, begin, until, changes, watch);
+    let mut subscription = subscription.await?;
+    if subscription.is_replay() {
+        subscription.replays(node.replays.begin(payer)?);
+    }
+    Ok(subscription)
+}
+
 /// A stream as it is answered; it holds its place until it ends. `ready` is what its first event
 /// says.
 pub(crate) fn answer(
@@ -99,7 +122,8 @@ pub(crate) fn answer(
     place: Place,
     ready: Map<String, Value>,
 ) -> EventStream {
-    let state = (subscription, place, Some(ready));
+    // Boxed: the closure's future has room for it twice.
+    let state = (Box::new(subscription), place, Some(ready));
     let events = stream::unfold(state, async |(mut subscription, place, mut ready)| {
         let told = subscription.next().await?;
         let event = event(told, &mut ready);
@@ -164,6 +188,14 @@ impl From<TooMany> for Problem {
     }
 }
 
+impl From<TooManyReplays> for Problem {
+    fn from(error: TooManyReplays) -> Self {
+        let retry_after_s = error.retry_after_s.to_string();
+        Self::new(ProblemType::TooManyReplays, error.to_string())
+            .with_header(header::RETRY_AFTER, retry_after_s)
+    }
+}
+
 /// A caller with the role that they have now; none when they may not sign in any more.
 pub(crate) fn as_of_now(node: &Node, caller: &Caller) -> Option<Caller> {
     let user = node.directory.picture().user(caller.user.id)?.clone();
@@ -183,10 +215,8 @@ pub(crate) async fn of_user(
     let user = Cap::User(caller.user.id);
     let place = node
         .caps
-        .enter(vec![(user, node.config.streams.per_user)])?;
-    let (until, changes) = (Until::Renewed(RENEW_EVERY), node.directory.changes());
-    let subscription = node
-        .journal
-        .subscribe(vec![channel], &begin, until, changes, watch);
-    Ok(answer(subscription.await?, place, Map::new()))
+        .enter(vec![(user.clone(), node.config.streams.per_user)])?;
+    let until = Until::Renewed(RENEW_EVERY);
+    let subscription = subscribe(node, vec![channel], &begin, until, watch, user).await?;
+    Ok(answer(subscription, place, Map::new()))
 }

@@ -26,6 +26,7 @@ pub fn endpoints() -> Api {
         )
         .may_fail(&[
             ProblemType::TooManyStreams,
+            ProblemType::TooManyReplays,
             ProblemType::InvalidRequest,
             ProblemType::NotFound,
         ])

@@ -26,7 +26,7 @@ use uuid::Uuid;
 use crate::apps::AppId;
 use crate::directory::Picture;
 use crate::store::{Db, Engine};
-pub use caps::{Cap, Caps, Place, TooMany};
+pub use caps::{Cap, Caps, Place, Replay, ReplayLimits, Replays, TooMany, TooManyReplays};
 pub use cursors::{Begin, Cursors};
 use fanout::Fanout;
 use nodes::Outgoing;

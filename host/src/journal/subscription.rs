@@ -13,7 +13,7 @@ use tokio::time::Instant;
 
 use super::fanout::Inbox;
 use super::sql::{self, Head};
-use super::{Begin, Channel, Cursors, Entry, Journal, cursors};
+use super::{Begin, Channel, Cursors, Entry, Journal, Replay, cursors};
 use crate::store::StoreError;
 
 /// How far behind a stream may begin.
@@ -77,6 +77,8 @@ pub struct Subscription {
     /// What was read and not told yet.
     read: VecDeque<Told>,
     has_ended: bool,
+    /// What it holds until it has told what was written before it began.
+    replay: Option<Replay>,
     /// Whether the journal counts it among those who hear the events of the instance.
     is_counted: bool,
     until: Until,
@@ -117,6 +119,7 @@ impl Journal {
             inbox,
             read: VecDeque::new(),
             has_ended: false,
+            replay: None,
             is_counted: false,
             due: until.due(),
             until,
@@ -186,6 +189,16 @@ impl Drop for Subscription {
 }
 
 impl Subscription {
+    /// Whether it begins with what was written before.
+    pub fn is_replay(&self) -> bool {
+        self.places.iter().any(|spot| spot.is_behind)
+    }
+
+    /// Hold this until what was written before is told.
+    pub fn replays(&mut self, replay: Replay) {
+        self.replay = Some(replay);
+    }
+
     /// What comes next; none when the stream ends.
     pub async fn next(&mut self) -> Option<Told> {
         loop {
@@ -209,6 +222,9 @@ impl Subscription {
                 }
                 continue;
             }
+            // An idle stream is small.
+            self.read = VecDeque::new();
+            self.replay = None;
             let due = self.due;
             let is_due = async {
                 match due {

@@ -66,7 +66,11 @@ pub fn endpoints() -> Api {
             "followTopic",
             "Stream the messages of an open topic, whoever else may subscribe",
         )
-        .may_fail(&[ProblemType::TooManyStreams, ProblemType::InvalidRequest])
+        .may_fail(&[
+            ProblemType::TooManyStreams,
+            ProblemType::TooManyReplays,
+            ProblemType::InvalidRequest,
+        ])
         .post("/apps/{app}/subscriber-keys/rotate", manage, rotate)
         .called(
             "rotateSubscriberKeys",

@@ -26,7 +26,7 @@ on_both_engines!(
 /// Scripts cannot sign tokens on Postgres without one.
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 
-fn options(more: &[(&'static str, &str)]) -> Options {
+pub(crate) fn options(more: &[(&'static str, &str)]) -> Options {
     let mut environment = vec![("PICLOUD_MASTER_KEY", KEY.to_owned())];
     environment.extend(
         more.iter()
@@ -56,15 +56,15 @@ pub(crate) fn publish(app: &App<'_>, topic: &str, message: Value) -> Value {
     published.json()
 }
 
-fn subscribe(server: &Server, path: &str, headers: &[(&str, &str)]) -> EventStream {
+pub(crate) fn subscribe(server: &Server, path: &str, headers: &[(&str, &str)]) -> EventStream {
     EventStream::open(&server.url, path, headers).unwrap()
 }
 
-fn public(app: &App<'_>, topic: &str) {
+pub(crate) fn public(app: &App<'_>, topic: &str) {
     open(app, topic, json!({ "auth_mode": "public" }));
 }
 
-fn ready(stream: &EventStream) -> String {
+pub(crate) fn ready(stream: &EventStream) -> String {
     assert_eq!(stream.status, 200, "{}", stream.header);
     stream.expect("ready").id.expect("an id")
 }

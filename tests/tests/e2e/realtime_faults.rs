@@ -8,13 +8,15 @@ use picloud_tests::{
 };
 use serde_json::json;
 
-use super::realtime::{open, publish};
+use super::realtime::{open, options, public, publish, ready, subscribe};
 
 on_both_engines!(
     a_thousand_cuts_lose_nothing_and_double_nothing,
     a_thousand_cuts_of_the_dashboards_stream_lose_nothing_and_double_nothing,
     streams_resume_after_the_server_was_killed,
     a_slow_reader_is_cut_off_and_resumes,
+    readers_that_stop_or_trickle_are_ended_soon_and_resume,
+    replays_are_budgeted_by_user_token_and_address,
     two_thousand_idle_streams_hear_a_message,
     streams_come_through_nginx_and_over_http_2,
 );
@@ -24,7 +26,9 @@ fn roomy() -> Options {
     Options {
         environment: vec![
             ("PICLOUD_STREAMS_PER_ADDRESS_MAX", limit.clone()),
-            ("PICLOUD_STREAMS_PER_APP_MAX", limit),
+            ("PICLOUD_STREAMS_PER_APP_MAX", limit.clone()),
+            ("PICLOUD_STREAM_REPLAYS_PER_MINUTE_MAX", limit.clone()),
+            ("PICLOUD_STREAM_REPLAYS_AT_ONCE_MAX", limit),
         ],
         ..Options::default()
     }
@@ -246,6 +250,133 @@ fn a_slow_reader_is_cut_off_and_resumes(engine: Engine) {
     for n in 0..sent {
         assert_eq!(resumed.expect("message").data["message"]["n"], n);
     }
+}
+
+/// A reader whose kernel takes next to nothing for it.
+fn with_small_window(address: &str) -> std::net::TcpStream {
+    use std::io::Write;
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.set_recv_buffer_size(1_024).unwrap();
+    let there: std::net::SocketAddr = address.parse().unwrap();
+    socket.connect(&there.into()).unwrap();
+    let mut socket = std::net::TcpStream::from(socket);
+    let request = format!("GET /realtime/topics/a HTTP/1.1\r\nhost: {address}\r\n\r\n");
+    socket.write_all(request.as_bytes()).unwrap();
+    socket
+}
+
+fn readers_that_stop_or_trickle_are_ended_soon_and_resume(engine: Engine) {
+    use std::io::Read;
+    const MESSAGES: i64 = 20;
+    let mut options = roomy();
+    let patience = ("PICLOUD_CLIENT_TIMEOUT_MS", "1500".to_owned());
+    options.environment.push(patience);
+    let server = Server::start_with(engine, options);
+    let app = server.app("shop");
+    open(&app, "a", json!({ "auth_mode": "public" }));
+    let begin = EventStream::open(&server.url, "/realtime/topics/a", &[]).unwrap();
+    let begin = begin.expect("ready").id.unwrap();
+    let address = server.url.trim_start_matches("http://");
+    let stopped = with_small_window(address);
+    let mut trickling = with_small_window(address);
+    let open = || server.metric("picloud_streams_open");
+    wait_for("the streams", || (open() == 2.0).then_some(()));
+    // Far less than what waits for a slow reader here, or in the kernel: no write ever fails.
+    for n in 0..MESSAGES {
+        publish(&app, "a", json!({ "n": n, "text": "x".repeat(600) }));
+    }
+    let begun = Instant::now();
+    wait_for("the streams to be ended", || {
+        // As slowly as that, a byte at a time.
+        let _ = trickling.read(&mut [0]);
+        (open() == 0.0).then_some(())
+    });
+    report(format_args!("ended after {:?}", begun.elapsed()));
+    drop((stopped, trickling));
+    // Whoever reads is not ended, and misses nothing.
+    let headers = [("last-event-id", begin.as_str())];
+    let resumed = EventStream::open(&server.url, "/realtime/topics/a", &headers).unwrap();
+    resumed.expect("ready");
+    let heard = resumed.messages(MESSAGES as usize);
+    assert!((0..MESSAGES).all(|n| heard[n as usize]["n"] == n));
+    publish(&app, "a", json!("more"));
+    assert_eq!(resumed.messages(1), ["more"]);
+}
+
+fn replays_are_budgeted_by_user_token_and_address(engine: Engine) {
+    let limits = [
+        ("PICLOUD_STREAM_REPLAYS_PER_MINUTE_MAX", "3"),
+        ("PICLOUD_STREAM_REPLAYS_AT_ONCE_MAX", "1"),
+    ];
+    let server = Server::start_with(engine, options(&limits));
+    let app = server.app("shop");
+    public(&app, "a");
+    open(&app, "closed", json!({ "auth_mode": "token" }));
+    app.serve("token", r#"pubsub::subscriber_token(["*"])"#);
+    let begin = ready(&subscribe(&server, "/realtime/topics/a", &[]));
+    let bearer = format!("Bearer {}", server.token);
+    let signed_in = [("authorization", bearer.as_str())];
+    // Coming back after nothing happened is no replay.
+    for _ in 0..5 {
+        let path = format!("/realtime/topics/a?last_event_id={begin}");
+        ready(&subscribe(&server, &path, &[]));
+    }
+    // More than the kernel takes for somebody who reads nothing.
+    let body = "x".repeat(200_000);
+    for _ in 0..100 {
+        publish(&app, "a", json!(body));
+    }
+    publish(&app, "closed", json!("there"));
+    let refused = |path: &str, headers: &[(&str, &str)]| {
+        let answer = server.call("GET", path, headers, None);
+        let known = (answer.status, &*answer.problem()) == (429, "too_many_replays");
+        assert!(known, "{} {}", answer.status, answer.text());
+        let after = answer.headers["retry-after"]
+            .to_str()
+            .unwrap()
+            .parse::<u64>();
+        assert!(after.is_ok_and(|after| (1..=60).contains(&after)));
+    };
+    let all = "/realtime/topics/a?last_event_id=earliest";
+    // One that goes on and on is the only one of its address.
+    let mut slow = std::net::TcpStream::connect(server.url.trim_start_matches("http://")).unwrap();
+    let request = format!("GET {all} HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n");
+    std::io::Write::write_all(&mut slow, request.as_bytes()).unwrap();
+    std::io::Read::read_exact(&mut slow, &mut [0]).unwrap();
+    refused(all, &[]);
+    drop(slow);
+    // It is known to be gone soon. What was refused counts for nothing.
+    let replays = |path: &str, headers: &[(&str, &str)]| {
+        wait_for("a replay", || {
+            let stream = subscribe(&server, path, headers);
+            (stream.status == 200).then(|| {
+                ready(&stream);
+                stream.expect("message");
+            })
+        });
+    };
+    replays(all, &[]);
+    replays(all, &[]);
+    refused(all, &[]);
+    // Whoever begins now, and whoever is somebody else, is let in: each has a budget of their own.
+    ready(&subscribe(&server, "/realtime/topics/a", &[]));
+    let events = "/api/v1/events?last_event_id=earliest";
+    for _ in 0..2 {
+        let token = server.get("/token").json();
+        let closed = format!(
+            "/realtime/topics/closed?last_event_id=earliest&token={}",
+            token.as_str().unwrap()
+        );
+        for _ in 0..3 {
+            replays(&closed, &[]);
+        }
+        refused(&closed, &[]);
+    }
+    for _ in 0..3 {
+        replays(events, &signed_in);
+    }
+    refused(events, &signed_in);
+    ready(&subscribe(&server, "/api/v1/events", &signed_in));
 }
 
 /// The memory of a process, in KiB.

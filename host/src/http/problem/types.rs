@@ -102,6 +102,8 @@ types! {
         "A route: this Idempotency-Key came with another method, path, query or body before.";
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS, "Too many attempts",
         "From this address, or for this name; `Retry-After` says when to go on.";
+    TooManyReplays = "too_many_replays", TOO_MANY_REQUESTS, "Too many replays",
+        "Too many streams of one user, token or address began with what they missed; `Retry-After` says when to try again.";
     TooManyStreams = "too_many_streams", TOO_MANY_REQUESTS, "Too many streams",
         "As many streams are open as may be; `Retry-After` says when to try again.";
     Internal = "internal", INTERNAL_SERVER_ERROR, "The platform failed",
