@@ -8,6 +8,7 @@
 mod audit;
 mod backup;
 mod database;
+mod journal;
 mod kv;
 mod outbox;
 mod overview;
