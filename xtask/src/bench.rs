@@ -9,6 +9,7 @@ mod plot;
 mod report;
 mod sandbox;
 mod server;
+mod streams;
 mod sync;
 mod waiting;
 
@@ -50,6 +51,8 @@ struct Scale {
     rows: u32,
     /// Executions that wait at once.
     waiting: u32,
+    /// Streams that are open and hear next to nothing.
+    streams: u32,
     scripts: u32,
     apps: u32,
 }
@@ -63,6 +66,7 @@ const FULL: Scale = Scale {
     flood: 100_000,
     rows: 1_000_000,
     waiting: 5_000,
+    streams: 10_000,
     scripts: 10_000,
     apps: 1_000,
 };
@@ -75,6 +79,7 @@ const QUICK: Scale = Scale {
     flood: 10_000,
     rows: 100_000,
     waiting: 5_000,
+    streams: 2_000,
     scripts: 1_000,
     apps: 100,
 };
@@ -87,6 +92,7 @@ const SMOKE: Scale = Scale {
     flood: 6_000,
     rows: 10_000,
     waiting: 500,
+    streams: 200,
     scripts: 100,
     apps: 20,
 };
@@ -120,7 +126,8 @@ pub fn run(root: &Path, kind: Kind) -> Result<()> {
             .current_dir(root)
             .args(["build", "--locked", "--package", "picloud", "--bins"])
             .args(["--profile", profile])
-            .args(["--example", "sandbox_bench", "--example", "claim_bench"]);
+            .args(["--example", "sandbox_bench", "--example", "claim_bench"])
+            .args(["--example", "stream_bench"]);
         crate::run(&mut build)
     })?;
     // Thousands of connections need as many files; many a machine gives a thousand.
@@ -194,6 +201,7 @@ fn measure(bench: &Bench, peers: &Peers) -> Result<Vec<Row>> {
     rows.extend(crate::step("executions that wait", || {
         waiting::rows(bench)
     })?);
+    rows.extend(crate::step("streams", || streams::rows(bench, peers))?);
     rows.extend(crate::step("growth", || growth::rows(bench))?);
     let (more, deliveries) = deliveries::measure(bench, &database, peers)?;
     rows.extend(more);

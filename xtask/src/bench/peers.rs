@@ -15,6 +15,7 @@ use super::load::Target;
 pub(super) const WORKERD: &str = "workerd";
 pub(super) const WASMTIME: &str = "wasmtime serve";
 pub(super) const RESTATE: &str = "Restate";
+const NATS: &str = "NATS";
 /// How long a peer may take to start.
 const START: Duration = Duration::from_secs(30);
 
@@ -27,6 +28,14 @@ pub(super) struct Peers {
 pub(super) struct Peer {
     processes: Processes,
     pub(super) target: Target,
+}
+
+impl Peer {
+    /// Where it listens.
+    pub(super) fn address(&self) -> &str {
+        let address = self.target.url.trim_start_matches("http://");
+        address.split('/').next().unwrap_or_default()
+    }
 }
 
 /// They end when this is dropped.
@@ -154,6 +163,23 @@ impl Peers {
         })
     }
 
+    /// NATS, which tells subscribers what is published and keeps nothing.
+    pub(super) fn nats(&self) -> Option<Peer> {
+        self.started(NATS, || {
+            let port = free_port()?;
+            let log = std::fs::File::create(self.folder.join("nats.log"))?;
+            let process = Command::new(self.installed("python/bin/nats-server")?)
+                .args(["--addr", "127.0.0.1", "--port", &port.to_string()])
+                .stdout(log.try_clone()?)
+                .stderr(log)
+                .spawn()?;
+            Ok(Peer {
+                processes: Processes(vec![process]),
+                target: get(NATS, port),
+            })
+        })
+    }
+
     /// Restate with a service in Node: a durable request and response through its ingress.
     pub(super) fn restate(&self) -> Option<Peer> {
         self.started(RESTATE, || {
@@ -205,8 +231,7 @@ impl Peers {
     fn started(&self, name: &str, start: impl FnOnce() -> Result<Peer>) -> Option<Peer> {
         let start = || -> Result<Peer> {
             let mut peer = start()?;
-            let address = peer.target.url.trim_start_matches("http://");
-            let address = address.split('/').next().unwrap_or_default().to_owned();
+            let address = peer.address().to_owned();
             let begun = Instant::now();
             while TcpStream::connect(&address).is_err() {
                 for process in &mut peer.processes.0 {

@@ -103,6 +103,11 @@ impl Server {
         Ok(())
     }
 
+    /// The token of whoever administers it.
+    pub(super) fn token(&self) -> &str {
+        &self.token
+    }
+
     /// End it as an operator would.
     pub(super) fn stop(&mut self) -> Result<()> {
         crate::run(Command::new("kill").arg(self.child.id().to_string()))?;
