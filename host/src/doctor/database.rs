@@ -28,11 +28,20 @@ const BACKUPS_SEEN: i64 = 50;
 const DATABASE: &str = "database";
 const MASTER_KEY: &str = "master_key";
 
-/// Every check that needs the database; `whole` reads all of it, which takes a while.
+/// How much of a database is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// What the checks ask for.
+    Asked,
+    /// All of it, which takes a while.
+    Whole,
+}
+
+/// Every check that needs the database.
 pub(super) async fn check(
     config: &Config,
     conn: Result<Conn, StoreError>,
-    whole: bool,
+    depth: Depth,
 ) -> Vec<Finding> {
     let file = config.database_url.strip_prefix("sqlite://").map(Path::new);
     if let Some(file) = file
@@ -43,7 +52,7 @@ pub(super) async fn check(
     }
     let asked = async {
         let mut conn = conn?;
-        look(config, &mut conn, whole).await
+        look(config, &mut conn, depth).await
     };
     asked.await.unwrap_or_else(|error| {
         let fix = match file {
@@ -57,7 +66,7 @@ pub(super) async fn check(
     })
 }
 
-async fn look(config: &Config, conn: &mut Conn, whole: bool) -> Result<Vec<Finding>, StoreError> {
+async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Finding>, StoreError> {
     let before = Utc::now();
     let facts = sql::facts(conn).await?;
     let mut findings = vec![durability(&facts)];
@@ -65,7 +74,7 @@ async fn look(config: &Config, conn: &mut Conn, whole: bool) -> Result<Vec<Findi
         findings.push(clocks(before, now, Utc::now()));
         findings.push(connections(connections_max));
     }
-    if whole && facts.server.is_none() {
+    if depth == Depth::Whole && facts.server.is_none() {
         findings.push(integrity(sql::damage(conn).await?));
     }
     let schema = match facts.has_schema {

@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::config::{ConfigError, Values, odd_variables};
 use crate::node::Node;
 use crate::store::snapshot;
+use database::Depth;
 pub use reach::Arrival;
 
 /// How much a finding matters.
@@ -115,7 +116,7 @@ pub async fn of_server(node: &Node, arrival: Arrival) -> Report {
     let mut findings = reach::of_server(config, arrival);
     findings.extend(machine::check(config));
     let conn = node.db.read().await;
-    findings.extend(database::check(config, conn, false).await);
+    findings.extend(database::check(config, conn, Depth::Asked).await);
     findings.into()
 }
 
@@ -143,7 +144,7 @@ pub async fn of_machine(values: Result<Values, ConfigError>) -> Report {
         )),
         true => {
             let conn = snapshot(&config.database_url).await;
-            findings.extend(database::check(&config, conn, true).await);
+            findings.extend(database::check(&config, conn, Depth::Whole).await);
         }
     }
     findings.into()
