@@ -134,21 +134,20 @@ async fn create(
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let id = AppId::new();
-                sql::insert(tx, id, &slug, &name)
-                    .await
-                    .map_err(|error| AppError::of_slug(error, &slug))?;
-                domains::claim(tx, id, &hosts, false).await?;
-                tx.creates(id);
-                let (created_at, updated_at) = (tx.now, tx.now);
-                Ok::<_, AppError>(App {
-                    id,
+                let app = App {
+                    id: AppId::new(),
                     slug,
                     name,
                     hosts,
-                    created_at,
-                    updated_at,
-                })
+                    hide_payloads_from_viewers: false,
+                    created_at: tx.now,
+                    updated_at: tx.now,
+                };
+                let inserted = sql::insert(tx, app.id, &app.slug, &app.name).await;
+                inserted.map_err(|error| AppError::of_slug(error, &app.slug))?;
+                domains::claim(tx, app.id, &app.hosts, false).await?;
+                tx.creates(app.id);
+                Ok::<_, AppError>(app)
             })
         })
         .await?;
@@ -200,6 +199,7 @@ struct Change {
     name: Option<String>,
     #[schemars(length(max = HOSTS_MAX))]
     hosts: Option<Vec<HostPattern>>,
+    hide_payloads_from_viewers: Option<bool>,
 }
 
 async fn change(
@@ -229,8 +229,10 @@ async fn change(
                 let mut app = known.ok_or_else(|| AppError::NotFound(app))?;
                 app.slug = change.slug.unwrap_or(app.slug);
                 app.name = change.name.unwrap_or(app.name);
+                let hides = change.hide_payloads_from_viewers;
+                app.hide_payloads_from_viewers = hides.unwrap_or(app.hide_payloads_from_viewers);
                 app.updated_at = tx.now;
-                let updated = sql::update(tx, id, &app.slug, &app.name).await;
+                let updated = sql::update(tx, &app).await;
                 updated.map_err(|error| AppError::of_slug(error, &app.slug))?;
                 if let Some(hosts) = hosts {
                     domains::claim(tx, id, &hosts, query.orphan).await?;

@@ -29,6 +29,8 @@ pub struct App {
     pub name: String,
     /// The hosts that it claims.
     pub hosts: Vec<HostPattern>,
+    /// Whether viewers see neither what requests and events carried nor what scripts said of it.
+    pub hide_payloads_from_viewers: bool,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was last changed.

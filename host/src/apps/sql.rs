@@ -10,6 +10,7 @@ struct AppRow {
     id: AppId,
     slug: String,
     name: String,
+    hide_payloads_from_viewers: bool,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -29,6 +30,7 @@ impl AppRow {
         let Self {
             id,
             name,
+            hide_payloads_from_viewers,
             created_at,
             updated_at,
             ..
@@ -38,6 +40,7 @@ impl AppRow {
             slug,
             name,
             hosts,
+            hide_payloads_from_viewers,
             created_at,
             updated_at,
         })
@@ -46,7 +49,9 @@ impl AppRow {
 
 /// Every app with its hosts, oldest first.
 pub async fn all(conn: &mut Conn) -> Result<Vec<App>, StoreError> {
-    const APPS: &str = "select id, slug, name, created_at, updated_at from apps order by id";
+    const APPS: &str = "
+        select id, slug, name, hide_payloads_from_viewers, created_at, updated_at
+        from apps order by id";
     const HOSTS: &str = "select app_id, host from app_hosts";
     let rows: Vec<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APPS).fetch_all(c).await)?;
     let hosts: Vec<(AppId, String)> =
@@ -77,7 +82,9 @@ fn pattern(app_id: AppId, host: &str) -> Result<HostPattern, StoreError> {
 
 /// One app.
 pub async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>, StoreError> {
-    const APP: &str = "select id, slug, name, created_at, updated_at from apps where id = $1";
+    const APP: &str = "
+        select id, slug, name, hide_payloads_from_viewers, created_at, updated_at
+        from apps where id = $1";
     const HOSTS: &str = "select host from app_hosts where app_id = $1";
     let row: Option<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APP)
         .bind(id)
@@ -95,7 +102,7 @@ pub async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>, StoreError> 
     row.with(hosts).map(Some)
 }
 
-/// Add an app, without its hosts. [`StoreError::Duplicate`] when the slug is taken.
+/// Add an app, without its hosts and settings. [`StoreError::Duplicate`] when the slug is taken.
 pub async fn insert(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(), StoreError> {
     const SQL: &str =
         "insert into apps (id, slug, name, created_at, updated_at) values ($1, $2, $3, $4, $4)";
@@ -111,15 +118,18 @@ pub async fn insert(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(
     Ok(())
 }
 
-/// Change an app's slug and name. [`StoreError::Duplicate`] when the slug is taken.
-pub async fn update(tx: &mut Tx, id: AppId, slug: &Slug, name: &str) -> Result<(), StoreError> {
-    const SQL: &str = "update apps set slug = $2, name = $3, updated_at = $4 where id = $1";
+/// Change an app, but not its hosts. [`StoreError::Duplicate`] when the slug is taken.
+pub async fn update(tx: &mut Tx, app: &App) -> Result<(), StoreError> {
+    const SQL: &str = "
+        update apps set slug = $2, name = $3, hide_payloads_from_viewers = $4, updated_at = $5
+        where id = $1";
     let now = tx.now;
     on!(tx.conn().await?, |c| {
         let query = sqlx::query(SQL)
-            .bind(id)
-            .bind(slug.as_str())
-            .bind(name)
+            .bind(app.id)
+            .bind(app.slug.as_str())
+            .bind(&app.name)
+            .bind(app.hide_payloads_from_viewers)
             .bind(now);
         query.execute(c).await.map(|_| ())
     })?;

@@ -171,6 +171,9 @@ pub(super) enum Apps {
         /// Its hosts, in place of those that it has; may be repeated
         #[arg(long = "host")]
         hosts: Vec<String>,
+        /// Whether viewers see no log lines, errors and payloads
+        #[arg(long, value_name = "true|false")]
+        hide_payloads_from_viewers: Option<bool>,
     },
     /// Delete one with all that belongs to it
     Delete {
@@ -204,10 +207,14 @@ impl Apps {
                 slug,
                 name,
                 hosts,
+                hide_payloads_from_viewers: hides,
             } => {
                 let mut body = Map::new();
                 body.extend(slug.map(|slug| ("slug".to_owned(), slug.into())));
                 body.extend(name.map(|name| ("name".to_owned(), name.into())));
+                body.extend(
+                    hides.map(|hides| ("hide_payloads_from_viewers".to_owned(), hides.into())),
+                );
                 if !hosts.is_empty() {
                     body.insert("hosts".into(), hosts.into());
                 }

@@ -236,6 +236,10 @@ fn print_execution(client: &Client, out: &Output, id: &str) -> Done {
             execution["duration_us"],
             cell(&execution["id"])
         );
+        if execution["payloads_hidden"] == true {
+            println!("  the app hides log and error from viewers");
+            return;
+        }
         print_lines(&execution["logs"], execution["logs_truncated"] == true);
         print_error(&execution["error"]);
     });

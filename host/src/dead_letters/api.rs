@@ -19,7 +19,7 @@ use super::{
 use crate::apps::AppId;
 use crate::dispatch::{Attempt, DeliveryId};
 use crate::http::answer::Page;
-use crate::http::endpoints::{Api, Of, Rule};
+use crate::http::endpoints::{Api, Of, Rule, hides_payloads};
 use crate::http::extract::{
     Body, Limit, PLAIN, Path, Query, SignedIn, app_named, instant, page_cursor,
 };
@@ -135,11 +135,50 @@ impl ErrorText {
     }
 }
 
+/// A dead letter as a caller may see it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "DeadLetter")]
+struct DeadLetterView {
+    #[serde(flatten)]
+    letter: DeadLetter,
+    /// What went wrong at last; null where that is kept from you.
+    last_error: Option<String>,
+    /// Whether what happened and what went wrong is kept from you: the app hides it from viewers.
+    payloads_hidden: bool,
+}
+
+impl DeadLetterView {
+    fn of(letter: DeadLetter, payloads_hidden: bool) -> Self {
+        let last_error = (!payloads_hidden).then(|| letter.last_error.clone());
+        Self {
+            letter,
+            last_error,
+            payloads_hidden,
+        }
+    }
+}
+
+/// Refuse to look for errors that are kept from whoever asks: what is found would tell.
+fn check_filter(
+    node: &Node,
+    who: &Caller,
+    app_id: AppId,
+    error: Option<&String>,
+) -> Result<(), Problem> {
+    match error.is_some() && hides_payloads(node, who, app_id) {
+        true => Err(Problem::forbidden(
+            "the app hides errors from you, so you cannot look for them",
+        )),
+        false => Ok(()),
+    }
+}
+
 async fn list(
     State(node): State<Arc<Node>>,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Page<DeadLetter>>, Problem> {
+) -> Result<Json<Page<DeadLetterView>>, Problem> {
     let before = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let filter = Filter {
@@ -153,6 +192,7 @@ async fn list(
         until: query.until,
         up_to: None,
     };
+    check_filter(&node, &who, app_id, filter.error.as_ref())?;
     let letters = sql::page(
         &mut node.db.read().await?,
         app_id,
@@ -161,9 +201,14 @@ async fn list(
         query.limit.and_one(),
     )
     .await?;
-    Ok(Page::of(letters, query.limit.get(), |letter| {
-        letter.id.to_string()
-    }))
+    let hidden = hides_payloads(&node, &who, app_id);
+    let views = letters.into_iter();
+    let views = views.map(|letter| DeadLetterView::of(letter, hidden));
+    Ok(Page::of(
+        views.collect(),
+        query.limit.get(),
+        |view: &DeadLetterView| view.letter.id.to_string(),
+    ))
 }
 
 /// How many dead letters there are.
@@ -209,35 +254,41 @@ async fn app_of(node: &Node, id: DeadLetterId) -> Result<AppId, Problem> {
 
 /// A dead letter with what happened and every attempt.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "DeadLetterWithHistory")]
-struct DeadLetterView {
+struct DeadLetterWithHistory {
     #[serde(flatten)]
-    letter: DeadLetter,
-    /// What happened, verbatim.
+    view: DeadLetterView,
+    /// What happened, verbatim; null where that is kept from you.
     payload: Value,
-    /// Every attempt, oldest first.
+    /// Every attempt, oldest first; none where they are kept from you.
     history: Vec<Attempt>,
 }
 
 async fn whole(
     node: &Node,
+    who: &Caller,
     app_id: AppId,
     id: DeadLetterId,
-) -> Result<Json<DeadLetterView>, Problem> {
+) -> Result<Json<DeadLetterWithHistory>, Problem> {
     let letter = sql::get(&mut node.db.read().await?, app_id, id).await?;
     let letter = letter.ok_or_else(|| not_found(id))?;
-    Ok(Json(DeadLetterView {
-        payload: letter.original(),
-        history: letter.history.clone(),
-        letter,
+    let hidden = hides_payloads(node, who, app_id);
+    let (payload, history) = match hidden {
+        true => (Value::Null, Vec::new()),
+        false => (letter.original(), letter.history.clone()),
+    };
+    Ok(Json(DeadLetterWithHistory {
+        view: DeadLetterView::of(letter, hidden),
+        payload,
+        history,
     }))
 }
 
 async fn show(
     State(node): State<Arc<Node>>,
+    SignedIn(who): SignedIn,
     Path(id): Path<DeadLetterId>,
-) -> Result<Json<DeadLetterView>, Problem> {
-    whole(&node, app_of(&node, id).await?, id).await
+) -> Result<Json<DeadLetterWithHistory>, Problem> {
+    whole(&node, &who, app_of(&node, id).await?, id).await
 }
 
 fn managed(node: &Node, app_id: AppId, who: &Caller) -> DeadLetters {
@@ -282,12 +333,12 @@ async fn resolve(
     SignedIn(who): SignedIn,
     Path(id): Path<DeadLetterId>,
     Body(resolve): Body<Resolve>,
-) -> Result<Json<DeadLetterView>, Problem> {
+) -> Result<Json<DeadLetterWithHistory>, Problem> {
     let app_id = app_of(&node, id).await?;
     managed(&node, app_id, &who)
         .resolve(id, resolve.reason)
         .await?;
-    whole(&node, app_id, id).await
+    whole(&node, &who, app_id, id).await
 }
 
 /// A batch that a bulk call settles, with one thing more that says how.
@@ -455,6 +506,7 @@ async fn in_bulk(
         limit,
         dry_run,
     } = batch;
+    check_filter(node, who, app_id, filter.error.as_ref())?;
     let mut conn = node.db.read().await?;
     if filter.up_to.is_none() {
         filter.up_to = sql::newest(&mut conn, app_id, &filter).await?;

@@ -75,6 +75,7 @@ pub struct DeadLetter {
     /// How many attempts there were.
     pub attempts: u32,
     /// What went wrong at last.
+    #[serde(skip)]
     pub last_error: String,
     /// When the first attempt began.
     pub first_attempt_at: DateTime<Utc>,

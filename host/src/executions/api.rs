@@ -16,11 +16,11 @@ use uuid::Uuid;
 
 use super::sql::Ended;
 use super::sql::{self, Filter};
-use super::{AbandonedExecution, Execution, ExecutionId, OutcomeKind};
+use super::{AbandonedExecution, Execution, ExecutionId, Log, OutcomeKind};
 use crate::apps::AppId;
 use crate::dispatch::sql as outbox;
 use crate::http::answer::Page;
-use crate::http::endpoints::{Api, Of, Rule, require};
+use crate::http::endpoints::{Api, Of, Rule, hides_payloads, require};
 use crate::http::extract::{
     Limit, PageQuery, Path, Query, SignedIn, app_named, instant, page_cursor,
 };
@@ -125,11 +125,34 @@ impl TryFrom<String> for TraceId {
     }
 }
 
+/// An execution as a caller may see it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Execution")]
+struct ExecutionView {
+    #[serde(flatten)]
+    execution: Execution,
+    /// Whether its error and its log are kept from you: the app hides them from viewers.
+    payloads_hidden: bool,
+}
+
+impl ExecutionView {
+    fn of(mut execution: Execution, payloads_hidden: bool) -> Self {
+        if payloads_hidden {
+            execution.error = None;
+        }
+        Self {
+            execution,
+            payloads_hidden,
+        }
+    }
+}
+
 async fn list(
     State(node): State<Arc<Node>>,
+    SignedIn(caller): SignedIn,
     Path(app): Path<String>,
     Query(query): Query<ListQuery>,
-) -> Result<Json<Page<Execution>>, Problem> {
+) -> Result<Json<Page<ExecutionView>>, Problem> {
     let before = page_cursor(query.cursor.as_deref())?;
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let filter = Filter {
@@ -144,20 +167,35 @@ async fn list(
     };
     let mut conn = settled(&node).await?;
     let executions = sql::page(&mut conn, app_id, &filter, before, query.limit.and_one()).await?;
-    Ok(Page::of(executions, query.limit.get(), |execution| {
-        execution.id.to_string()
-    }))
+    let hidden = hides_payloads(&node, &caller, app_id);
+    let views = executions.into_iter();
+    let views = views.map(|execution| ExecutionView::of(execution, hidden));
+    Ok(Page::of(
+        views.collect(),
+        query.limit.get(),
+        |view: &ExecutionView| view.execution.id.to_string(),
+    ))
 }
 
 /// An execution with its log.
 #[derive(Serialize, JsonSchema)]
-#[schemars(rename = "ExecutionWithLog")]
-struct ExecutionView {
+struct ExecutionWithLog {
     #[serde(flatten)]
-    execution: Execution,
+    view: ExecutionView,
     logs: Vec<LogLine>,
     /// Whether lines were dropped at a limit.
     logs_truncated: bool,
+}
+
+impl ExecutionWithLog {
+    fn of(ended: Ended, payloads_hidden: bool) -> Self {
+        let Log { lines, truncated } = ended.log;
+        Self {
+            view: ExecutionView::of(ended.execution, payloads_hidden),
+            logs: if payloads_hidden { Vec::new() } else { lines },
+            logs_truncated: truncated,
+        }
+    }
 }
 
 fn missing(id: ExecutionId) -> Problem {
@@ -166,15 +204,13 @@ fn missing(id: ExecutionId) -> Problem {
 
 async fn show(
     State(node): State<Arc<Node>>,
+    SignedIn(caller): SignedIn,
     Path(id): Path<ExecutionId>,
-) -> Result<Json<ExecutionView>, Problem> {
+) -> Result<Json<ExecutionWithLog>, Problem> {
     let ended = sql::get(&mut settled(&node).await?, id).await?;
     let ended = ended.ok_or_else(|| missing(id))?;
-    Ok(Json(ExecutionView {
-        execution: ended.execution,
-        logs: ended.log.lines,
-        logs_truncated: ended.log.truncated,
-    }))
+    let hidden = hides_payloads(&node, &caller, ended.execution.app_id);
+    Ok(Json(ExecutionWithLog::of(ended, hidden)))
 }
 
 /// How long is waited before looking again whether an execution has ended: at first, and at most.
@@ -262,7 +298,8 @@ impl Watcher {
             .borrow_and_update()
             .get(self.seen..)
             .map(<[_]>::to_vec);
-        let new = new.unwrap_or_default();
+        let hidden = hides_payloads(&self.node, &self.caller, app_id);
+        let new = new.filter(|_| !hidden).unwrap_or_default();
         if new.is_empty() {
             // Whether it logged, ended, or nothing happened, the next look tells.
             let _ = tokio::time::timeout(LOOK_AGAIN_MAX, lines.changed()).await;
@@ -281,11 +318,14 @@ impl Watcher {
             .is_some();
         let ended = sql::get(&mut conn, self.id).await.ok()?;
         drop(conn);
-        if let Some(Ended { execution, log }) = ended {
-            self.may_read(execution.app_id)?;
-            self.tell(log.lines.get(self.seen..).unwrap_or_default());
+        if let Some(ended) = ended {
+            let app_id = ended.execution.app_id;
+            self.may_read(app_id)?;
+            let hidden = hides_payloads(&self.node, &self.caller, app_id);
+            let ended = ExecutionWithLog::of(ended, hidden);
+            self.tell(ended.logs.get(self.seen..).unwrap_or_default());
             if self.seen != usize::MAX {
-                self.told.push_back(outcome(&execution, log.truncated));
+                self.told.push_back(outcome(&ended));
             }
             self.has_ended = true;
             return Some(());
@@ -313,9 +353,9 @@ impl Watcher {
     }
 }
 
-fn outcome(execution: &Execution, logs_truncated: bool) -> Event {
-    let mut outcome = serde_json::to_value(execution).unwrap_or_default();
-    outcome["logs_truncated"] = logs_truncated.into();
+fn outcome(ended: &ExecutionWithLog) -> Event {
+    let mut outcome = serde_json::to_value(&ended.view).unwrap_or_default();
+    outcome["logs_truncated"] = ended.logs_truncated.into();
     let data = outcome.to_string();
     Event::default().event("outcome").id(LAST_ID).data(data)
 }
@@ -338,12 +378,13 @@ struct Tree {
 #[schemars(rename = "ExecutionBranch")]
 struct Branch {
     #[serde(flatten)]
-    execution: Execution,
+    view: ExecutionView,
     children: Vec<Branch>,
 }
 
 async fn tree(
     State(node): State<Arc<Node>>,
+    SignedIn(caller): SignedIn,
     Path(id): Path<ExecutionId>,
 ) -> Result<Json<Tree>, Problem> {
     let mut conn = settled(&node).await?;
@@ -355,11 +396,13 @@ async fn tree(
     let truncated = all.len() > TREE_MAX as usize;
     all.truncate(TREE_MAX as usize);
     let known: HashSet<ExecutionId> = all.iter().map(|execution| execution.id).collect();
-    let mut children = HashMap::<Option<ExecutionId>, Vec<Execution>>::new();
+    let hidden = hides_payloads(&node, &caller, app_id);
+    let mut children = HashMap::<Option<ExecutionId>, Vec<ExecutionView>>::new();
     for execution in all {
         // One whose parent is not kept any more stands at the top.
         let parent = execution.parent_id.filter(|id| known.contains(id));
-        children.entry(parent).or_default().push(execution);
+        let view = ExecutionView::of(execution, hidden);
+        children.entry(parent).or_default().push(view);
     }
     Ok(Json(Tree {
         request_id,
@@ -371,15 +414,15 @@ async fn tree(
 /// The executions beneath `parent`, each with those beneath it. They are as deep as events go,
 /// which is not deep.
 fn branches(
-    children: &mut HashMap<Option<ExecutionId>, Vec<Execution>>,
+    children: &mut HashMap<Option<ExecutionId>, Vec<ExecutionView>>,
     parent: Option<ExecutionId>,
 ) -> Vec<Branch> {
-    let executions = children.remove(&parent).unwrap_or_default();
-    let branch = |execution: Execution| Branch {
-        children: branches(children, Some(execution.id)),
-        execution,
+    let views = children.remove(&parent).unwrap_or_default();
+    let branch = |view: ExecutionView| Branch {
+        children: branches(children, Some(view.execution.id)),
+        view,
     };
-    executions.into_iter().map(branch).collect()
+    views.into_iter().map(branch).collect()
 }
 
 async fn abandoned(

@@ -440,6 +440,15 @@ pub fn require(
         .map_err(|problem| problem.unwrap_or_else(|| Problem::not_found("there is no such app")))
 }
 
+/// Whether an app keeps from a caller what its requests and events carried, and what its scripts
+/// said of it: the one place that decides that.
+pub fn hides_payloads(node: &Node, caller: &Caller, app_id: AppId) -> bool {
+    let picture = node.directory.picture();
+    let app = picture.app(app_id);
+    app.is_none_or(|app| app.hide_payloads_from_viewers)
+        && in_app(node, caller, app_id, Capability::ReadPayloads).is_err()
+}
+
 /// Whether a caller may know of an app.
 pub fn may_see(node: &Node, caller: &Caller, app_id: AppId) -> bool {
     in_app(node, caller, app_id, Capability::SeeApp).is_ok()

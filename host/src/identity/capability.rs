@@ -114,6 +114,9 @@ pub enum Capability {
     WriteRoutes,
     /// Read executions and their logs.
     ReadLogs,
+    /// Read what requests and events carried and what scripts said of it, in an app that hides
+    /// that from viewers.
+    ReadPayloads,
     /// Change which hosts an app claims.
     ManageDomains,
     /// Read and change triggers.
@@ -152,6 +155,7 @@ names!(Capability {
     ReadRoutes => "read_routes",
     WriteRoutes => "write_routes",
     ReadLogs => "read_logs",
+    ReadPayloads => "read_payloads",
     ManageDomains => "manage_domains",
     ManageTriggers => "manage_triggers",
     ManageDeadLetters => "manage_dead_letters",
@@ -170,9 +174,11 @@ impl Capability {
             Self::SeeApp | Self::ReadScripts | Self::ReadKv | Self::ReadRoutes | Self::ReadLogs => {
                 Needs::App(AppRole::Viewer)
             }
-            Self::WriteScripts | Self::WriteKv | Self::WriteRoutes | Self::Publish => {
-                Needs::App(AppRole::Editor)
-            }
+            Self::WriteScripts
+            | Self::WriteKv
+            | Self::WriteRoutes
+            | Self::Publish
+            | Self::ReadPayloads => Needs::App(AppRole::Editor),
             Self::ManageDomains
             | Self::ManageTriggers
             | Self::ManageDeadLetters
@@ -188,7 +194,10 @@ impl Capability {
         match self {
             Self::SeeApp => None,
             Self::ReadScripts | Self::ReadKv | Self::ReadRoutes => Some(Scope::ScriptRead),
-            Self::WriteScripts | Self::WriteKv | Self::Publish => Some(Scope::ScriptWrite),
+            // Whoever may change a script may have it tell them.
+            Self::WriteScripts | Self::WriteKv | Self::Publish | Self::ReadPayloads => {
+                Some(Scope::ScriptWrite)
+            }
             Self::WriteRoutes => Some(Scope::RouteWrite),
             Self::ReadLogs => Some(Scope::LogRead),
             Self::ManageDomains => Some(Scope::DomainManage),

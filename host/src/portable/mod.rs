@@ -55,6 +55,9 @@ struct PortableApp {
     slug: Slug,
     name: String,
     hosts: Vec<HostPattern>,
+    /// Left out where it is not so: older versions know no such member.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    hide_payloads_from_viewers: bool,
     scripts: Vec<PortableScript>,
     routes: Vec<PortableRoute>,
     triggers: Vec<PortableTrigger>,
@@ -157,8 +160,15 @@ pub async fn export(
     let conn = &mut conn;
     let found = apps::sql::get(conn, app).await?;
     let gone = || StoreError::Unusable("the app was just deleted".to_owned());
+    // By name, as routes and triggers are below.
     let App {
-        slug, name, hosts, ..
+        id: _,
+        slug,
+        name,
+        hosts,
+        hide_payloads_from_viewers,
+        created_at: _,
+        updated_at: _,
     } = found.ok_or_else(gone)?;
     let mut archive = Writer::new();
     let known = scripts::sql::page(conn, app, None, None, i64::MAX).await?;
@@ -195,6 +205,7 @@ pub async fn export(
         slug,
         name,
         hosts,
+        hide_payloads_from_viewers,
         scripts: portable,
         routes: routes
             .into_iter()
@@ -420,6 +431,7 @@ impl Import {
                 true => about.hosts,
                 false => Vec::new(),
             },
+            hide_payloads_from_viewers: about.hide_payloads_from_viewers,
             created_at,
             updated_at,
         };
@@ -610,6 +622,7 @@ impl Import {
         directory::raise_version(tx).await?;
         let inserted = apps::sql::insert(tx, *id, slug, name).await;
         inserted.map_err(|error| AppError::of_slug(error, slug))?;
+        apps::sql::update(tx, &self.app).await?;
         domains::claim(tx, *id, hosts, false).await?;
         tx.creates(*id);
         for (script, versions) in &self.scripts {

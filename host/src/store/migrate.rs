@@ -72,6 +72,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0012_nodes.sql"),
         include_str!("../../../migrations/postgres/0012_nodes.sql"),
     ),
+    (
+        13,
+        "payloads",
+        include_str!("../../../migrations/sqlite/0013_payloads.sql"),
+        include_str!("../../../migrations/postgres/0013_payloads.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

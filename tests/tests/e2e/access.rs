@@ -22,7 +22,7 @@ const SCOPES: [&str; 7] = [
 ];
 
 /// The rows of a table of the docs, without the backquotes.
-fn table(mark: &str) -> Vec<Vec<String>> {
+pub fn table(mark: &str) -> Vec<Vec<String>> {
     let (_, from) = DOCS.split_once(&format!("<!-- {mark}: ")).unwrap();
     let (table, _) = from.split_once("<!-- end -->").unwrap();
     let rows = table.lines().skip(3).map(|line| {

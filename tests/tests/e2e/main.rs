@@ -15,6 +15,7 @@ mod kills;
 mod limits;
 mod nodes;
 mod overview;
+mod payloads;
 mod portable;
 mod realtime;
 mod realtime_faults;
