@@ -9,6 +9,7 @@ use serde_json::json;
 
 on_both_engines!(
     a_request_that_could_be_read_in_two_ways_is_refused,
+    a_request_that_hides_in_another_is_never_run,
     what_is_too_large_is_refused_by_name,
     json_that_is_made_to_hurt_is_refused,
     who_keeps_us_waiting_is_let_go,
@@ -107,6 +108,80 @@ fn a_request_that_could_be_read_in_two_ways_is_refused(engine: Engine) {
     }
     let same = "GET http://h/s HTTP/1.1\r\nHost: H\r\nConnection: close\r\n\r\n";
     assert_eq!(status(&server.raw(same.as_bytes())), "200");
+}
+
+/// A proxy in front may go by the length where we go by the chunks, or the other way round. RFC 9112,
+/// 6.3, lets a server take such a request by its chunks if it closes the connection after it.
+fn a_request_that_hides_in_another_is_never_run(engine: Engine) {
+    let server = start(engine, &[("PICLOUD_CLIENT_TIMEOUT_MS", "1000")]);
+    let app = server.app("a");
+    app.serve("s", "ctx.request.body");
+    app.serve("hidden", "1");
+    let hidden = "POST /hidden HTTP/1.1\r\nHost: h\r\nContent-Length: 0\r\n\r\n";
+    let size = hidden.len();
+    let after = format!("0\r\n\r\n{hidden}");
+    let within = format!("{size:x}\r\n{hidden}\r\n0\r\n\r\n");
+    let (all, first_line) = (after.len(), format!("{size:x}\r\n").len());
+    for (lengths, body, may_run) in [
+        (
+            format!("Content-Length: {all}\r\nTransfer-Encoding: chunked"),
+            &after,
+            true,
+        ),
+        (
+            format!("Transfer-Encoding: chunked\r\nContent-Length: {all}"),
+            &after,
+            true,
+        ),
+        (
+            format!("Transfer-Encoding: chunked\r\nContent-Length: {first_line}"),
+            &within,
+            true,
+        ),
+        (
+            format!("Content-Length: {first_line}\r\nTransfer-Encoding: chunked"),
+            &within,
+            true,
+        ),
+        (
+            format!("Content-Length: {all}\r\nTransfer-Encoding : chunked"),
+            &after,
+            false,
+        ),
+        (
+            format!("Content-Length: {first_line}\r\nTransfer-Encoding: xchunked"),
+            &within,
+            false,
+        ),
+        (
+            format!("Content-Length: {first_line}\r\nTransfer-Encoding: chunked, identity"),
+            &within,
+            false,
+        ),
+        (
+            format!("Content-Length: {first_line}\r\nTransfer-Encoding:\x0bchunked"),
+            &within,
+            false,
+        ),
+    ] {
+        let request = format!(
+            "POST /s HTTP/1.1\r\nHost: h\r\nContent-Type: text/plain\r\n{lengths}\r\n\r\n{body}"
+        );
+        let answer = server.raw(request.as_bytes());
+        let answers = answer.matches("HTTP/1.1 ").count();
+        assert_eq!(answers, 1, "{lengths:?}: {answer}");
+        let expected = if may_run { "200" } else { "400" };
+        assert_eq!(status(&answer), expected, "{lengths:?}: {answer}");
+    }
+    let script = server.api("GET", "/apps/a/scripts", None).json();
+    let scripts = script["items"].as_array().unwrap().iter();
+    let of_hidden = scripts.filter(|script| script["name"] == "hidden");
+    let id = of_hidden
+        .map(|script| script["id"].as_str().unwrap())
+        .next();
+    let run = app.executions(&format!("script_id={}", id.unwrap()));
+    assert_eq!(run.len(), 0, "{run:?}");
+    assert!(!app.executions("").is_empty());
 }
 
 fn what_is_too_large_is_refused_by_name(engine: Engine) {

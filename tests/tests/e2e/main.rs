@@ -2,6 +2,7 @@
 
 mod access;
 mod api;
+mod archives;
 mod backup;
 mod bad_input;
 mod cli;

@@ -13,14 +13,14 @@ on_both_engines!(
 );
 
 #[track_caller]
-fn succeed(output: &Output) -> Value {
+pub fn succeed(output: &Output) -> Value {
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
     serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
 #[track_caller]
-fn refused(output: &Output, code: i32, words: &str) {
+pub fn refused(output: &Output, code: i32, words: &str) {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{said}");
     assert!(said.contains(words), "{words}: {said}");
