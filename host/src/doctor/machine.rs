@@ -116,7 +116,9 @@ fn room(folder: &str, free: u64) -> Finding {
     let command = format!("du -sh {folder}/*");
     match free {
         ..DISK_BYTES_ERROR => Finding::error(NAME, found, FIX).with_command(command),
-        ..DISK_BYTES_WARNING => Finding::warning(NAME, found, FIX).with_command(command),
+        DISK_BYTES_ERROR..DISK_BYTES_WARNING => {
+            Finding::warning(NAME, found, FIX).with_command(command)
+        }
         _ => Finding::ok(NAME, found),
     }
 }

@@ -221,7 +221,7 @@ fn an_export_while_others_write_is_one_moment(engine: Engine) {
     let exported = Contents::read(&server.folder().join("export.zip"));
     let text = String::from_utf8(exported.entries["kv.jsonl"].clone()).unwrap();
     let count = |collection: &str| {
-        let lines = text.lines().map(|line| serde_json::from_str::<Value>(line));
+        let lines = text.lines().map(serde_json::from_str::<Value>);
         let of_it = lines.filter(|line| line.as_ref().unwrap()[0] == collection);
         of_it.count() as u64
     };
