@@ -21,6 +21,7 @@ pub mod instance;
 pub mod journal;
 pub mod kv;
 pub mod node;
+pub mod oidc;
 pub mod overview;
 pub mod portable;
 pub mod pubsub;

@@ -26,6 +26,7 @@ use crate::imports::Services;
 use crate::instance::NodeAbout;
 use crate::journal::{Caps, Journal, Replays};
 use crate::kv::KvStore;
+use crate::oidc::provider::Provider;
 use crate::overview::waiting;
 use crate::pubsub::PubSub;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
@@ -79,6 +80,8 @@ pub struct Node {
     pub caps: Caps,
     /// How much is replayed to them.
     pub replays: Replays,
+    /// Where people may sign in besides.
+    pub oidc: Option<Provider>,
     /// Slows down whoever guesses.
     pub guesses: Guesses,
     database_problem: Mutex<Option<String>>,
@@ -140,6 +143,7 @@ impl Node {
             config.session_idle_hours,
         );
         let backups = Backups::new(config.database_url.clone());
+        let oidc = config.oidc.clone().map(Provider::new).transpose()?;
         let database_problem = Mutex::new(None);
         Ok(Arc::new(Self {
             about: NodeAbout::this(outbox.worker()),
@@ -159,6 +163,7 @@ impl Node {
             running,
             caps: Caps::default(),
             replays,
+            oidc,
             guesses: Guesses::default(),
             database_problem,
             metrics,

@@ -4,6 +4,7 @@
 mod app;
 pub mod collector;
 mod place;
+pub mod provider;
 mod proxy;
 mod server;
 mod stream;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{cargo, dashboard, guest, instructions, sdk, setup};
+use crate::{cargo, dashboard, guest, instructions, npm, sdk, setup};
 
 /// Names of the steps, for `--only`.
 pub const STEPS: [&str; 11] = [
@@ -151,6 +151,7 @@ fn step(
                 "",
                 &["build", "--locked", "--package", "picloud"],
             ))?;
+            npm::install(&root.join("tests/oidc"))?;
             let words = ["test", "--locked", "--package", "picloud-tests"];
             let mut tests = cargo_in("", &words);
             tests.env("PICLOUD_TEST_POSTGRES_URL", url);

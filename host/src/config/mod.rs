@@ -17,6 +17,7 @@ use ipnet::IpNet;
 
 use crate::dispatch::retry::{self, RetryPolicy};
 use crate::journal::ReplayLimits;
+use crate::oidc;
 use crate::pubsub;
 use crate::retention::Retention;
 use crate::sandbox::Limits;
@@ -79,6 +80,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// The one host of the API and the dashboard; none: any host, beside the routes of the apps.
     pub admin_host: Option<String>,
+    /// The OpenID provider, if there is one.
+    pub oidc: Option<oidc::Settings>,
     /// What a script gets that sets no limits.
     pub default_limits: Limits,
     /// What a script may set at most.
@@ -258,6 +261,36 @@ impl Values {
         })
     }
 
+    /// What is set about the OpenID provider; none without an issuer.
+    fn oidc(&self) -> Result<Option<oidc::Settings>, ConfigError> {
+        use settings::{boolean, issuer, optional, role, text};
+        let otherwise = self.get("oidc_default_role", role)?;
+        let roles = |text: &str| oidc::roles::Mapping::parse(text, otherwise);
+        let roles = self.get("oidc_roles", roles)?;
+        let (creates_users, links_verified_email) = (
+            self.get("oidc_create_users", boolean)?,
+            self.get("oidc_link_verified_email", boolean)?,
+        );
+        let Some(issuer) = self.get("oidc_issuer", issuer)? else {
+            return Ok(None);
+        };
+        let words = |text: &str| Ok(text.split_whitespace().map(str::to_owned).collect());
+        Ok(Some(oidc::Settings {
+            issuer,
+            client_id: self.get("oidc_client_id", text)?,
+            client_secret: self.get("oidc_client_secret", optional)?,
+            client_secret_file: self
+                .get("oidc_client_secret_file", optional)?
+                .map(PathBuf::from),
+            scopes: self.get("oidc_scopes", words)?,
+            groups_claim: self.get("oidc_groups_claim", text)?,
+            roles,
+            creates_users,
+            links_verified_email,
+            name: self.get("oidc_name", text)?,
+        }))
+    }
+
     /// The configuration that these values make.
     ///
     /// # Errors
@@ -344,6 +377,7 @@ impl Values {
             client_timeout_ms: self.get("client_timeout_ms", number(100..=3_600_000))?,
             trusted_proxies: self.get("trusted_proxies", networks)?,
             admin_host: self.get("admin_host", host)?,
+            oidc: self.oidc()?,
             default_limits: limits([
                 "default_fuel",
                 "default_timeout_ms",

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use super::LogFormat;
 use crate::apps::HostPattern;
 use crate::dispatch::retry::Backoff;
+use crate::identity::capability::Role;
 
 /// One setting.
 #[derive(Debug)]
@@ -249,6 +250,49 @@ pub const SETTINGS: &[Setting] = &[
         "The one host of the API and the dashboard, where apps serve nothing; any host when empty",
     ),
     setting(
+        "oidc_issuer",
+        "",
+        "The OpenID provider that people may sign in at: https://login.example.com",
+    ),
+    setting("oidc_client_id", "", "Who this instance is to the provider"),
+    secret_setting("oidc_client_secret", "What it shows the provider"),
+    setting("oidc_client_secret_file", "", "The file of that secret"),
+    setting(
+        "oidc_scopes",
+        "openid profile email",
+        "What the provider is asked for; some want `groups` here",
+    ),
+    setting(
+        "oidc_groups_claim",
+        "groups",
+        "The claim with somebody's groups; dots lead into objects: realm_access.roles",
+    ),
+    setting(
+        "oidc_roles",
+        "",
+        "What groups are here: admins=owner, staff=member, shop-team=shop:editor",
+    ),
+    setting(
+        "oidc_default_role",
+        "member",
+        "Role of those whose groups give none on the instance; none: they may not sign in",
+    ),
+    setting(
+        "oidc_create_users",
+        "true",
+        "Whether those who come from the provider for the first time become users",
+    ),
+    setting(
+        "oidc_link_verified_email",
+        "false",
+        "Whether somebody whose verified e-mail address is a user's name is that user",
+    ),
+    setting(
+        "oidc_name",
+        "Single sign-on",
+        "What the button of the provider says",
+    ),
+    setting(
         "default_fuel",
         "5000000000",
         "Fuel of a script that sets none",
@@ -324,6 +368,36 @@ pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     addresses
         .next()
         .ok_or_else(|| format!("`{text}` is no address; write it like 127.0.0.1:8080"))
+}
+
+pub(super) fn boolean(text: &str) -> Result<bool, String> {
+    match text {
+        "true" => Ok(true),
+        "false" => Ok(false),
+        _ => Err(format!("is `true` or `false`, not `{text}`")),
+    }
+}
+
+/// The URL of a provider. What comes without TLS proves nothing, but on the same machine.
+pub(super) fn issuer(text: &str) -> Result<Option<String>, String> {
+    let rest = text.strip_prefix("http://").unwrap_or_default();
+    let is_here = ["127.0.0.1", "localhost", "[::1]"]
+        .iter()
+        .filter_map(|here| rest.strip_prefix(here))
+        .any(|rest| rest.is_empty() || rest.starts_with([':', '/']));
+    match text.is_empty() || text.starts_with("https://") || is_here {
+        true => optional(text),
+        false => Err(format!("must begin with https://, not `{text}`")),
+    }
+}
+
+/// A role on the instance, or none.
+pub(super) fn role(text: &str) -> Result<Option<Role>, String> {
+    match (text, Role::parse(text)) {
+        ("none", _) => Ok(None),
+        (_, Some(role)) => Ok(Some(role)),
+        _ => Err(format!("is owner, admin, member or none, not `{text}`")),
+    }
 }
 
 pub(super) fn format(text: &str) -> Result<LogFormat, String> {

@@ -32,6 +32,10 @@ const PLAIN: &str = "picloud";
 const SECURE: &str = "__Secure-picloud";
 /// A browser takes it over TLS only, and from this very host only.
 const OWN_HOST: &str = "__Host-picloud";
+/// What a sign-in at a provider is bound to, on the same hosts.
+const PLAIN_ATTEMPT: &str = "picloud-oidc";
+const SECURE_ATTEMPT: &str = "__Secure-picloud-oidc";
+const OWN_HOST_ATTEMPT: &str = "__Host-picloud-oidc";
 
 /// The cookie of a session, as it is on the host that a request is for.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +43,7 @@ pub struct Cookie {
     name: &'static str,
     path: &'static str,
     is_secure: bool,
+    same_site: &'static str,
 }
 
 impl Cookie {
@@ -66,7 +71,24 @@ impl Cookie {
             name,
             path,
             is_secure,
+            same_site: "Strict",
         })
+    }
+
+    /// The cookie of a sign-in that goes on at a provider, beside that of a session. Its page, on
+    /// another site, leads the browser back here, and the cookie must come with it.
+    pub fn of_attempt(self) -> Self {
+        let name = match self.name {
+            OWN_HOST => OWN_HOST_ATTEMPT,
+            SECURE => SECURE_ATTEMPT,
+            _ => PLAIN_ATTEMPT,
+        };
+        let same_site = "Lax";
+        Self {
+            name,
+            same_site,
+            ..self
+        }
     }
 
     /// What makes a browser keep a token until `expires_at`.
@@ -75,10 +97,15 @@ impl Cookie {
     /// Never in truth: tokens are of letters and digits.
     pub fn set(self, token: &str, expires_at: DateTime<Utc>) -> Result<HeaderValue, Problem> {
         let seconds = (expires_at - Utc::now()).num_seconds().max(0);
-        let Self { name, path, .. } = self;
+        let Self {
+            name,
+            path,
+            same_site,
+            ..
+        } = self;
         let secure = if self.is_secure { "; Secure" } else { "" };
         let text = format!(
-            "{name}={token}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite=Strict{secure}"
+            "{name}={token}; Path={path}; Max-Age={seconds}; HttpOnly; SameSite={same_site}{secure}"
         );
         text.parse().map_err(Problem::internal)
     }
@@ -92,7 +119,10 @@ impl Cookie {
     }
 
     /// Its value in a request. One that is there twice was put beside ours by somebody else.
-    fn value(self, headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    ///
+    /// # Errors
+    /// 401 when it is there twice.
+    pub fn value(self, headers: &HeaderMap) -> Result<Option<&str>, Problem> {
         let lines = headers.get_all(header::COOKIE).into_iter();
         let pairs = lines.filter_map(|line| line.to_str().ok());
         let pairs = pairs.flat_map(|line| line.split(';'));
@@ -113,7 +143,14 @@ impl Cookie {
 /// Whether a name is a session's cookie on any host. Some browsers do not look at the case of the
 /// prefixes.
 fn is_ours(name: &str) -> bool {
-    let ours = [PLAIN, SECURE, OWN_HOST];
+    let ours = [
+        PLAIN,
+        SECURE,
+        OWN_HOST,
+        PLAIN_ATTEMPT,
+        SECURE_ATTEMPT,
+        OWN_HOST_ATTEMPT,
+    ];
     ours.iter().any(|own| own.eq_ignore_ascii_case(name.trim()))
 }
 
@@ -181,6 +218,7 @@ pub struct Browser {
     token: Option<String>,
     asker: Asker,
     has_csrf: bool,
+    origin: String,
 }
 
 impl Browser {
@@ -190,12 +228,23 @@ impl Browser {
             Some(cookie) => cookie.value(&parts.headers)?.map(str::to_owned),
             None => None,
         };
+        let scheme = match address::is_https(parts, &node.config.trusted_proxies) {
+            true => "https",
+            false => "http",
+        };
+        let host = address::host_and_port(&parts.headers, &parts.uri);
         Ok(Self {
             cookie,
             token,
+            origin: format!("{scheme}://{host}"),
             asker: Asker::of(parts, cookie.is_some_and(|cookie| cookie.is_secure)),
             has_csrf: parts.headers.contains_key(CSRF),
         })
+    }
+
+    /// Where the browser finds us: `https://admin.example.com`.
+    pub fn origin(&self) -> &str {
+        &self.origin
     }
 
     /// The cookie to keep a session in that begins with this request.

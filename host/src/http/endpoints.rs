@@ -212,9 +212,11 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
     parts.extensions.insert(Address(address.clone()));
     let allowed = allow(&guard.node, *rule, &mut parts).await;
-    // Whoever takes everything with them is written down, too.
+    // Whoever takes everything with them is written down, too; and a browser is led to the end of a
+    // sign-in, so that is a GET.
     let takes_all = template.ends_with("/backup") || template.ends_with("/export");
-    let is_noted = takes_all || !matches!(method, Method::GET);
+    let signs_in = template == crate::oidc::api::CALLBACK;
+    let is_noted = takes_all || signs_in || !matches!(method, Method::GET);
     let mut act = Act {
         action: format!("{method} {template}"),
         target: parts.uri.path().to_owned(),

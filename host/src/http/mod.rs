@@ -33,7 +33,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
-    apps, audit, backup, dead_letters, doctor, executions, identity, instance, journal, kv,
+    apps, audit, backup, dead_letters, doctor, executions, identity, instance, journal, kv, oidc,
     overview, portable, pubsub, retention, routes, scripts, secrets, triggers,
 };
 use problem::Problem;
@@ -49,6 +49,7 @@ pub fn endpoints() -> endpoints::Api {
     endpoints::Api::default()
         .room("identity", identity::api::endpoints())
         .room("users", identity::users::api::endpoints())
+        .room("oidc", oidc::api::endpoints())
         .room("apps", apps::api::endpoints())
         .room("scripts", scripts::api::endpoints())
         .room("routes", routes::api::endpoints())

@@ -14,6 +14,7 @@ use crate::dead_letters::DeadLetterError;
 use crate::dispatch::dispatcher::GateFull;
 use crate::identity::IdentityError;
 use crate::kv::KvError;
+use crate::oidc::OidcError;
 use crate::pubsub::PubSubError;
 use crate::routes::RouteError;
 use crate::sandbox::Diagnostic;
@@ -43,6 +44,16 @@ impl Problem {
             more,
             headers,
         }
+    }
+
+    /// What kind of problem it is, for people.
+    pub fn title(&self) -> &str {
+        self.of.title()
+    }
+
+    /// What is wrong here, and what to do.
+    pub fn detail(&self) -> &str {
+        &self.detail
     }
 
     /// With one more member.
@@ -385,6 +396,31 @@ impl From<IdentityError> for Problem {
             IdentityError::DeadLink => Self::new(ProblemType::DeadLink, error.to_string()),
             IdentityError::Hashing(problem) => Self::internal(problem),
             IdentityError::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<OidcError> for Problem {
+    fn from(error: OidcError) -> Self {
+        let detail = error.to_string();
+        match error {
+            OidcError::Off => Self::not_found(detail),
+            OidcError::NotBegun => Self::new(ProblemType::OidcNotBegun, detail),
+            OidcError::Refused(_) => Self::new(ProblemType::OidcRefused, detail),
+            OidcError::Unreachable(cause) => {
+                tracing::warn!(%cause, "the OpenID provider cannot be reached");
+                Self::new(ProblemType::OidcUnreachable, detail)
+                    .with_header(header::RETRY_AFTER, "5")
+            }
+            OidcError::Untrusted(cause) => {
+                tracing::warn!(%cause, "the OpenID provider answered what is not valid");
+                Self::new(ProblemType::OidcUntrusted, detail)
+            }
+            OidcError::NoRole | OidcError::Unknown | OidcError::Disabled(_) => {
+                Self::new(ProblemType::OidcNotAllowed, detail)
+            }
+            OidcError::NameTaken(_) => Self::new(ProblemType::NameTaken, detail),
+            OidcError::Identity(error) => error.into(),
         }
     }
 }

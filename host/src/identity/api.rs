@@ -135,7 +135,7 @@ struct Login {
 }
 
 /// Where a session begins.
-fn origin(Address(address): Address, headers: &HeaderMap) -> Origin {
+pub(crate) fn origin(Address(address): Address, headers: &HeaderMap) -> Origin {
     let user_agent = headers.get(header::USER_AGENT);
     let user_agent = user_agent.and_then(|value| value.to_str().ok());
     Origin {

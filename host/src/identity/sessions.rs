@@ -71,6 +71,16 @@ impl Sessions {
         }
     }
 
+    /// What hashes passwords.
+    pub(crate) fn hasher(&self) -> &Hasher {
+        &self.hasher
+    }
+
+    /// The database that they are in.
+    pub(crate) fn db(&self) -> &Db {
+        &self.db
+    }
+
     /// Begin a session for whoever knows the password.
     ///
     /// # Errors
@@ -100,7 +110,7 @@ impl Sessions {
     ///
     /// # Errors
     /// When the system has no randomness, or the database fails.
-    pub(super) async fn begin(
+    pub(crate) async fn begin(
         &self,
         user: User,
         new_hash: Option<String>,

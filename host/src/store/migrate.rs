@@ -78,6 +78,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0013_payloads.sql"),
         include_str!("../../../migrations/postgres/0013_payloads.sql"),
     ),
+    (
+        14,
+        "oidc",
+        include_str!("../../../migrations/sqlite/0014_oidc.sql"),
+        include_str!("../../../migrations/postgres/0014_oidc.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

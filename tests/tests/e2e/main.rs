@@ -15,6 +15,7 @@ mod idempotency;
 mod kills;
 mod limits;
 mod nodes;
+mod oidc;
 mod overview;
 mod payloads;
 mod portable;

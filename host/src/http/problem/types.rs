@@ -40,12 +40,18 @@ macro_rules! types {
 types! {
     MalformedRequest = "malformed_request", BAD_REQUEST, "The request cannot be read",
         "The body is not JSON, not UTF-8, not what its encoding says, or ends too early.";
+    OidcNotBegun = "oidc_not_begun", BAD_REQUEST, "The sign-in failed",
+        "The sign-in at the provider was begun in another browser, was used before, or took too long.";
     Unauthorized = "unauthorized", UNAUTHORIZED, "Sign in first",
         "There is no token, or it is not whole, unknown, expired or revoked; or name and password do not fit.";
     Forbidden = "forbidden", FORBIDDEN, "You may not do this",
         "What is missing, a role or a scope, is said.";
     Csrf = "csrf", FORBIDDEN, "The request may be another page's",
         "A browser sent the cookie of a session for a page of another origin, or without `X-CSRF-Token`.";
+    OidcRefused = "oidc_refused", FORBIDDEN, "The sign-in failed",
+        "The provider did not sign you in, or did not take its own code.";
+    OidcNotAllowed = "oidc_not_allowed", FORBIDDEN, "The sign-in failed",
+        "The provider vouches for you, and you may not sign in here.";
     NotFound = "not_found", NOT_FOUND, "Not found",
         "There is nothing there, or nothing that you may see.";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed",
@@ -110,6 +116,10 @@ types! {
         "Our own fault; the server's log has the cause under `error_id`.";
     ScriptFailed = "script_failed", BAD_GATEWAY, "The script failed",
         "A route: its script threw, trapped or answered nonsense.";
+    OidcUntrusted = "oidc_untrusted", BAD_GATEWAY, "The sign-in failed",
+        "What the provider answered proves nothing; the server's log says why.";
+    OidcUnreachable = "oidc_unreachable", SERVICE_UNAVAILABLE, "The sign-in failed",
+        "The provider cannot be reached now.";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available now",
         "The database cannot be reached now.";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much at once",
