@@ -19,14 +19,14 @@ export class Server {
 		private readonly folder: string
 	) {}
 
-	/** Start one that has an owner, or one that waits to be set up. */
-	static async start(hasOwner = true): Promise<Server> {
+	/** Start one that has an owner, or one that waits to be set up; with these settings. */
+	static async start(hasOwner = true, settings: Record<string, string> = {}): Promise<Server> {
 		const folder = mkdtempSync(join(tmpdir(), 'picloud-dashboard-'));
 		const words = ['serve', '--listen', '127.0.0.1:0', '--shutdown-grace-ms', '500'];
 		words.push('--data-dir', join(folder, 'data'));
 		// Compiled code is shared by all tests: compiling the guest takes seconds.
 		words.push('--cache-dir', join(TARGET, 'picloud-test-cache'));
-		const environment: NodeJS.ProcessEnv = { ...process.env, PICLOUD_LOG: 'error' };
+		const environment: NodeJS.ProcessEnv = { ...process.env, PICLOUD_LOG: 'error', ...settings };
 		if (hasOwner) environment.PICLOUD_OWNER_PASSWORD = PASSWORD;
 		const child = spawn(PROGRAM, words, {
 			cwd: folder,

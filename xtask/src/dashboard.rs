@@ -55,6 +55,7 @@ pub fn check(root: &Path) -> Result<(u64, u64)> {
 pub fn browse(root: &Path) -> Result<(u64, u64)> {
     let folder = root.join("dashboard");
     install(&folder)?;
+    install(&root.join("tests/oidc"))?;
     let mut tests = npm(&folder, &["run", "e2e"]);
     tests.env("PICLOUD_BIN", root.join("target/debug/picloud"));
     tests.env("PICLOUD_SCREENSHOTS", root.join("target/screenshots"));

@@ -274,6 +274,8 @@ impl Values {
         let Some(issuer) = self.get("oidc_issuer", issuer)? else {
             return Ok(None);
         };
+        let host = issuer.split('/').nth(2).unwrap_or_default().to_owned();
+        let name = self.get("oidc_name", optional)?.unwrap_or(host);
         let words = |text: &str| Ok(text.split_whitespace().map(str::to_owned).collect());
         Ok(Some(oidc::Settings {
             issuer,
@@ -287,7 +289,7 @@ impl Values {
             roles,
             creates_users,
             links_verified_email,
-            name: self.get("oidc_name", text)?,
+            name,
         }))
     }
 

@@ -289,8 +289,8 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "oidc_name",
-        "Single sign-on",
-        "What the button of the provider says",
+        "",
+        "What people call the provider: Sign in with …; its host when empty",
     ),
     setting(
         "default_fuel",

@@ -62,7 +62,7 @@ pub fn endpoints() -> Api {
 struct Shown {
     /// Whether one can sign in at a provider.
     enabled: bool,
-    /// What the button says.
+    /// What people call the provider: "Sign in with …".
     name: Option<String>,
 }
 

@@ -42,7 +42,7 @@ pub struct Settings {
     pub creates_users: bool,
     /// Whether somebody with the verified e-mail address that a user has as name is that user.
     pub links_verified_email: bool,
-    /// What the button says.
+    /// What people call the provider.
     pub name: String,
 }
 

@@ -4,6 +4,10 @@ import { path } from '#lib/paths.ts';
 
 /** Where nobody owns the instance yet, nobody can sign in. */
 export async function load() {
-	const setup = await api('GET /setup').catch(() => null);
+	const [setup, provider] = await Promise.all([
+		api('GET /setup').catch(() => null),
+		api('GET /auth/oidc').catch(() => null)
+	]);
 	if (setup?.has_owner === false) redirect(307, path`/setup`);
+	return { provider: provider?.name ?? null };
 }
