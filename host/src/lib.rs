@@ -8,6 +8,7 @@ pub mod audit;
 pub mod backup;
 pub mod cli;
 pub mod config;
+pub mod cors;
 pub mod dead_letters;
 pub mod directory;
 pub mod dispatch;

@@ -106,3 +106,36 @@ test("poll: everybody sees each vote, and the tabs of a window share one connect
   await Promise.all([other, tab].map(({ page }) => shows(page, "tea", 2)));
   expect([one, other, tab].flatMap(({ errors }) => errors)).toEqual([]);
 });
+
+test("a page of another origin calls a route that lets it in, and no other", async () => {
+  const server = await Picloud.start();
+  // By its other name the server is another origin; nobody serves that host.
+  const here = server.url.replace("127.0.0.1", "localhost");
+  const body = "#{ said: ctx.request.body, auth: ctx.request.headers.authorization }";
+  await server.route("/open", body, { method: "PUT", cors: { origins: [here] } });
+  await server.route("/throws", "throw 1", { method: "POST", cors: { origins: ["*"] } });
+  await server.route("/others", body, { method: "PUT", cors: { origins: ["https://shop.example.com"] } });
+  await server.route("/closed", body, { method: "PUT" });
+  const { page } = await open(here);
+  const call = (path: string, method: string) =>
+    page.evaluate(
+      async ([url, method]) => {
+        const headers = { authorization: "Bearer x", "content-type": "application/json" };
+        try {
+          const response = await fetch(url, { method, headers, body: "1" });
+          const id = response.headers.get("x-execution-id");
+          return [response.status, id !== null, (await response.json()) as unknown] as const;
+        } catch (error) {
+          return String(error);
+        }
+      },
+      [server.url + path, method] as const,
+    );
+  expect(await call("/open", "PUT")).toEqual([200, true, { said: 1, auth: "Bearer x" }]);
+  const [status, , problem] = await call("/throws", "POST");
+  expect([status, problem]).toEqual([502, expect.objectContaining({ status: 502 })]);
+  for (const path of ["/others", "/closed"]) expect(await call(path, "PUT")).toContain("Failed to fetch");
+  // What was not let in did not run, either: its browser asked first.
+  const { items } = (await server.api("GET", "/apps/shop/executions")) as { items: unknown[] };
+  expect(items).toHaveLength(2);
+});

@@ -9,6 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, encoded};
+use super::cors::CorsArgs;
 use super::output::{Failure, Output};
 use super::{AppArg, Done};
 use crate::routes::{MethodPattern, PathPattern};
@@ -29,6 +30,8 @@ pub(super) struct Deploy {
     /// The routes answer 202 at once, and the script runs after
     #[arg(long = "async")]
     asynchronous: bool,
+    #[command(flatten)]
+    cors: CorsArgs,
     /// Make the app if there is none
     #[arg(long)]
     create_app: bool,
@@ -220,27 +223,35 @@ impl Deploy {
         route: &RouteArg,
     ) -> Result<(Value, &'static str), Failure> {
         let mode = if self.asynchronous { "async" } else { "sync" };
-        let body = json!({
+        let mut body = json!({
             "script_id": script["id"],
             "method": route.method,
             "host": route.host,
             "path": route.path,
             "dispatch_mode": mode,
         });
+        if let Some(cors) = self.cors.given()? {
+            body["cors"] = cors;
+        }
         let same = |known: &&Value| {
             ["method", "host", "path"]
                 .iter()
                 .all(|field| known[*field] == body[*field])
         };
         match known.iter().find(same) {
-            Some(known) if known["script_id"] == script["id"] && known["dispatch_mode"] == mode => {
-                Ok((known.clone(), "unchanged"))
-            }
-            // Of this very script: how it is dispatched changes.
+            // Of this very script: how it is dispatched, or who may call it, may change.
             Some(known) if known["script_id"] == script["id"] => {
+                let given = ["dispatch_mode", "cors"].into_iter();
+                let given = given.filter_map(|field| Some((field, body.get(field)?)));
+                let changes: Map<String, Value> = given
+                    .filter(|(field, value)| known[*field] != **value)
+                    .map(|(field, value)| (field.to_owned(), value.clone()))
+                    .collect();
+                if changes.is_empty() {
+                    return Ok((known.clone(), "unchanged"));
+                }
                 let id = known["id"].as_str().unwrap_or_default();
-                let changed =
-                    client.patch(&format!("/routes/{id}"), &json!({ "dispatch_mode": mode }))?;
+                let changed = client.patch(&format!("/routes/{id}"), &changes.into())?;
                 Ok((changed, "updated"))
             }
             _ => {

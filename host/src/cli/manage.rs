@@ -6,6 +6,7 @@ use clap::Subcommand;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, encoded};
+use super::cors::CorsArgs;
 use super::output::{Failure, Output, cell, table};
 use super::show::script_id;
 use super::{AppArg, Done};
@@ -379,6 +380,13 @@ pub(super) enum Routes {
         #[command(flatten)]
         app: AppArg,
     },
+    /// Change which pages of other origins may call one
+    Update {
+        /// Its id
+        id: String,
+        #[command(flatten)]
+        cors: CorsArgs,
+    },
     /// Delete one
     Delete {
         /// Its id
@@ -395,6 +403,13 @@ impl Routes {
                 let empty =
                     "No routes yet; bind one with: picloud deploy FILE --route 'POST /hello'";
                 print_list(out, items, &members, empty);
+            }
+            Self::Update { id, cors } => {
+                let cors = cors.given()?.ok_or_else(|| {
+                    Failure::Usage("nothing to change: give --cors-origin or --no-cors".into())
+                })?;
+                let path = format!("/routes/{}", encoded(&id));
+                print_one(out, &client.patch(&path, &json!({ "cors": cors }))?);
             }
             Self::Delete { id } => {
                 client.delete(&format!("/routes/{}", encoded(&id)))?;

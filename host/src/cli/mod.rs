@@ -12,6 +12,7 @@ macro_rules! print {
 mod access;
 mod backup;
 mod client;
+mod cors;
 mod deploy;
 mod doctor;
 mod manage;

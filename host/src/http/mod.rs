@@ -5,6 +5,7 @@ pub mod answer;
 mod body;
 pub mod connections;
 pub mod cookie;
+mod cors;
 mod dashboard;
 pub mod endpoints;
 pub mod etag;

@@ -279,6 +279,7 @@ impl From<RouteError> for Problem {
                     serde_json::to_value(other).unwrap_or_default(),
                 ),
             RouteError::HostNotClaimed(_) => Self::invalid_field("host", detail),
+            RouteError::Cors(bad) => Self::invalid_field(format!("cors.{}", bad.field), detail),
             RouteError::Store(error) => error.into(),
         }
     }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
@@ -13,23 +13,22 @@ use futures_util::future::BoxFuture;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
+use super::cors::{self, Credentials};
 use super::problem::Problem;
 use super::stream::{self, Credential, RENEW_EVERY, query_values};
 use super::{address, endpoints};
 use crate::apps::AppId;
+use crate::cors::{LetIn, MAX_AGE_S, lets_in};
 use crate::identity::Caller;
 use crate::journal::{Cap, Channel, Entry, Told, Until, Watch};
 use crate::node::Node;
 use crate::pubsub::tokens::{self, Grant};
-use crate::pubsub::topics::ByName;
 use crate::pubsub::{AuthMode, OpenTopic, Topic};
 
 /// The most topics of a stream.
 const TOPICS_MAX: usize = 50;
 /// What pages of other origins may send.
 const ALLOWED_HEADERS: &str = "authorization, last-event-id, cache-control";
-/// How long a browser may remember what a preflight said, in seconds.
-const PREFLIGHT_S: &str = "600";
 const ONE: &str = "/realtime/topics/";
 
 /// These paths are on every host; no route of an app is below them.
@@ -61,14 +60,7 @@ async fn preflight(State(node): State<Arc<Node>>, request: Request) -> Response 
     if let Ok(asked) = asked_for(&node, &parts)
         && allow_origin(&parts.headers, &asked.topics, response.headers_mut())
     {
-        let headers = response.headers_mut();
-        for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_METHODS, "GET"),
-            (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
-            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_S),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
+        cors::allow_sending(response.headers_mut(), "GET", ALLOWED_HEADERS, MAX_AGE_S);
     }
     response
 }
@@ -80,20 +72,21 @@ fn allow_origin(
     topics: &[(Topic, Arc<OpenTopic>)],
     headers: &mut HeaderMap,
 ) -> bool {
-    headers.append(header::VARY, HeaderValue::from_static("origin"));
+    cors::vary(headers);
     let Some(origin) = asked.get(header::ORIGIN) else {
         return false;
     };
     let named = origin.to_str().unwrap_or_default();
-    let let_in: Option<Vec<ByName>> = topics.iter().map(|(_, open)| open.lets_in(named)).collect();
+    let of_topic = |open: &OpenTopic| lets_in(&open.cors_origins, named);
+    let let_in: Option<Vec<LetIn>> = topics.iter().map(|(_, open)| of_topic(open)).collect();
     let Some(let_in) = let_in.filter(|let_in| !let_in.is_empty()) else {
         return false;
     };
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
-    if let_in.iter().all(|ByName(by_name)| *by_name) {
-        let yes = HeaderValue::from_static("true");
-        headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, yes);
-    }
+    let credentials = match let_in.contains(&LetIn::WithAll) {
+        true => Credentials::Hidden,
+        false => Credentials::Shown,
+    };
+    cors::allow(headers, origin, credentials);
     true
 }
 

@@ -12,7 +12,9 @@ use chrono::Utc;
 use serde_json::json;
 
 use super::problem::{Problem, ProblemType, diagnostics_json};
-use super::{address, cookie, trace};
+use super::{address, cookie, cors, trace};
+use crate::apps::AppId;
+use crate::directory::Picture;
 use crate::dispatch::dispatcher::Order;
 use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::sql::Placed;
@@ -20,7 +22,7 @@ use crate::dispatch::{Answer, Delivery, Payload};
 use crate::idempotency::{KEY_BYTES_MAX, Key, Known, is_key};
 use crate::node::Node;
 use crate::routes::DispatchMode;
-use crate::routes::table::NoMatch;
+use crate::routes::table::{Match, NoMatch};
 use crate::sandbox::{self, Outcome};
 use crate::telemetry::trace::Span;
 
@@ -45,10 +47,27 @@ const SANDBOX: HeaderValue = HeaderValue::from_static(
 
 /// Answer a request that is none of the instance's own.
 pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> Response {
-    match deliver(&node, request).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(),
+    // A page asks before it calls. Where the route that it will call says who may, nothing runs.
+    if let Some(method) = cors::asked_method(&request)
+        && let Ok(bound) = find(&node, method, &request)
+        && let Some(policy) = &bound.found.route.cors
+    {
+        matched(&request, &bound);
+        return cors::preflight(policy, method, request.headers());
     }
+    let bound = match find(&node, request.method().as_str(), &request) {
+        Ok(bound) => bound,
+        Err(problem) => return problem.into_response(),
+    };
+    matched(&request, &bound);
+    let policy = bound.found.route.cors.as_ref();
+    let words = policy.map(|policy| cors::Words::of(policy, &request));
+    let answered = deliver(&node, bound, request).await;
+    let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    if let Some(words) = words {
+        words.say(response.headers_mut());
+    }
+    response
 }
 
 /// What is answered where an app has no route.
@@ -56,11 +75,20 @@ pub(super) fn no_route(path: &str) -> Problem {
     Problem::not_found(format!("no route matches `{path}` on this host"))
 }
 
-async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem> {
+/// Where a request goes.
+struct Bound {
+    picture: Arc<Picture>,
+    app_id: AppId,
+    pages: Pages,
+    found: Match,
+}
+
+/// The route that a request takes, or would take with this method.
+fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> {
     let host = address::host(request.headers(), request.uri());
     let picture = node.directory.picture();
-    let path = request.uri().path().to_owned();
-    let nothing = || no_route(&path);
+    let path = request.uri().path();
+    let nothing = || no_route(path);
     if node.config.admin_host.as_ref() == Some(&host) {
         return Err(nothing());
     }
@@ -69,30 +97,46 @@ async fn deliver(node: &Arc<Node>, request: Request) -> Result<Response, Problem
         true => Pages::Free,
         false => Pages::Sandboxed,
     };
-    let table = picture.routes(app.id).ok_or_else(nothing)?;
-    let found = table
-        .find(request.method().as_str(), &host, &path)
-        .map_err(|no| match no {
-            NoMatch::Path => nothing(),
-            NoMatch::Method(allow) => {
-                Problem::method_not_allowed(&allow.into_iter().collect::<Vec<_>>().join(", "))
-            }
-            NoMatch::Undecodable => Problem::malformed("the path is not UTF-8 once decoded"),
-        })?;
-    trace::matched(
-        &Span::current(),
-        request.method().as_str(),
-        &found.route.path,
-    );
+    let app_id = app.id;
+    let table = picture.routes(app_id).ok_or_else(nothing)?;
+    let found = table.find(method, &host, path).map_err(|no| match no {
+        NoMatch::Path => nothing(),
+        NoMatch::Method(allow) => {
+            Problem::method_not_allowed(&allow.into_iter().collect::<Vec<_>>().join(", "))
+        }
+        NoMatch::Undecodable => Problem::malformed("the path is not UTF-8 once decoded"),
+    })?;
+    Ok(Bound {
+        picture,
+        app_id,
+        pages,
+        found,
+    })
+}
+
+/// Name the span of a request after its route.
+fn matched(request: &Request, bound: &Bound) {
+    let method = request.method().as_str();
+    trace::matched(&Span::current(), method, &bound.found.route.path);
+}
+
+async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Response, Problem> {
+    let Bound {
+        picture,
+        app_id,
+        pages,
+        found,
+    } = bound;
     let script = picture.script(found.route.script_id);
     let script = script
-        .filter(|script| script.app_id == app.id)
+        .filter(|script| script.app_id == app_id)
         .ok_or_else(|| Problem::not_found("the script of this route was deleted"))?;
     let timeout = Duration::from_millis(node.runner.limits(script).timeout_ms);
-    let (app_id, script_id, mode) = (app.id, script.id, found.route.dispatch_mode);
+    let (script_id, mode) = (script.id, found.route.dispatch_mode);
     let (route_id, idempotency) = (found.route.id, found.route.idempotency);
     drop(picture);
 
+    let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default();
     let query = form_urlencoded::parse(query.as_bytes())
         .map(|(name, value)| (name.into_owned(), value.into_owned()))

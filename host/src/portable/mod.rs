@@ -28,7 +28,7 @@ use crate::store::{Conn, StoreError, Tx};
 use crate::triggers::{
     self, DeadLetterFilter, Glob, KvFilter, Op, OrderedBy, PubSubFilter, Source, Trigger, TriggerId,
 };
-use crate::{directory, store};
+use crate::{cors, directory, store};
 
 /// What an exported app is.
 pub const FORMAT: Format = Format {
@@ -100,6 +100,7 @@ struct PortableRoute {
     path: PathPattern,
     dispatch_mode: DispatchMode,
     idempotency: Option<RoutePolicy>,
+    cors: Option<cors::Policy>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -143,7 +144,7 @@ struct PortableTopic {
     auth_mode: AuthMode,
     retention_s: u32,
     retention_messages: u32,
-    cors_origins: Vec<String>,
+    cors_origins: Vec<cors::Origin>,
 }
 
 /// Write an app, seen through a connection that sees one moment.
@@ -259,6 +260,7 @@ fn portable_route(
         path,
         dispatch_mode,
         idempotency,
+        cors,
         created_at: _,
         updated_at: _,
     } = route;
@@ -269,6 +271,7 @@ fn portable_route(
         path,
         dispatch_mode,
         idempotency,
+        cors,
     }
 }
 
@@ -493,6 +496,7 @@ impl Import {
                 path,
                 dispatch_mode,
                 idempotency,
+                cors,
             } = portable;
             routes.push(Route {
                 id: RouteId::new(),
@@ -503,6 +507,7 @@ impl Import {
                 path,
                 dispatch_mode,
                 idempotency,
+                cors,
                 created_at,
                 updated_at,
             });

@@ -8,6 +8,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{PubSubError, TOPIC_BYTES_MAX, TOPIC_MARKS, is_of_topics};
+use crate::cors::Origin;
 use crate::journal::sweep::Keep;
 use crate::triggers::Glob;
 
@@ -54,7 +55,7 @@ pub struct OpenTopic {
     /// How many it keeps of each topic.
     pub retention_messages: u32,
     /// The origins whose pages may subscribe; `*`: all.
-    pub cors_origins: Vec<String>,
+    pub cors_origins: Vec<Origin>,
     /// When it was opened.
     pub created_at: DateTime<Utc>,
     /// When that was last changed.
@@ -69,21 +70,7 @@ impl OpenTopic {
             entries: self.retention_messages.into(),
         }
     }
-
-    /// Whether the pages of an origin may subscribe; and whether it is listed by its name.
-    pub fn lets_in(&self, origin: &str) -> Option<ByName> {
-        let named = self.cors_origins.iter().any(|known| known == origin);
-        let any = self.cors_origins.iter().any(|known| known == "*");
-        match named {
-            true => Some(ByName(true)),
-            false => any.then_some(ByName(false)),
-        }
-    }
 }
-
-/// Whether an origin is listed by its name.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct ByName(pub bool);
 
 /// The open topics of an app.
 #[derive(Debug, Default)]
@@ -133,13 +120,13 @@ pub fn parse_glob(text: &str) -> Result<Glob, PubSubError> {
 mod tests {
     use super::*;
 
-    fn topic(name: &str, cors_origins: &[&str]) -> OpenTopic {
+    fn topic(name: &str) -> OpenTopic {
         OpenTopic {
             name: parse_glob(name).unwrap(),
             auth_mode: AuthMode::Public,
             retention_s: 60,
             retention_messages: 10,
-            cors_origins: cors_origins.iter().map(ToString::to_string).collect(),
+            cors_origins: Vec::new(),
             created_at: Utc::now(),
             updated_at: Utc::now(),
         }
@@ -149,21 +136,13 @@ mod tests {
     fn the_most_particular_opening_counts() {
         let mut open = OpenTopics::default();
         for name in ["room:*", "room:vip:*", "room:1"] {
-            open.add(topic(name, &[]));
+            open.add(topic(name));
         }
         let of = |name| open.of(name).map(|open| open.name.to_string());
         assert_eq!(of("room:1").as_deref(), Some("room:1"));
         assert_eq!(of("room:2").as_deref(), Some("room:*"));
         assert_eq!(of("room:vip:2").as_deref(), Some("room:vip:*"));
         assert_eq!(of("poll"), None);
-    }
-
-    #[test]
-    fn origins_are_let_in_by_name_or_all_of_them() {
-        assert_eq!(topic("a", &[]).lets_in("https://x"), None);
-        let named = topic("a", &["https://x", "*"]);
-        assert_eq!(named.lets_in("https://x"), Some(ByName(true)));
-        assert_eq!(named.lets_in("https://y"), Some(ByName(false)));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::table::{NoMatch, RouteTable};
 use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, put, sql};
 use crate::apps::HostPattern;
+use crate::cors;
 use crate::directory;
 use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
@@ -146,6 +147,7 @@ struct NewRoute {
     #[serde(default)]
     dispatch_mode: DispatchMode,
     idempotency: Option<RoutePolicy>,
+    cors: Option<cors::Policy>,
 }
 
 /// Two at once may both have seen no conflict; the database let one through.
@@ -178,6 +180,7 @@ async fn create(
         host,
         dispatch_mode,
         idempotency,
+        cors,
         ..
     } = new;
     if let Some(policy) = &idempotency {
@@ -198,6 +201,7 @@ async fn create(
                     path,
                     dispatch_mode,
                     idempotency,
+                    cors,
                     created_at,
                     updated_at,
                 };
@@ -234,6 +238,8 @@ struct Change {
     dispatch_mode: Option<DispatchMode>,
     #[serde(default, deserialize_with = "given")]
     idempotency: Option<Option<RoutePolicy>>,
+    #[serde(default, deserialize_with = "given")]
+    cors: Option<Option<cors::Policy>>,
 }
 
 async fn change(
@@ -264,6 +270,7 @@ async fn change(
                 route.host = change.host.unwrap_or(route.host);
                 route.dispatch_mode = change.dispatch_mode.unwrap_or(route.dispatch_mode);
                 route.idempotency = change.idempotency.unwrap_or(route.idempotency);
+                route.cors = change.cors.unwrap_or(route.cors);
                 route.updated_at = tx.now;
                 put(tx, &route).await?;
                 Ok(route)

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::{self, AppId, HostPattern};
+use crate::cors;
 use crate::idempotency::RoutePolicy;
 use crate::scripts::ScriptId;
 use crate::store::{Id, StoreError, Tx};
@@ -40,6 +41,8 @@ pub struct Route {
     pub dispatch_mode: DispatchMode,
     /// What it does with an `Idempotency-Key`; none: it is a header like any other.
     pub idempotency: Option<RoutePolicy>,
+    /// Which pages of other origins may call it; none: it says nothing of that.
+    pub cors: Option<cors::Policy>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     /// When it was last changed.
@@ -62,8 +65,11 @@ impl Route {
 /// changes wait for each other, so that what is looked up here still holds.
 ///
 /// # Errors
-/// [`RouteError::Conflict`], [`RouteError::HostNotClaimed`].
+/// [`RouteError::Conflict`], [`RouteError::HostNotClaimed`], [`RouteError::Cors`].
 pub async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
+    if let Some(policy) = &route.cors {
+        policy.check(route.method.exact())?;
+    }
     let known = sql::by_conflict_key(tx.conn().await?, route.app_id, &route.conflict_key()).await?;
     if let Some(other) = known.filter(|other| other.id != route.id) {
         return Err(RouteError::Conflict(Box::new(other)));
@@ -111,6 +117,16 @@ pub enum MethodPattern {
     Any,
     /// This one, in upper case.
     Exact(String),
+}
+
+impl MethodPattern {
+    /// The one method, unless it is any.
+    pub fn exact(&self) -> Option<&str> {
+        match self {
+            Self::Any => None,
+            Self::Exact(method) => Some(method),
+        }
+    }
 }
 
 impl FromStr for MethodPattern {
@@ -169,6 +185,9 @@ pub enum RouteError {
     /// The app has hosts, and this is none of them.
     #[error("the app does not claim the host `{0}`; add it to the app's hosts first")]
     HostNotClaimed(HostPattern),
+    /// No route can have this policy.
+    #[error(transparent)]
+    Cors(#[from] cors::BadPolicy),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -17,6 +17,7 @@ struct RouteRow {
     path: String,
     dispatch_mode: String,
     idempotency: Option<String>,
+    cors: Option<String>,
     created_at: DateTime<Utc>,
     updated_at: DateTime<Utc>,
 }
@@ -54,6 +55,11 @@ impl TryFrom<RouteRow> for Route {
                 .map(|text| serde_json::from_str(&text))
                 .transpose()
                 .map_err(|error| inconsistent("idempotency")(error.to_string()))?,
+            cors: row
+                .cors
+                .map(|text| serde_json::from_str(&text))
+                .transpose()
+                .map_err(|error| inconsistent("cors")(error.to_string()))?,
             created_at: row.created_at,
             updated_at: row.updated_at,
         })
@@ -63,7 +69,7 @@ impl TryFrom<RouteRow> for Route {
 macro_rules! select_routes {
     ($rest:literal) => {
         concat!(
-            "select id, app_id, script_id, method, host, path, dispatch_mode, idempotency,
+            "select id, app_id, script_id, method, host, path, dispatch_mode, idempotency, cors,
                     created_at, updated_at
              from routes ",
             $rest
@@ -138,17 +144,19 @@ pub async fn by_conflict_key(
 pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
     const SQL: &str = "
         insert into routes (id, app_id, script_id, method, host, path, dispatch_mode,
-                            conflict_key, idempotency, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+                            conflict_key, idempotency, cors, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
         on conflict (id) do update set
             script_id = excluded.script_id, method = excluded.method, host = excluded.host,
             path = excluded.path, dispatch_mode = excluded.dispatch_mode,
             conflict_key = excluded.conflict_key,
-            idempotency = excluded.idempotency, updated_at = excluded.updated_at";
+            idempotency = excluded.idempotency, cors = excluded.cors,
+            updated_at = excluded.updated_at";
+    const OURS: &str = "our own types are always JSON";
     let idempotency = route.idempotency.as_ref().map(serde_json::to_string);
-    let idempotency = idempotency
-        .transpose()
-        .expect("our own types are always JSON");
+    let idempotency = idempotency.transpose().expect(OURS);
+    let cors = route.cors.as_ref().map(serde_json::to_string);
+    let cors = cors.transpose().expect(OURS);
     on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
             .bind(route.id)
@@ -160,6 +168,7 @@ pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
             .bind(route.dispatch_mode.as_str())
             .bind(route.conflict_key())
             .bind(idempotency)
+            .bind(cors)
             .bind(route.created_at)
             .bind(route.updated_at)
             .execute(c)

@@ -230,6 +230,7 @@ mod tests {
     fn route(method: &str, host: Option<&str>, path: &str) -> Route {
         Route {
             idempotency: None,
+            cors: None,
             id: Default::default(),
             app_id: Default::default(),
             script_id: Default::default(),

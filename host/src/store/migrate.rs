@@ -84,6 +84,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0014_oidc.sql"),
         include_str!("../../../migrations/postgres/0014_oidc.sql"),
     ),
+    (
+        15,
+        "cors",
+        include_str!("../../../migrations/sqlite/0015_cors.sql"),
+        include_str!("../../../migrations/postgres/0015_cors.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

@@ -7,6 +7,7 @@ mod backup;
 mod bad_input;
 mod cli;
 mod cookies;
+mod cors;
 mod dead_letters;
 mod doctor;
 mod etags;

@@ -86,7 +86,8 @@ fn shape(app: &App<'_>) -> Value {
             route["host"],
             route["path"],
             route["dispatch_mode"],
-            route["idempotency"]
+            route["idempotency"],
+            route["cors"]
         ])
     };
     let topic = |topic: &Value| {
@@ -133,7 +134,8 @@ fn furnish(server: &Server) -> App<'_> {
     let gone = app.script("gone", "1");
     let policy = json!({ "idempotency": { "ttl_s": 60, "keep_answer": false } });
     app.route_with("hello", "POST /hello/{name}", policy);
-    app.route_with("hello", "GET /hello", json!({ "dispatch_mode": "sync" }));
+    let cors = json!({ "origins": ["https://shop.example.com"], "credentials": true });
+    app.route_with("hello", "GET /hello", json!({ "cors": cors }));
     app.route("gone", "GET /gone");
     app.trigger(
         "kv",

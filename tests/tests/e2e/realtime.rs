@@ -460,7 +460,7 @@ fn bad_requests_are_refused_with_what_is_wrong(engine: Engine) {
         ),
         (
             json!({ "auth_mode": "public", "cors_origins": ["x"] }),
-            "cors_origins",
+            "cors_origins[0]",
         ),
     ] {
         let opened = server.api("PUT", "/apps/shop/topics/b", Some(body));

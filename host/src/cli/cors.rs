@@ -1,0 +1,62 @@
+//! What commands that make routes take about CORS.
+
+use clap::Args;
+use serde_json::{Value, json};
+
+use super::output::Failure;
+use crate::cors::{Origin, Policy};
+
+/// Which pages of other origins may call a route.
+#[derive(Args)]
+pub(super) struct CorsArgs {
+    /// An origin whose pages may call the routes, or '*'; may be repeated
+    #[arg(long = "cors-origin", value_name = "https://…")]
+    origins: Vec<Origin>,
+    /// A method that those pages may use, in place of the routes' own; may be repeated
+    #[arg(long = "cors-method", value_name = "METHOD", requires = "origins")]
+    methods: Vec<String>,
+    /// A header that they may send, in place of the usual ones, or '*'; may be repeated
+    #[arg(long = "cors-header", value_name = "NAME", requires = "origins")]
+    headers: Vec<String>,
+    /// A header of the answer that they may read, in place of the usual ones, or '*'; may be repeated
+    #[arg(long = "cors-expose-header", value_name = "NAME", requires = "origins")]
+    exposed_headers: Vec<String>,
+    /// Browsers send their cookies along
+    #[arg(long = "cors-credentials", requires = "origins")]
+    credentials: bool,
+    /// For how many seconds browsers may remember what a preflight said
+    #[arg(long = "cors-max-age-s", value_name = "SECONDS", requires = "origins")]
+    max_age_s: Option<u32>,
+    /// No page of another origin may call them any more
+    #[arg(long, conflicts_with = "origins")]
+    no_cors: bool,
+}
+
+impl CorsArgs {
+    /// What routes get as `cors`, whole, as the server shows it; none: they keep what they have.
+    pub(super) fn given(&self) -> Result<Option<Value>, Failure> {
+        if self.no_cors {
+            return Ok(Some(Value::Null));
+        }
+        if self.origins.is_empty() {
+            return Ok(None);
+        }
+        let mut fields = json!({ "origins": self.origins, "credentials": self.credentials });
+        for (name, list) in [
+            ("methods", &self.methods),
+            ("headers", &self.headers),
+            ("exposed_headers", &self.exposed_headers),
+        ] {
+            if !list.is_empty() {
+                fields[name] = json!(list);
+            }
+        }
+        if let Some(max_age_s) = self.max_age_s {
+            fields["max_age_s"] = max_age_s.into();
+        }
+        let whole = serde_json::from_value::<Policy>(fields).and_then(serde_json::to_value);
+        whole
+            .map(Some)
+            .map_err(|error| Failure::Local(error.to_string()))
+    }
+}
