@@ -91,6 +91,11 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Node>> for Query<T> {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
+        let pairs = parts.uri.query().unwrap_or_default().split('&');
+        if let Some(odd) = pairs.into_iter().find(|pair| pair.contains("%00")) {
+            let field = odd.split('=').next().unwrap_or_default();
+            return Err(Problem::invalid_field(field, "no text has a NUL in it"));
+        }
         let query = axum::extract::Query::<T>::from_request_parts(parts, node).await;
         query
             .map(|axum::extract::Query(query)| Self(query))
@@ -128,6 +133,9 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Node>> for Path<T> {
 
 /// The pattern of text without control characters.
 pub const PLAIN: &str = r"^[^\u0000-\u001F\u007F-\u009F]*$";
+
+/// The pattern of any text in a query: Postgres holds every character but this one.
+pub const WITHOUT_NUL: &str = r"^[^\u0000]*$";
 
 /// The pattern of a name.
 pub const NAME: &str = r"^[^\u0000-\u001F\u007F-\u009F]*[^\s\u0000-\u001F\u007F-\u009F][^\u0000-\u001F\u007F-\u009F]*$";

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 
 use crate::http::answer::{Created, NoContent, With, Zip};
 use crate::http::cookie::Browser;
-use crate::http::extract::{Body, PLAIN, Path, Query, SignedIn};
+use crate::http::extract::{Body, PLAIN, Path, Query, SignedIn, WITHOUT_NUL};
 use crate::http::problem::{Problem, ProblemType};
 use crate::http::stream::EventStream;
 use crate::node::Node;
@@ -228,6 +228,10 @@ impl<T: JsonSchema> Input for Query<T> {
         };
         for (name, schema) in properties {
             let mut schema = without_null(schema);
+            let says_more = ["pattern", "format", "enum"].map(|member| !schema[member].is_null());
+            if schema["type"] == "string" && !says_more.contains(&true) {
+                schema["pattern"] = WITHOUT_NUL.into();
+            }
             let description = schema.as_object_mut();
             let description = description.and_then(|schema| schema.remove("description"));
             let names = required.as_array().into_iter().flatten();
