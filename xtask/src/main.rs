@@ -8,6 +8,7 @@ mod inputs;
 mod instructions;
 mod npm;
 mod postgres;
+mod schemathesis;
 mod sdk;
 mod setup;
 mod test;
@@ -115,7 +116,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, guest, dashboard, unit, e2e, browser, sdk, instructions, bench
+        /// Only these steps: fmt, clippy, deny, guest, dashboard, unit, e2e, schemathesis, browser, sdk, instructions, bench
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking

@@ -42,6 +42,14 @@ pub fn has_program(name: &str) -> bool {
     std::env::split_paths(&path).any(|folder| folder.join(name).is_file())
 }
 
+/// Whether Python is there, and can make an environment with pip in it: Debian packs that apart.
+fn can_make_environments() -> bool {
+    let asked = Command::new("python3")
+        .args(["-c", "import ensurepip, venv"])
+        .output();
+    asked.is_ok_and(|said| said.status.success())
+}
+
 /// The folder with the newest installed Postgres server, if there is one.
 pub fn postgres_bin() -> Option<PathBuf> {
     let mut found: Vec<(u32, PathBuf)> = std::fs::read_dir("/usr/lib/postgresql")
@@ -117,6 +125,12 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
         missing.push(Missing {
             package: "faketime",
             why: "some tests give a node a clock that is wrong",
+        });
+    }
+    if purpose == For::Testing && !can_make_environments() {
+        missing.push(Missing {
+            package: "python3-venv",
+            why: "schemathesis, which tests the API, is a program of Python",
         });
     }
     if purpose == For::Testing {

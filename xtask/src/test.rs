@@ -8,10 +8,10 @@ use std::time::Instant;
 use anyhow::{Result, bail};
 
 use crate::postgres::Postgres;
-use crate::{cargo, dashboard, guest, instructions, npm, sdk, setup};
+use crate::{cargo, dashboard, guest, instructions, npm, schemathesis, sdk, setup};
 
 /// Names of the steps, for `--only`.
-pub const STEPS: [&str; 11] = [
+pub const STEPS: [&str; 12] = [
     "fmt",
     "clippy",
     "deny",
@@ -19,6 +19,7 @@ pub const STEPS: [&str; 11] = [
     "dashboard",
     "unit",
     "e2e",
+    "schemathesis",
     "browser",
     "sdk",
     "instructions",
@@ -163,6 +164,21 @@ fn step(
                 to_restart.restart_command(),
             );
             tests.envs(environment.iter().map(|(name, value)| (name, value)));
+            tested(&mut tests, filters, counts)
+        }
+        "schemathesis" => {
+            let program = schemathesis::install(root)?;
+            let url = postgres_url(postgres)?;
+            crate::run(&mut cargo_in(
+                "",
+                &["build", "--locked", "--package", "picloud"],
+            ))?;
+            let words = ["test", "--locked", "--package", "picloud-tests"];
+            let mut tests = cargo_in("", &words);
+            tests.args(["--test", "schemathesis"]);
+            tests.env("PICLOUD_TEST_POSTGRES_URL", url);
+            tests.env("PICLOUD_BIN", root.join("target/debug/picloud"));
+            tests.env("PICLOUD_SCHEMATHESIS", program);
             tested(&mut tests, filters, counts)
         }
         // A filter names tests of Rust.
