@@ -49,7 +49,8 @@ test('somebody signs in at a provider of another site, and is where they wanted 
 	await page.getByRole('heading', { name: 'Users' }).waitFor();
 	expect(page.url()).toBe(`${here}/admin/users`);
 	await page.getByText('id-of-ops').first().waitFor();
-	expect(wrong).toEqual([]);
+	// The provider's own pages ask for a font of another host.
+	expect(wrong.filter((text) => !text.includes('ERR_NAME_NOT_RESOLVED'))).toEqual([]);
 	await page.context().close();
 });
 

@@ -8,7 +8,8 @@ export class Form {
 
 	/** What is wrong with a field, if that is what was wrong. */
 	errorOf(field: string): string | undefined {
-		return this.problem?.body.field === field ? this.problem.message : undefined;
+		const named = this.problem?.body.field?.split('[')[0];
+		return named === field ? this.problem?.message : undefined;
 	}
 
 	/** Do it, unless it is being done; tells whether it went well. */

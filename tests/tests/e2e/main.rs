@@ -12,6 +12,7 @@ mod dead_letters;
 mod doctor;
 mod etags;
 mod faults;
+mod followed;
 mod idempotency;
 mod kills;
 mod limits;

@@ -274,12 +274,12 @@ fn readers_that_stop_or_trickle_are_ended_soon_and_resume(engine: Engine) {
     let server = Server::start_with(engine, options);
     let app = server.app("shop");
     open(&app, "a", json!({ "auth_mode": "public" }));
-    let begin = EventStream::open(&server.url, "/realtime/topics/a", &[]).unwrap();
-    let begin = begin.expect("ready").id.unwrap();
+    let begin = ready(&subscribe(&server, "/realtime/topics/a", &[]));
+    let open = || server.metric("picloud_streams_open");
+    wait_for("the first stream's end", || (open() == 0.0).then_some(()));
     let address = server.url.trim_start_matches("http://");
     let stopped = with_small_window(address);
     let mut trickling = with_small_window(address);
-    let open = || server.metric("picloud_streams_open");
     wait_for("the streams", || (open() == 2.0).then_some(()));
     // Far less than what waits for a slow reader here, or in the kernel: no write ever fails.
     for n in 0..MESSAGES {
