@@ -18,8 +18,9 @@ use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
@@ -41,6 +42,9 @@ const KEYED_LANES: usize = 4;
 const RELAX_AFTER: u32 = 4;
 /// How long a patient write waits for company.
 const PATIENCE: Duration = Duration::from_millis(2);
+/// For how long a reading of Postgres's clock is carried on with ours. Two clocks part by less
+/// than a millisecond in it, which is what a round trip takes.
+const CLOCK_LASTS: Duration = Duration::from_secs(1);
 /// How long one transaction may take before its connection counts as lost.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -80,6 +84,12 @@ pub trait Grouped: Send + Sync + Sized + 'static {
     /// What it outlives. One commit keeps the strongest promise that any of its items makes.
     fn durability(&self) -> Durability {
         Durability::PowerCut
+    }
+
+    /// Whether [`Self::apply`] writes `items` by a single statement on Postgres. It then is a
+    /// transaction by itself.
+    fn is_one_statement(_items: &[Self]) -> bool {
+        false
     }
 
     /// Write `items`, in their order, and answer one output for each. An error concerns them
@@ -126,6 +136,7 @@ impl Writer {
                 connector: connector.clone(),
                 conn: None,
                 hasty_in_a_row: 0,
+                began: None,
                 failing: failing.clone(),
                 announced: announced.clone(),
             };
@@ -222,6 +233,8 @@ struct LaneWorker {
     conn: Option<Conn>,
     /// How many transactions in a row need not wait for the disk.
     hasty_in_a_row: u32,
+    /// When the last transaction began, by the database's clock and by ours.
+    began: Option<(DateTime<Utc>, Instant)>,
     failing: Arc<AtomicBool>,
     announced: mpsc::UnboundedSender<Vec<String>>,
 }
@@ -267,7 +280,11 @@ impl LaneWorker {
         metrics::histogram!("picloud_store_group_size").record(total(&groups) as f64);
         let promised = groups.iter().map(|group| group.durability());
         let durability = promised.max().unwrap_or(Durability::PowerCut);
-        let written = self.transaction(durability, async |tx| {
+        let tx = match groups.as_slice() {
+            [group] if group.is_one_statement() => self.one_statement(durability),
+            _ => None,
+        };
+        let written = self.transaction(tx, durability, async |tx| {
             for group in &mut groups {
                 group.apply(tx).await?;
             }
@@ -292,7 +309,7 @@ impl LaneWorker {
                         for _ in 0..TRIES {
                             let durability = single.durability();
                             let work = async |tx: &mut Tx| single.apply(tx).await;
-                            written = self.transaction(durability, work).await;
+                            written = self.transaction(None, durability, work).await;
                             if !matches!(written, Err(StoreError::Raced)) {
                                 break;
                             }
@@ -336,12 +353,17 @@ impl LaneWorker {
         (ending.tell)(ended);
     }
 
+    /// Do `work` in `begun`, or in a new transaction.
     async fn transaction(
         &mut self,
+        begun: Option<Tx>,
         durability: Durability,
         work: impl AsyncFnOnce(&mut Tx) -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
-        let mut tx = self.begin(durability).await?;
+        let mut tx = match begun {
+            Some(tx) => tx,
+            None => self.begin(durability).await?,
+        };
         match tokio::time::timeout(TRANSACTION_TIMEOUT, work(&mut tx)).await {
             Ok(Ok(())) => self.commit(tx).await,
             Ok(Err(error)) => {
@@ -356,14 +378,35 @@ impl LaneWorker {
     async fn begin(&mut self, durability: Durability) -> Result<Tx, StoreError> {
         // A connection that was lost while nothing was written shows at the first statement:
         // nothing has happened yet, so a new one may take over.
+        let mut tx = None;
         if let Some(mut conn) = self.conn.take()
             && self.set_durability(&mut conn, durability).await.is_ok()
-            && let Ok(tx) = Tx::begin(conn, durability).await
         {
-            return Ok(tx);
+            tx = Tx::begin(conn, durability).await.ok();
         }
-        self.hasty_in_a_row = 0;
-        Tx::begin(self.connector.connect().await?, durability).await
+        let tx = match tx {
+            Some(tx) => tx,
+            None => {
+                self.hasty_in_a_row = 0;
+                Tx::begin(self.connector.connect().await?, durability).await?
+            }
+        };
+        self.began = Some((tx.now, Instant::now()));
+        Ok(tx)
+    }
+
+    /// A transaction that need not be begun, nor told to commit: on Postgres, where its clock was
+    /// read a moment ago. Its statement waits for the disk, as the server is configured.
+    fn one_statement(&mut self, durability: Durability) -> Option<Tx> {
+        let (began, at) = self.began?;
+        let since = at.elapsed();
+        if durability != Durability::PowerCut || since > CLOCK_LASTS {
+            return None;
+        }
+        let conn = self
+            .conn
+            .take_if(|conn| matches!(conn, Conn::Postgres(_)))?;
+        Some(Tx::of_one_statement(conn, began + since))
     }
 
     /// On SQLite it is the connection's, and a statement of its own to change: back at once when
@@ -413,6 +456,12 @@ impl LaneWorker {
 
     /// Keep the connection only if the rollback worked.
     async fn roll_back(&mut self, mut tx: Tx) {
+        if !tx.is_begun() {
+            // If it is lost, beginning the next transaction shows that.
+            self.began = None;
+            self.conn = Some(tx.conn);
+            return;
+        }
         let ended = on!(&mut tx.conn, |c| sqlx::raw_sql("rollback")
             .execute(c)
             .await
@@ -483,6 +532,7 @@ trait Group: Send {
     fn kind(&self) -> TypeId;
     fn len(&self) -> usize;
     fn is_patient(&self) -> bool;
+    fn is_one_statement(&self) -> bool;
     fn durability(&self) -> Durability;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
     fn absorb(&mut self, other: Box<dyn Group>);
@@ -510,6 +560,10 @@ impl<G: Grouped> Group for Members<G> {
 
     fn is_patient(&self) -> bool {
         self.items.iter().all(|item| item.lane() == Lane::Patient)
+    }
+
+    fn is_one_statement(&self) -> bool {
+        G::is_one_statement(&self.items) && self.witnesses.iter().all(Option::is_none)
     }
 
     fn durability(&self) -> Durability {

@@ -68,6 +68,11 @@ impl Grouped for NewDelivery {
         }
     }
 
+    fn is_one_statement(items: &[Self]) -> bool {
+        let simple = |new: &Self| new.key.is_none() && new.delivery.order_key.is_none();
+        items.iter().all(simple)
+    }
+
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Placed>, StoreError> {
         insert(tx, items).await
     }
