@@ -42,8 +42,11 @@ impl Credentials {
                 "neither XDG_CONFIG_HOME nor HOME is set: nowhere to keep the token".into(),
             )
         })?;
+        let failed = |error: std::io::Error| {
+            Failure::Local(format!("cannot write {}: {error}", path.display()))
+        };
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder)?;
+            std::fs::create_dir_all(folder).map_err(failed)?;
         }
         let mut options = std::fs::File::options();
         let mut file = options
@@ -51,8 +54,9 @@ impl Credentials {
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(path)?;
-        serde_json::to_writer(&mut file, self).map_err(|error| Failure::Local(error.to_string()))
+            .open(&path)
+            .map_err(failed)?;
+        serde_json::to_writer(&mut file, self).map_err(|error| failed(error.into()))
     }
 
     fn forget() -> Result<(), Failure> {
