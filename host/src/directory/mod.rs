@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::apps::{self, App, AppId, HostPattern};
 use crate::identity::capability::AppRole;
@@ -30,8 +31,9 @@ const POLL: Duration = Duration::from_secs(1);
 pub struct Directory {
     db: Db,
     picture: ArcSwap<Picture>,
-    /// One refresh at a time, so that an older picture never replaces a newer one.
-    refreshing: tokio::sync::Mutex<()>,
+    /// When the next picture may be loaded. One refresh at a time holds it, so that an older
+    /// picture never replaces a newer one.
+    next_load: tokio::sync::Mutex<Instant>,
     /// Counts the pictures.
     changes: watch::Sender<u64>,
 }
@@ -242,7 +244,7 @@ impl Directory {
         Ok(Arc::new(Self {
             db,
             picture: ArcSwap::from_pointee(picture),
-            refreshing: tokio::sync::Mutex::new(()),
+            next_load: tokio::sync::Mutex::new(Instant::now()),
             changes: watch::Sender::new(0),
         }))
     }
@@ -257,18 +259,22 @@ impl Directory {
         self.picture.load_full()
     }
 
-    /// Look whether the version rose, and load the picture if so.
+    /// Look whether the version rose, and load the picture if so. Loading takes at most half of
+    /// the time: where many change things at once, one picture then shows what all of them did.
     ///
     /// # Errors
     /// When the database fails; the picture stays as it was.
     pub async fn refresh(&self) -> Result<(), StoreError> {
-        let _one_at_a_time = self.refreshing.lock().await;
-        let mut conn = self.db.read().await?;
-        if sql::version(&mut conn).await? != self.picture.load().version {
-            self.picture
-                .store(Arc::new(Picture::load(&mut conn).await?));
-            self.changes.send_modify(|count| *count += 1);
+        let mut next_load = self.next_load.lock().await;
+        if sql::version(&mut self.db.read().await?).await? == self.picture.load().version {
+            return Ok(());
         }
+        tokio::time::sleep_until(*next_load).await;
+        let began = Instant::now();
+        let picture = Picture::load(&mut self.db.read().await?).await?;
+        self.picture.store(Arc::new(picture));
+        self.changes.send_modify(|count| *count += 1);
+        *next_load = Instant::now() + began.elapsed();
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use super::{Channel, Entry, Journal, Written, sql};
+use super::{Appended, Channel, Entry, Journal, NewEntry, Written, sql};
 
 /// How many entries wait for one stream before it counts as too slow.
 const QUEUE: usize = 512;
@@ -136,6 +136,27 @@ impl Journal {
             channels,
             journal: self.clone(),
         }
+    }
+
+    /// Entries were written here: tell them as they are where the one before them was told, and
+    /// have them read where it was not.
+    pub(super) fn tell(self: &Arc<Self>, appended: Appended) {
+        let Appended {
+            written,
+            entries,
+            at,
+        } = appended;
+        if let Some(listened) = self.fanout.locked().get_mut(&written.channel)
+            && !listened.is_read
+            && [0, written.first - 1].contains(&listened.told)
+        {
+            let told = |(seq, entry): (i64, NewEntry)| {
+                Arc::new(entry.told(written.channel.clone(), Some(seq), at))
+            };
+            let entries: Vec<_> = (written.first..).zip(entries).map(told).collect();
+            return listened.send(&entries);
+        }
+        self.look(&written);
     }
 
     /// Something was written: have it read and told, if anybody listens here.

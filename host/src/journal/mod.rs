@@ -206,20 +206,27 @@ impl Journal {
             tokio::spawn(self.clone().hear_other_nodes());
             tokio::spawn(self.clone().look_by_itself());
         }
-        while let Some(texts) = announced.recv().await {
-            let written = texts.iter().filter_map(|text| Written::parse(text));
-            for written in written {
-                if let Some(outgoing) = &self.outgoing {
-                    outgoing.written(&written);
+        while let Some(announcements) = announced.recv().await {
+            for announcement in announcements {
+                if let Ok(appended) = announcement.downcast::<Appended>() {
+                    if let Some(outgoing) = &self.outgoing {
+                        outgoing.written(&appended.written);
+                    }
+                    self.tell(*appended);
                 }
-                self.look(&written);
             }
         }
     }
 }
 
-/// Which entries a transaction wrote to a channel. As a text it is announced, and told to other
-/// nodes.
+/// What a transaction of this node wrote to a channel: it announces that.
+struct Appended {
+    written: Written,
+    entries: Vec<NewEntry>,
+    at: DateTime<Utc>,
+}
+
+/// Which entries a transaction wrote to a channel. As a text it is told to other nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Written {
     channel: Channel,

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::sweep::Keep;
-use super::{Channel, Entry, NewEntry, Written};
+use super::{Appended, Channel, Entry, NewEntry, Written};
 use crate::apps::AppId;
 use crate::store::{Conn, StoreError, Tx, insert_all, on};
 
@@ -69,7 +69,11 @@ pub async fn append(
         first,
         last,
     };
-    tx.announce(written.to_string());
+    tx.announce(Appended {
+        written,
+        entries: entries.iter().copied().cloned().collect(),
+        at: now,
+    });
     Ok(())
 }
 

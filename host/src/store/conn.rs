@@ -1,5 +1,6 @@
 //! Connections of either engine, and the macro that runs one expression on whichever it is.
 
+use std::any::Any;
 use std::ops::{Deref, DerefMut};
 
 use chrono::{DateTime, Utc};
@@ -73,8 +74,11 @@ pub struct Tx {
     /// What it makes: see [`Self::creates`].
     created: Option<String>,
     /// What is told once it is committed.
-    pub(super) announcements: Vec<String>,
+    pub(super) announcements: Vec<Announcement>,
 }
+
+/// What is told once a transaction is committed. The store does not know what it is.
+pub type Announcement = Box<dyn Any + Send>;
 
 struct Waiting {
     text: QueryBuilder<Sqlite>,
@@ -146,10 +150,10 @@ impl Tx {
         self.begun
     }
 
-    /// Have `text` told to whoever [listens](super::Db::announcements) in this process, once and
+    /// Have `what` told to whoever [listens](super::Db::announcements) in this process, once and
     /// only if this transaction is committed.
-    pub fn announce(&mut self, text: String) {
-        self.announcements.push(text);
+    pub fn announce(&mut self, what: impl Any + Send) {
+        self.announcements.push(Box::new(what));
     }
 
     /// The connection, with everything before sent.

@@ -23,7 +23,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 pub(crate) use conn::on;
-pub use conn::{Conn, Tx};
+pub use conn::{Announcement, Conn, Tx};
 pub use error::StoreError;
 pub use expected::{ETag, Expected, entity_tags};
 pub use fresh::Fresh;
@@ -57,7 +57,7 @@ struct Inner {
     reads: open::Reads,
     guest_reads: open::Reads,
     writer: Writer,
-    announced: Mutex<Option<mpsc::UnboundedReceiver<Vec<String>>>>,
+    announced: Mutex<Option<mpsc::UnboundedReceiver<Vec<Announcement>>>>,
     /// Held for as long as the process serves: it keeps a second one off the same file.
     _lock: Option<std::fs::File>,
 }
@@ -103,7 +103,7 @@ impl Db {
 
     /// What transactions of this process [announce](Tx::announce), in the order of their commits
     /// on each lane. There is one listener: it is none when this was asked before.
-    pub fn announcements(&self) -> Option<mpsc::UnboundedReceiver<Vec<String>>> {
+    pub fn announcements(&self) -> Option<mpsc::UnboundedReceiver<Vec<Announcement>>> {
         let mut announced = self.inner.announced.lock();
         announced
             .as_deref_mut()

@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::Connector;
-use super::{Conn, StoreError, Tx, Witness, on};
+use super::{Announcement, Conn, StoreError, Tx, Witness, on};
 
 /// How much may wait for a lane before callers wait to queue.
 const QUEUE: usize = 4096;
@@ -127,7 +127,7 @@ impl Writer {
     /// Lanes that tell `announced` what is to be told after a commit.
     pub(super) fn start(
         connector: Connector,
-        announced: mpsc::UnboundedSender<Vec<String>>,
+        announced: mpsc::UnboundedSender<Vec<Announcement>>,
     ) -> Self {
         let failing = Arc::new(AtomicBool::new(false));
         let start = || {
@@ -236,7 +236,7 @@ struct LaneWorker {
     /// When the last transaction began, by the database's clock and by ours.
     began: Option<(DateTime<Utc>, Instant)>,
     failing: Arc<AtomicBool>,
-    announced: mpsc::UnboundedSender<Vec<String>>,
+    announced: mpsc::UnboundedSender<Vec<Announcement>>,
 }
 
 impl LaneWorker {

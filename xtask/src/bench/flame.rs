@@ -67,6 +67,7 @@ fn build(root: &Path) -> Result<()> {
             "target/flame",
         ])
         .args(["--package", "picloud", "--bin", "picloud"])
+        .env("CARGO_PROFILE_RELEASE_STRIP", "debuginfo")
         .env("RUSTFLAGS", "-Cforce-frame-pointers=yes")
         .env("CFLAGS", "-fno-omit-frame-pointer");
     crate::run(&mut build)
