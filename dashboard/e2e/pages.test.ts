@@ -204,6 +204,88 @@ test('a key is changed, with what that fires, and deleted once its name is typed
 	await page.context().close();
 });
 
+test('of two tabs that edit a script the second is told, keeps its text and decides', async () => {
+	const script = await server.api<{ id: string }>('POST /apps/shop/scripts', { name: 'shared', source: '1' });
+	const source = async () => (await server.api<{ source: string }>(`GET /scripts/${script.id}`)).source;
+	const tabs = await Promise.all([tab(browser), tab(browser)]);
+	for (const { page } of tabs) {
+		await signIn(page, server);
+		await page.goto(`${server.url}/admin/apps/shop/scripts/${script.id}`);
+		await page.locator(EDITOR).waitFor();
+	}
+	const [theirs, mine] = tabs.map(({ page }) => page);
+	await write(theirs, '"what they wrote"');
+	await theirs.getByRole('button', { name: 'Save' }).click();
+	await theirs.getByText('Saved as version 2').waitFor();
+
+	await write(mine, '"what I wrote"');
+	const conflict = mine.getByTestId('conflict');
+	const editor = mine.getByLabel('Source of shared');
+	// However often it is tried.
+	for (let times = 0; times < 2; times++) {
+		await mine.getByRole('button', { name: 'Save', exact: true }).click();
+		await conflict.getByText('Somebody changed this since you opened it').waitFor();
+		await conflict.locator('.cm-deletedChunk', { hasText: 'what they wrote' }).waitFor();
+		expect(await editor.innerText()).toContain('what I wrote');
+		expect(await source()).toBe('"what they wrote"');
+	}
+	await look(mine, 'script-conflict');
+	await conflict.getByRole('button', { name: 'Save mine over theirs' }).click();
+	await mine.getByText('Saved as version 3').waitFor();
+	expect(await source()).toBe('"what I wrote"');
+
+	await write(theirs, '"and once more"');
+	await theirs.getByRole('button', { name: 'Save', exact: true }).click();
+	await theirs.getByRole('button', { name: 'Drop mine, take theirs' }).click();
+	await expect.poll(() => theirs.getByLabel('Source of shared').innerText()).toContain('what I wrote');
+	await theirs.getByText('Saved as version 3').waitFor();
+	expect(tabs.flatMap(({ wrong }) => wrong)).toEqual([]);
+	for (const { page } of tabs) await page.context().close();
+});
+
+test('who changes a route that changed meanwhile sees what changed, and decides', async () => {
+	const made = { path: '/shared', script: 'hello', method: 'GET' };
+	const route = await server.api<{ id: string }>('POST /apps/shop/routes', made);
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/routes`);
+	await page.getByRole('button', { name: 'More of GET /shared' }).click();
+	await page.getByRole('menuitem', { name: 'Edit' }).click();
+	await page.getByLabel('Mode').selectOption('async');
+	await server.api(`PATCH /routes/${route.id}`, { path: '/moved' });
+	await page.getByRole('button', { name: 'Save' }).click();
+	const conflict = page.getByTestId('conflict');
+	await conflict.getByText('/moved').waitFor();
+	expect(await page.getByLabel('Mode').inputValue()).toBe('async');
+	await look(page, 'route-conflict');
+	await conflict.getByRole('button', { name: 'Save mine over theirs' }).click();
+	await page.getByRole('dialog').waitFor({ state: 'detached' });
+	const now = await server.api(`GET /routes/${route.id}`);
+	expect(now).toMatchObject({ path: '/shared', dispatch_mode: 'async' });
+	await server.api(`DELETE /routes/${route.id}`);
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a new key does not replace one that is there, unless that is meant', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/kv?collection=users`);
+	await page.getByRole('button', { name: 'New key' }).click();
+	await page.getByLabel('Key', { exact: true }).fill('user:1');
+	await write(page, '{"name": "another"}');
+	await page.getByRole('button', { name: 'Save' }).click();
+	const conflict = page.getByTestId('conflict');
+	await conflict.getByText('There is one of this name already').waitFor();
+	expect(await server.api('GET /apps/shop/kv/users/user:1')).toEqual({ name: 'user 1' });
+	await look(page, 'kv-conflict');
+	await conflict.getByRole('button', { name: 'Save mine over theirs' }).click();
+	await page.getByRole('dialog').waitFor({ state: 'detached' });
+	expect(await server.api('GET /apps/shop/kv/users/user:1')).toEqual({ name: 'another' });
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
 test('somebody who was invited looks, and sees no button that would be refused', async () => {
 	const invited = await server.api<{ token: string }>('POST /invitations', {
 		role: 'member',

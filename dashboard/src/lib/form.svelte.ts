@@ -1,4 +1,3 @@
-import { untrack } from 'svelte';
 import { Problem } from './api/problem.ts';
 
 /** What a form is doing, and what was wrong with it: the one way in which ours are sent. */
@@ -27,11 +26,4 @@ export class Form {
 			this.busy = false;
 		}
 	}
-}
-
-/** Begin a dialog anew each time it opens, and at no other time: what a refresh changes behind it is not to overwrite what was typed. */
-export function whenOpened(isOpen: () => boolean, begin: () => void): void {
-	$effect(() => {
-		if (isOpen()) untrack(begin);
-	});
 }

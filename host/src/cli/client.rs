@@ -182,7 +182,7 @@ impl Client {
 
     /// Write the body of an answer to `to`, however long that takes.
     pub(super) fn download(&self, path: &str, to: &mut dyn Write) -> Result<(), Failure> {
-        let response = self.ask("GET", path, None, None)?;
+        let response = self.ask("GET", path, None, None, None)?;
         if response.status().as_u16() >= 400 {
             return read(response).map(|_| ());
         }
@@ -195,12 +195,27 @@ impl Client {
 
     /// Send a file, however long that takes.
     pub(super) fn upload(&self, path: &str, file: Vec<u8>) -> Result<Value, Failure> {
-        read(self.ask("POST", path, Some(("application/zip", file)), None)?)
+        read(self.ask("POST", path, Some(("application/zip", file)), None, None)?)
+    }
+
+    /// What is there, with its ETag: for [`Self::patch_if`].
+    pub(super) fn get_tagged(&self, path: &str) -> Result<(Value, String), Failure> {
+        let response = self.ask("GET", path, None, Some(TIMEOUT), None)?;
+        let tag = response.headers().get(http::header::ETAG);
+        let tag = tag.and_then(|tag| tag.to_str().ok()).unwrap_or("*");
+        let tag = tag.to_owned();
+        Ok((read(response)?, tag))
+    }
+
+    /// Change what was read with this ETag, unless somebody else was faster.
+    pub(super) fn patch_if(&self, path: &str, body: &Value, tag: &str) -> Result<Value, Failure> {
+        let body = ("application/json", body.to_string().into_bytes());
+        read(self.ask("PATCH", path, Some(body), Some(TIMEOUT), Some(tag))?)
     }
 
     fn call(&self, method: &str, path: &str, body: Option<String>) -> Result<Value, Failure> {
         let body = body.map(|text| ("application/json", text.into_bytes()));
-        read(self.ask(method, path, body, Some(TIMEOUT))?)
+        read(self.ask(method, path, body, Some(TIMEOUT), None)?)
     }
 
     /// Send a request; answers as soon as the head of the answer is there.
@@ -210,11 +225,15 @@ impl Client {
         path: &str,
         body: Option<(&str, Vec<u8>)>,
         timeout: Option<Duration>,
+        if_match: Option<&str>,
     ) -> Result<http::Response<ureq::Body>, Failure> {
         let url = format!("{}/api/v1{path}", self.url);
         let mut request = http::Request::builder().method(method).uri(&url);
         if let Some(token) = &self.token {
             request = request.header("authorization", format!("Bearer {token}"));
+        }
+        if let Some(tag) = if_match {
+            request = request.header("if-match", tag);
         }
         if let Some((kind, _)) = &body {
             request = request.header("content-type", *kind);

@@ -238,9 +238,14 @@ impl Deploy {
                 .iter()
                 .all(|field| known[*field] == body[*field])
         };
-        match known.iter().find(same) {
+        let path_of = |known: &Value| {
+            format!("/routes/{}", known["id"].as_str().unwrap_or_default())
+        };
+        let known = known.iter().find(same);
+        let known = known.map(|known| client.get_tagged(&path_of(known)));
+        match known.transpose()? {
             // Of this very script: how it is dispatched, or who may call it, may change.
-            Some(known) if known["script_id"] == script["id"] => {
+            Some((known, tag)) if known["script_id"] == script["id"] => {
                 let given = ["dispatch_mode", "cors"].into_iter();
                 let given = given.filter_map(|field| Some((field, body.get(field)?)));
                 let changes: Map<String, Value> = given
@@ -248,10 +253,9 @@ impl Deploy {
                     .map(|(field, value)| (field.to_owned(), value.clone()))
                     .collect();
                 if changes.is_empty() {
-                    return Ok((known.clone(), "unchanged"));
+                    return Ok((known, "unchanged"));
                 }
-                let id = known["id"].as_str().unwrap_or_default();
-                let changed = client.patch(&format!("/routes/{id}"), &changes.into())?;
+                let changed = client.patch_if(&path_of(&known), &changes.into(), &tag)?;
                 Ok((changed, "updated"))
             }
             _ => {

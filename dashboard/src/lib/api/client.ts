@@ -10,6 +10,7 @@ interface Sent {
 	query?: Record<string, string | number | boolean | null | undefined>;
 	body?: unknown;
 	signal?: AbortSignal;
+	ifMatch?: string | null;
 }
 
 type Method = 'get' | 'post' | 'put' | 'patch' | 'delete';
@@ -46,6 +47,8 @@ type Body<E extends Endpoint> =
 /** What is sent to an endpoint: in its path, its query, its body. */
 export type Options<E extends Endpoint> = {
 	signal?: AbortSignal;
+	/** The tag of what is changed, as it was read: without effect where it is another one by now. */
+	ifMatch?: string | null;
 } & (Parameters<E> extends { path: infer P } ? { path: P } : unknown) &
 	(Parameters<E> extends { query?: infer Q } ? { query?: Loose<NonNullable<Q>> } : unknown) &
 	([Body<E>] extends [never] ? unknown : { body: Body<E> });
@@ -56,8 +59,22 @@ type Loose<Q> = { [K in keyof Q]?: string | number | boolean | null | undefined 
 type Needed<E extends Endpoint> =
 	Record<string, never> extends Options<E> ? [options?: Options<E>] : [options: Options<E>];
 
+/** What was answered, with the tag of the state in which it was. */
+export interface Tagged<T> {
+	answer: T;
+	etag: string | null;
+}
+
 /** Call an endpoint. Throws a `Problem`. */
-export async function api<E extends Endpoint>(endpoint: E, ...[given]: Needed<E>): Promise<Answer<E>> {
+export async function api<E extends Endpoint>(endpoint: E, ...given: Needed<E>): Promise<Answer<E>> {
+	return (await tagged(endpoint, ...given)).answer;
+}
+
+/** The same, for what is read or written in order to be changed. */
+export async function tagged<E extends Endpoint>(
+	endpoint: E,
+	...[given]: Needed<E>
+): Promise<Tagged<Answer<E>>> {
 	const options: Sent = given ?? {};
 	const [method = 'GET', template = ''] = endpoint.split(' ');
 	const path = template.replace(/\{(\w+)\}/g, (_, name: string) => {
@@ -71,6 +88,7 @@ export async function api<E extends Endpoint>(endpoint: E, ...[given]: Needed<E>
 	}
 	const headers = new Headers(credentials.headers());
 	if (options.body !== undefined) headers.set('content-type', 'application/json');
+	if (options.ifMatch) headers.set('if-match', options.ifMatch);
 	let response: Response;
 	try {
 		response = await fetch(`${ROOT}${path}${search.size ? `?${search}` : ''}`, {
@@ -88,6 +106,6 @@ export async function api<E extends Endpoint>(endpoint: E, ...[given]: Needed<E>
 		if (response.status === 401) credentials.onRefused();
 		throw problem;
 	}
-	if (response.status === 204) return undefined as Answer<E>;
-	return (await response.json()) as Answer<E>;
+	const answer = response.status === 204 ? undefined : await response.json();
+	return { answer: answer as Answer<E>, etag: response.headers.get('etag') };
 }

@@ -24,6 +24,7 @@ export type Retry = Schemas['RetryPolicy'];
 export type Trigger = Schemas['Trigger'];
 export type Execution = Schemas['Execution'];
 export type TreeNode = Schemas['ExecutionBranch'];
+export type Secret = Schemas['Secret'];
 export type OpenTopic = Schemas['OpenTopic'];
 export type Attempt = Schemas['Attempt'];
 export type DeadLetter = Schemas['DeadLetter'];
