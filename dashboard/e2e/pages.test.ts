@@ -115,6 +115,35 @@ test('a route is made, and found for a request', async () => {
 	await page.context().close();
 });
 
+test('pages of other origins may call a route once it says which', async () => {
+	await server.api('POST /apps/shop/routes', { path: '/elsewhere', script: 'hello', method: 'GET' });
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/routes`);
+	await page.getByRole('button', { name: 'More of GET /elsewhere' }).click();
+	await page.getByRole('menuitem', { name: 'Edit' }).click();
+	await page.getByLabel('Pages of other origins may call it').check();
+	const origins = page.getByLabel('Origins', { exact: true });
+	await origins.fill('shop.example.com');
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByText('is no origin').waitFor();
+	await look(page, 'route-cors');
+	await origins.fill('https://shop.example.com\nhttps://desk.example.com');
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('row', { name: '/elsewhere' }).getByText('CORS').waitFor();
+	// `fetch` may not name an origin.
+	const allowed = await page.context().request.fetch(`${server.url}/elsewhere`, {
+		method: 'OPTIONS',
+		headers: { origin: 'https://desk.example.com', 'access-control-request-method': 'GET' }
+	});
+	expect([allowed.status(), allowed.headers()['access-control-allow-origin']]).toEqual([
+		204,
+		'https://desk.example.com'
+	]);
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
 test('a topic is opened once its name is typed, heard, and closed', async () => {
 	const { page, wrong } = await tab(browser);
 	await signIn(page, server);
@@ -213,7 +242,7 @@ test('of two tabs that edit a script the second is told, keeps its text and deci
 		await page.goto(`${server.url}/admin/apps/shop/scripts/${script.id}`);
 		await page.locator(EDITOR).waitFor();
 	}
-	const [theirs, mine] = tabs.map(({ page }) => page);
+	const [{ page: theirs }, { page: mine }] = tabs;
 	await write(theirs, '"what they wrote"');
 	await theirs.getByRole('button', { name: 'Save' }).click();
 	await theirs.getByText('Saved as version 2').waitFor();
@@ -315,6 +344,23 @@ test('somebody who was invited looks, and sees no button that would be refused',
 	await page.getByRole('link', { name: 'hello' }).click();
 	await page.getByText('Read only').waitFor();
 	expect(await page.getByRole('button', { name: 'Run' }).count()).toBe(0);
+	// What an app keeps from viewers, and pages that are not for them, are told in words.
+	await page.goto(`${server.url}/admin/apps/shop/dead-letters`);
+	await page.getByRole('heading', { name: 'Dead letters: for app admins only' }).waitFor();
+	await look(page, 'closed');
+	await page.goto(`${server.url}/admin/apps/shop/executions?outcome=threw`);
+	await page.getByText('no price').first().waitFor();
+	const hide = (hides: boolean) =>
+		server.api('PATCH /apps/shop', { hide_payloads_from_viewers: hides });
+	await hide(true);
+	await page.reload();
+	await page.getByText('hidden from viewers').first().waitFor();
+	expect(await page.getByText('no price').count()).toBe(0);
+	await page.getByRole('row').nth(1).getByRole('link').click();
+	await page.getByText('Log lines and errors are hidden').waitFor();
+	expect(await page.getByRole('alert').count()).toBe(0);
+	await look(page, 'execution-hidden');
+	await hide(false);
 	const token = await server.signIn('ada', 'a long enough password');
 	const refused = server.api('POST /apps/shop/scripts', { name: 'x', source: '1' }, token);
 	await expect(refused).rejects.toThrow('403');
@@ -339,6 +385,32 @@ test('a session that ends in the middle of an edit keeps the text', async () => 
 	expect(await page.locator(EDITOR).innerText()).toContain('edited');
 	await page.getByRole('button', { name: 'Save' }).click();
 	await page.getByText('Saved as version 2').waitFor();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('what an app is called, and what it keeps from viewers, is set on its page', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/blog/settings`);
+	await page.getByLabel('Hide payloads from viewers').check();
+	await page.getByLabel('Host', { exact: true }).fill('news.example.com');
+	await page.getByRole('button', { name: 'Claim the host' }).click();
+	await page.getByRole('button', { name: 'Give up news.example.com' }).waitFor();
+	// The host that was claimed meanwhile is no conflict: it was claimed on the same page.
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByText('Saved').waitFor();
+	const app = await server.api('GET /apps/blog');
+	expect(app).toMatchObject({ hide_payloads_from_viewers: true, name: 'Blog' });
+	await server.api('PATCH /apps/blog', { name: 'Diary' });
+	await page.getByLabel('Name').fill('Journal');
+	await page.getByRole('button', { name: 'Save' }).click();
+	const conflict = page.getByTestId('conflict');
+	await conflict.getByText('Diary').waitFor();
+	await look(page, 'settings-conflict');
+	await conflict.getByRole('button', { name: 'Drop mine, take theirs' }).click();
+	expect(await page.getByLabel('Name').inputValue()).toBe('Diary');
+	await server.api('PATCH /apps/blog', { name: 'Blog', hosts: ['blog.example.com'] });
 	expect(wrong).toEqual([]);
 	await page.context().close();
 });

@@ -1,5 +1,5 @@
 import { expect, test } from 'vitest';
-import { ago, bytes, count, duration, plural, seconds, shortId, words } from './format.ts';
+import { ago, bytes, count, duration, listed, plural, seconds, shortId, words } from './format.ts';
 
 const now = Date.parse('2026-11-21T12:00:00Z');
 
@@ -58,4 +58,9 @@ test('an id is told by its end, because its beginning is the time', () => {
 
 test('a whole number of seconds is told in its largest unit', () => {
 	expect([90, 300, 3_600, 5_400, 86_400 * 30].map(seconds)).toEqual(['90 s', '5 min', '1 h', '90 min', '30 d']);
+});
+
+test('a list is read as people type it', () => {
+	expect(listed(' a, b\nc  d,')).toEqual(['a', 'b', 'c', 'd']);
+	expect(listed(' ')).toEqual([]);
 });

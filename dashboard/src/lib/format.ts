@@ -87,6 +87,11 @@ export function shortId(id: string): string {
 	return id.slice(-8);
 }
 
+/** The words of a list as people type it: with commas, with spaces, or each on its line. */
+export function listed(text: string): string[] {
+	return text.split(/[\s,]+/).filter(Boolean);
+}
+
 /** How many, with its noun. */
 export function plural(number: number, one: string, many = `${one}s`): string {
 	return `${number.toLocaleString('en')} ${number === 1 ? one : many}`;

@@ -1,6 +1,6 @@
 import { api, type Options } from './api/client.ts';
 import { credentials } from './api/credentials.ts';
-import type { AppRole, Me } from './api/types.ts';
+import type { App, AppRole, Me } from './api/types.ts';
 import { live } from './live.svelte.ts';
 
 const RANK: Record<AppRole, number> = { viewer: 1, editor: 2, app_admin: 3 };
@@ -50,6 +50,11 @@ class Session {
 	/** Whether they administer the instance. */
 	get isAdmin(): boolean {
 		return this.me?.role === 'owner' || this.me?.role === 'admin';
+	}
+
+	/** Whether an app keeps from them what its requests and events carry. */
+	isKeptFrom({ id, hide_payloads_from_viewers }: App): boolean {
+		return hide_payloads_from_viewers && !this.has('editor', id);
 	}
 
 	/** Whether they have this role in an app, or a higher one. */

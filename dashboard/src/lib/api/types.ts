@@ -20,6 +20,7 @@ export type LogLine = Schemas['LogLine'];
 export type ExecutionError = Schemas['ExecutionError'];
 export type Run = Schemas['Executed'];
 export type Route = Schemas['Route'];
+export type Cors = Schemas['RouteCors'];
 export type Retry = Schemas['RetryPolicy'];
 export type Trigger = Schemas['Trigger'];
 export type Execution = Schemas['Execution'];

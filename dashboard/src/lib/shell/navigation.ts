@@ -26,50 +26,64 @@ export interface Entry {
 	exact?: boolean;
 	/** How many things there wait for somebody; none at 0. */
 	badge?: number;
+	/** Who may use it, where not everybody may who sees the app, or the instance. */
+	only?: 'app admins' | 'admins';
 }
 
-/** The pages of an app that whoever is signed in may use. */
-export function ofApp(app: App, unresolved: number): Entry[] {
+/** The pages of an app. */
+function ofApp(app: App, unresolved: number): Entry[] {
 	const slug = app.slug;
-	const everybody: Entry[] = [
-		{ title: 'Overview', href: path`/apps/${slug}`, icon: LayoutDashboard, exact: true },
-		{ title: 'Executions', href: path`/apps/${slug}/executions`, icon: Activity }
-	];
-	const deadLetters: Entry = {
-		title: 'Dead letters',
-		href: path`/apps/${slug}/dead-letters`,
-		icon: MailWarning,
-		badge: unresolved
-	};
-	const build: Entry[] = [
-		{ title: 'Scripts', href: path`/apps/${slug}/scripts`, icon: FileCode },
-		{ title: 'Routes', href: path`/apps/${slug}/routes`, icon: Signpost }
-	];
-	const triggers: Entry = { title: 'Triggers', href: path`/apps/${slug}/triggers`, icon: Zap };
-	const kv: Entry = { title: 'Key-value', href: path`/apps/${slug}/kv`, icon: Database };
-	if (!session.has('app_admin', app.id)) return [...everybody, ...build, kv];
+	const only = 'app admins';
 	return [
-		...everybody,
-		deadLetters,
-		...build,
-		triggers,
-		{ title: 'Topics', href: path`/apps/${slug}/topics`, icon: Rss },
-		kv,
-		{ title: 'Secrets', href: path`/apps/${slug}/secrets`, icon: KeyRound },
-		{ title: 'Members', href: path`/apps/${slug}/members`, icon: Users },
-		{ title: 'Audit log', href: path`/apps/${slug}/audit`, icon: ScrollText },
-		{ title: 'Settings', href: path`/apps/${slug}/settings`, icon: Settings }
+		{ title: 'Overview', href: path`/apps/${slug}`, icon: LayoutDashboard, exact: true },
+		{ title: 'Executions', href: path`/apps/${slug}/executions`, icon: Activity },
+		{ title: 'Dead letters', href: path`/apps/${slug}/dead-letters`, icon: MailWarning, badge: unresolved, only },
+		{ title: 'Scripts', href: path`/apps/${slug}/scripts`, icon: FileCode },
+		{ title: 'Routes', href: path`/apps/${slug}/routes`, icon: Signpost },
+		{ title: 'Triggers', href: path`/apps/${slug}/triggers`, icon: Zap, only },
+		{ title: 'Topics', href: path`/apps/${slug}/topics`, icon: Rss, only },
+		{ title: 'Key-value', href: path`/apps/${slug}/kv`, icon: Database },
+		{ title: 'Secrets', href: path`/apps/${slug}/secrets`, icon: KeyRound, only },
+		{ title: 'Members', href: path`/apps/${slug}/members`, icon: Users, only },
+		{ title: 'Audit log', href: path`/apps/${slug}/audit`, icon: ScrollText, only },
+		{ title: 'Settings', href: path`/apps/${slug}/settings`, icon: Settings, only }
 	];
 }
 
 /** The pages of the instance. */
-export function ofInstance(): Entry[] {
-	const everybody: Entry[] = [{ title: 'Apps', href: path`/`, icon: Boxes, exact: true }];
-	if (!session.isAdmin) return everybody;
+function ofInstance(): Entry[] {
+	const only = 'admins';
 	return [
-		...everybody,
-		{ title: 'Users', href: path`/users`, icon: Users },
-		{ title: 'Audit log', href: path`/audit`, icon: ListTree },
-		{ title: 'Instance', href: path`/instance`, icon: Server }
+		{ title: 'Apps', href: path`/`, icon: Boxes, exact: true },
+		{ title: 'Users', href: path`/users`, icon: Users, only },
+		{ title: 'Audit log', href: path`/audit`, icon: ListTree, only },
+		{ title: 'Instance', href: path`/instance`, icon: Server, only }
 	];
+}
+
+function may({ only }: Entry, app?: App): boolean {
+	if (!only) return true;
+	return app ? session.has('app_admin', app.id) : session.isAdmin;
+}
+
+/** The pages of an app that whoever is signed in may use. */
+export function openOfApp(app: App, unresolved: number): Entry[] {
+	return ofApp(app, unresolved).filter((entry) => may(entry, app));
+}
+
+/** The pages of the instance that whoever is signed in may use. */
+export function openOfInstance(): Entry[] {
+	return ofInstance().filter((entry) => may(entry));
+}
+
+/** Whether an address is that of a page, or lies below it. */
+export function isAt({ href, exact }: Entry, address: string): boolean {
+	const [here, there] = [address.replace(/\/$/, ''), href.replace(/\/$/, '')];
+	return here === there || (!exact && here.startsWith(`${there}/`));
+}
+
+/** The page at an address, where whoever is signed in may not use it. */
+export function closedAt(address: string, app: App | undefined): Entry | undefined {
+	const entries = app ? ofApp(app, 0) : ofInstance();
+	return entries.find((entry) => isAt(entry, address) && !may(entry, app));
 }
