@@ -54,6 +54,29 @@ test('somebody signs in at a provider of another site, and is where they wanted 
 	await page.context().close();
 });
 
+test('a session that ends in a dialog is renewed at the provider, and the dialog does its work', async () => {
+	const { page, wrong } = await tab(browser);
+	await signInThere(page, ['ops']);
+	await page.getByRole('heading', { name: 'Users' }).waitFor();
+	await page.goto(`${here}/admin/`);
+	await page.getByRole('button', { name: 'New app' }).click();
+	await page.getByLabel('Name').fill('Late');
+	// Signed in at the provider they are still.
+	await page.context().clearCookies({ domain: 'localhost' });
+	await page.getByRole('button', { name: 'Create the app' }).click();
+	const asked = page.getByRole('dialog', { name: 'Sign in again' });
+	await asked.getByRole('link', { name: 'Sign in with Acme' }).waitFor();
+	await look(page, 'expired-oidc');
+	const opened = page.context().waitForEvent('page');
+	await asked.getByRole('link', { name: 'Sign in with Acme' }).click();
+	const there = await opened;
+	await there.getByRole('heading', { name: 'You are signed in' }).waitFor();
+	await page.waitForURL('**/admin/apps/late');
+	expect(await page.getByRole('dialog').count()).toBe(0);
+	expect(wrong.filter((text) => !text.includes('ERR_NAME_NOT_RESOLVED'))).toEqual([]);
+	await page.context().close();
+});
+
 test('whoever may not is told why, and comes back', async () => {
 	const { page } = await tab(browser);
 	await signInThere(page, ['others']);

@@ -368,7 +368,7 @@ test('somebody who was invited looks, and sees no button that would be refused',
 	await page.context().close();
 });
 
-test('a session that ends in the middle of an edit keeps the text', async () => {
+test('a session that ends in the middle of an edit keeps the text, and the next one saves it', async () => {
 	const { page, wrong } = await tab(browser);
 	await signIn(page, server);
 	await page.goto(`${server.url}/admin/apps/shop/scripts`);
@@ -383,8 +383,37 @@ test('a session that ends in the middle of an edit keeps the text', async () => 
 	await page.getByRole('button', { name: 'Sign in' }).click();
 	await page.getByRole('dialog').waitFor({ state: 'detached' });
 	expect(await page.locator(EDITOR).innerText()).toContain('edited');
-	await page.getByRole('button', { name: 'Save' }).click();
 	await page.getByText('Saved as version 2').waitFor();
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a session that ends while somebody reads is renewed where they are, in every tab', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	const second = await page.context().newPage();
+	await second.goto(`${server.url}/admin/apps/shop/kv`);
+	await second.getByRole('row').nth(1).waitFor();
+	await page.goto(`${server.url}/admin/apps/shop`);
+	await page.locator('.u-over').first().waitFor();
+	await page.context().clearCookies();
+	const asked = page.getByRole('dialog', { name: 'Sign in again' });
+	await page.getByRole('link', { name: 'Secrets' }).click();
+	await asked.waitFor();
+	await second.getByRole('button', { name: 'users' }).click();
+	await second.getByRole('dialog', { name: 'Sign in again' }).waitFor();
+	// Whoever does not want to is told what is missing, and asked again when they go on.
+	await asked.getByRole('button', { name: 'Close' }).click();
+	await page.getByRole('alert').getByText('Sign in first').first().waitFor();
+	await page.getByRole('button', { name: 'Try again' }).first().click();
+	await asked.getByLabel('Password').fill('a wrong one');
+	await asked.getByRole('button', { name: 'Sign in' }).click();
+	await asked.getByRole('alert').waitFor();
+	await asked.getByLabel('Password').fill('correct horse battery');
+	await asked.getByRole('button', { name: 'Sign in' }).click();
+	await page.getByRole('row', { name: 'STRIPE_KEY' }).waitFor();
+	await second.getByRole('dialog').waitFor({ state: 'detached' });
+	await second.getByRole('button', { name: 'user:7' }).waitFor();
 	expect(wrong).toEqual([]);
 	await page.context().close();
 });

@@ -63,7 +63,7 @@ class Live {
 			if (isFirst) isFirst = false;
 			else this.tell('execution');
 		});
-		source.addEventListener('gap', () => this.#everything());
+		source.addEventListener('gap', () => this.tellAll());
 		source.addEventListener('message', ({ data }) => {
 			const event = JSON.parse(data as string) as Event;
 			this.tell(kindOf(event), event.app_id);
@@ -78,7 +78,7 @@ class Live {
 			// Refused: the browser does not try again by itself.
 			this.#again = setTimeout(() => {
 				this.connect();
-				this.#everything();
+				this.tellAll();
 			}, this.#wait);
 			this.#wait = Math.min(this.#wait * 2, AGAIN_MS_MAX);
 		});
@@ -92,7 +92,7 @@ class Live {
 	}
 
 	/** What happened is not known: all is fetched anew. */
-	#everything(): void {
+	tellAll(): void {
 		for (const { heard } of this.#listeners) heard();
 	}
 }

@@ -1,22 +1,29 @@
 import { api, type Options } from './api/client.ts';
 import { credentials } from './api/credentials.ts';
+import type { Problem } from './api/problem.ts';
 import type { App, AppRole, Me } from './api/types.ts';
 import { live } from './live.svelte.ts';
 
 const RANK: Record<AppRole, number> = { viewer: 1, editor: 2, app_admin: 3 };
+/** They are refused by what they are about, and not for want of a sign-in. */
+const NOT_RENEWED = ['POST /auth/login', 'POST /auth/logout', 'GET /auth/me'];
 
 /** Who is signed in, and what they may do. The API decides; this only hides what it would refuse. */
 class Session {
 	me = $state<Me | null>(null);
 	/** Somebody was signed in and is not any more: the page stays, and asks for the password again. */
 	expired = $state(false);
+	/** How often somebody signed in: what a sign-in's end has ended begins anew with it. */
+	count = $state(0);
+	/** The requests that wait for the sign-in. */
+	#waiting: ((renewed: boolean) => void)[] = [];
+	/** Between the tabs of this browser: the sign-in is one for all. */
+	#tabs = new BroadcastChannel('picloud-session');
 
 	constructor() {
-		const expire = () => {
-			if (this.me) this.expired = true;
-		};
-		credentials.onRefused = expire;
-		live.onExpired = expire;
+		credentials.renew = (endpoint, problem) => this.#renew(endpoint, problem);
+		live.onExpired = () => this.#expire();
+		this.#tabs.onmessage = () => void this.#resume();
 	}
 
 	async load(): Promise<void> {
@@ -34,9 +41,18 @@ class Session {
 		const body = { ...fields, cookie: true };
 		const { csrf_token } = (await api(endpoint, { body } as Options<typeof endpoint>)) as { csrf_token: string };
 		credentials.keep(csrf_token);
-		this.me = await api('GET /auth/me');
-		this.expired = false;
-		live.connect();
+		await this.#goOn();
+		this.tell();
+	}
+
+	/** Tell the other tabs that somebody signed in. */
+	tell(): void {
+		this.#tabs.postMessage(null);
+	}
+
+	/** Do without: what waits for the sign-in fails. */
+	dismiss(): void {
+		this.#settle(false);
 	}
 
 	async signOut(): Promise<void> {
@@ -44,7 +60,7 @@ class Session {
 		await api('POST /auth/logout').catch(() => undefined);
 		credentials.forget();
 		this.me = null;
-		this.expired = false;
+		this.#settle(false);
 	}
 
 	/** Whether they administer the instance. */
@@ -62,6 +78,42 @@ class Session {
 		if (this.isAdmin) return true;
 		const own = this.me?.apps[appId];
 		return own !== undefined && RANK[own] >= RANK[role];
+	}
+
+	#expire(): void {
+		if (!this.me) return;
+		live.close();
+		this.expired = true;
+	}
+
+	async #renew(endpoint: string, problem: Problem): Promise<boolean> {
+		if (!this.me || NOT_RENEWED.includes(endpoint)) return false;
+		// Another tab signed in.
+		if (problem.kind === 'csrf') return credentials.restore();
+		if (problem.status !== 401) return false;
+		this.#expire();
+		return new Promise((renewed) => this.#waiting.push(renewed));
+	}
+
+	/** Another tab signed in. */
+	async #resume(): Promise<void> {
+		if (this.expired && (await credentials.restore())) await this.#goOn();
+	}
+
+	async #goOn(): Promise<void> {
+		const [before, now] = [this.me, await api('GET /auth/me')];
+		// What somebody else began is not for them to go on with.
+		if (this.expired && before?.id !== now.id) return location.reload();
+		this.me = now;
+		this.count++;
+		this.#settle(true);
+		live.connect();
+		if (before) live.tellAll();
+	}
+
+	#settle(renewed: boolean): void {
+		this.expired = false;
+		for (const settle of this.#waiting.splice(0)) settle(renewed);
 	}
 }
 

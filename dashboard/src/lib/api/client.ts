@@ -86,25 +86,29 @@ export async function tagged<E extends Endpoint>(
 	for (const [name, value] of Object.entries(options.query ?? {})) {
 		if (value !== null && value !== undefined && value !== '') search.set(name, String(value));
 	}
-	const headers = new Headers(credentials.headers());
-	if (options.body !== undefined) headers.set('content-type', 'application/json');
-	if (options.ifMatch) headers.set('if-match', options.ifMatch);
-	let response: Response;
-	try {
-		response = await fetch(`${ROOT}${path}${search.size ? `?${search}` : ''}`, {
-			method,
-			headers,
-			body: options.body === undefined ? undefined : JSON.stringify(options.body),
-			signal: options.signal
-		} as RequestInit);
-	} catch (error) {
-		if (options.signal?.aborted) throw error;
-		throw Problem.unreachable();
-	}
+	const send = async (): Promise<Response> => {
+		const headers = new Headers(credentials.headers());
+		if (options.body !== undefined) headers.set('content-type', 'application/json');
+		if (options.ifMatch) headers.set('if-match', options.ifMatch);
+		try {
+			return await fetch(`${ROOT}${path}${search.size ? `?${search}` : ''}`, {
+				method,
+				headers,
+				body: options.body === undefined ? undefined : JSON.stringify(options.body),
+				signal: options.signal
+			} as RequestInit);
+		} catch (error) {
+			if (options.signal?.aborted) throw error;
+			throw Problem.unreachable();
+		}
+	};
+	let response = await send();
 	if (!response.ok) {
 		const problem = await Problem.from(response);
-		if (response.status === 401) credentials.onRefused();
-		throw problem;
+		// What was being done goes on where the sign-in is renewed.
+		if (!(await credentials.renew(endpoint, problem))) throw problem;
+		response = await send();
+		if (!response.ok) throw await Problem.from(response);
 	}
 	const answer = response.status === 204 ? undefined : await response.json();
 	return { answer: answer as Answer<E>, etag: response.headers.get('etag') };

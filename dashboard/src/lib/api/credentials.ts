@@ -1,11 +1,13 @@
+import type { Problem } from './problem.ts';
+
 /**
  * How this page shows the server who it is: by a cookie that no script can read, and by a token
  * that proves that a request comes from a page of ours. The token lives as long as the page.
  */
 class Credentials {
 	#csrf: string | null = null;
-	/** What happens when the server refuses them; the session sets it. */
-	onRefused: () => void = () => undefined;
+	/** Asked when the server refuses a request; says whether it is worth sending again. The session sets it. */
+	renew: (endpoint: string, problem: Problem) => Promise<boolean> = () => Promise.resolve(false);
 
 	headers(): Record<string, string> {
 		return this.#csrf ? { 'x-csrf-token': this.#csrf } : {};

@@ -1,3 +1,5 @@
+import { session } from '#lib/session.svelte.ts';
+
 /** A message of a topic; docs/protocol.md. */
 export interface Message {
 	id: string;
@@ -18,6 +20,7 @@ export class Messages {
 	constructor(address: () => string | null) {
 		$effect(() => {
 			const from = address();
+			void session.count;
 			this.all = [];
 			this.listening = false;
 			if (from === null) return;
