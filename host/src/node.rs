@@ -315,7 +315,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     tokio::spawn(node.directory.clone().keep_fresh());
     tokio::spawn(node.journal.clone().follow());
     tokio::spawn(node.tally.clone().keep_telling());
-    tokio::spawn(node.about.clone().keep_saying(node.db.clone()));
+    let saying = tokio::spawn(node.about.clone().keep_saying(node.db.clone()));
     tokio::spawn(waiting::keep_sampling(
         node.db.clone(),
         node.directory.clone(),
@@ -334,6 +334,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     println!("listening on http://{address}");
     let serving = tokio::spawn(crate::http::serve(listener, node.clone(), stopped));
     dispatching.await??;
+    saying.abort();
+    node.about.leave(&node.db).await;
     // Idle connections need not keep us.
     let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
     if let Ok(served) = served {

@@ -238,9 +238,8 @@ impl Deploy {
                 .iter()
                 .all(|field| known[*field] == body[*field])
         };
-        let path_of = |known: &Value| {
-            format!("/routes/{}", known["id"].as_str().unwrap_or_default())
-        };
+        let path_of =
+            |known: &Value| format!("/routes/{}", known["id"].as_str().unwrap_or_default());
         let known = known.iter().find(same);
         let known = known.map(|known| client.get_tagged(&path_of(known)));
         match known.transpose()? {

@@ -8,7 +8,7 @@ use chrono::Utc;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Disk, NodeAbout, Queue, on_disk, sql};
+use super::{Disk, NodeAbout, NodeState, Queue, on_disk, sql, states};
 use crate::dispatch::WorkerId;
 use crate::http::endpoints::{Api, Rule};
 use crate::http::problem::Problem;
@@ -35,6 +35,8 @@ pub fn endpoints() -> Api {
 struct NodeView {
     #[serde(flatten)]
     node: NodeAbout,
+    /// Whether it is there.
+    state: NodeState,
     /// Whether it is the one that answers.
     is_this: bool,
     /// How many deliveries it works on.
@@ -43,7 +45,7 @@ struct NodeView {
 
 #[derive(Serialize, JsonSchema)]
 struct Instance {
-    /// The newest first; one that ended is forgotten after a day.
+    /// The newest first; one that is gone is forgotten after a day.
     nodes: Vec<NodeView>,
     queue: Queue,
     disk: Disk,
@@ -53,8 +55,10 @@ async fn show(State(node): State<Arc<Node>>) -> Result<Json<Instance>, Problem> 
     let this: WorkerId = node.about.id;
     let mut conn = node.db.read().await?;
     let leases = sql::leases(&mut conn).await?;
-    let nodes = sql::nodes(&mut conn).await?.into_iter();
-    let nodes = nodes.map(|node| NodeView {
+    let nodes = sql::nodes(&mut conn).await?;
+    let nodes = states(&nodes).into_iter().zip(nodes);
+    let nodes = nodes.map(|(state, node)| NodeView {
+        state,
         is_this: node.id == this,
         leases: leases.get(&node.id).copied().unwrap_or(0),
         node,

@@ -14,7 +14,11 @@ use crate::dispatch::WorkerId;
 use crate::store::{Db, Engine};
 
 /// How often a node says that it is there.
-const EVERY: Duration = Duration::from_secs(10);
+const EVERY: Duration = Duration::from_secs(5);
+/// A node that said nothing for so long is gone: it was killed, hangs, or cannot reach the database.
+const GONE_AFTER: TimeDelta = TimeDelta::seconds(15);
+/// How long a node that ends waits for that to be written down.
+const LEAVING_MAX: Duration = Duration::from_secs(2);
 /// A node of which nothing was heard for so long is forgotten.
 const FORGOTTEN_AFTER: TimeDelta = TimeDelta::hours(24);
 /// Beyond so many, deliveries are not counted.
@@ -34,6 +38,28 @@ pub struct NodeAbout {
     pub started_at: DateTime<Utc>,
     /// When it last said that it is there.
     pub seen_at: DateTime<Utc>,
+}
+
+/// Whether a node is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum NodeState {
+    /// It says so.
+    Serving,
+    /// It ended without saying so, or nothing is heard of it.
+    Gone,
+}
+
+/// The state of each of some nodes. Clocks of nodes differ, so the instant that counts is the last
+/// at which any of them said something: whoever asks is one of them.
+pub fn states(nodes: &[NodeAbout]) -> Vec<NodeState> {
+    let newest = nodes.iter().map(|node| node.seen_at).max();
+    let is_gone = |node: &NodeAbout| newest.is_some_and(|at| at - node.seen_at > GONE_AFTER);
+    let state = |node| match is_gone(node) {
+        true => NodeState::Gone,
+        false => NodeState::Serving,
+    };
+    nodes.iter().map(state).collect()
 }
 
 /// What is in the outbox, each counted up to [`DELIVERIES_MAX`] in all.
@@ -99,6 +125,17 @@ impl NodeAbout {
             tokio::time::sleep(EVERY).await;
         }
     }
+
+    /// Say that this node ends, once nothing says that it is there any more.
+    pub async fn leave(&self, db: &Db) {
+        let id = self.id;
+        let left = db.write(move |tx| Box::pin(sql::leave(tx, id)));
+        match tokio::time::timeout(LEAVING_MAX, left).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the node could not say that it ends"),
+            Err(_) => tracing::warn!("the node could not say that it ends in time"),
+        }
+    }
 }
 
 /// How many bytes the files of a folder have, those of its folders included. What cannot be read
@@ -123,6 +160,20 @@ fn on_disk(cache_dir: PathBuf, data_dir: PathBuf) -> (u64, Option<u64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_node_is_gone_when_the_others_have_said_more_since() {
+        let node = |seconds| NodeAbout {
+            seen_at: DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap(),
+            ..NodeAbout::this(WorkerId::new())
+        };
+        // Whatever the time is here, years after those.
+        assert_eq!(
+            states(&[node(100), node(85), node(84)]),
+            [NodeState::Serving, NodeState::Serving, NodeState::Gone]
+        );
+        assert_eq!(states(&[]), []);
+    }
 
     #[test]
     fn the_files_of_a_folder_are_added_up() {

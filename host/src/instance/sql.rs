@@ -27,6 +27,17 @@ pub async fn say(tx: &mut Tx, node: &NodeAbout) -> Result<(), StoreError> {
     Ok(())
 }
 
+/// Forget a node, which ends.
+pub async fn leave(tx: &mut Tx, id: WorkerId) -> Result<(), StoreError> {
+    const SQL: &str = "delete from nodes where id = $1";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(id)
+        .execute(c)
+        .await
+        .map(drop))?;
+    Ok(())
+}
+
 /// Forget the nodes that were last heard of before an instant.
 pub async fn forget(tx: &mut Tx, before: DateTime<Utc>) -> Result<(), StoreError> {
     const SQL: &str = "delete from nodes where seen_at < $1";

@@ -8,6 +8,7 @@
 mod audit;
 mod backup;
 mod database;
+mod instance;
 mod journal;
 mod kv;
 mod outbox;

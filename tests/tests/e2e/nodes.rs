@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use picloud_tests::{Engine, Options, Server, wait_for};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn options() -> Options {
     Options {
@@ -51,6 +51,48 @@ fn a_frozen_nodes_late_completion_is_refused() {
     assert_eq!(executions[0]["attempt"], 2);
     assert!(other.metric("picloud_leases_reclaimed_total") >= 1.0);
     assert!(seen.dead_letters("").is_empty());
+}
+
+#[test]
+fn every_node_is_shown_with_its_version_and_one_that_was_killed_as_gone() {
+    let one = Server::start_with(Engine::Postgres, options());
+    let mut killed = one.another_node(options());
+    let mut stopped = one.another_node(options());
+    let nodes = |server: &Server| -> Vec<Value> {
+        let instance = server.api("GET", "/instance", None).json();
+        instance["nodes"].as_array().unwrap().clone()
+    };
+    let id_of = |server: &Server| {
+        let seen = wait_for("the node to say that it is there", || {
+            let mut nodes = nodes(server).into_iter();
+            nodes.find(|node| node["is_this"] == true)
+        });
+        seen["id"].clone()
+    };
+    let ids = [&one, &killed, &stopped].map(id_of);
+    let state_of = |n: usize| {
+        let found = nodes(&one).into_iter().find(|node| node["id"] == ids[n]);
+        found.map(|node| node["state"].as_str().unwrap().to_owned())
+    };
+    let version = one.get("/version").json()["product"].clone();
+    let seen = nodes(&one);
+    assert_eq!(seen.len(), 3, "{seen:?}");
+    for node in &seen {
+        assert!(ids.contains(&node["id"]), "{node}");
+        assert_eq!(
+            (&node["version"], &node["state"]),
+            (&version, &json!("serving"))
+        );
+        assert!(!node["hostname"].as_str().unwrap().is_empty(), "{node}");
+    }
+    killed.kill();
+    stopped.stop();
+    // It said that it ends.
+    assert_eq!(state_of(2), None);
+    wait_for("the other to be gone", || {
+        (state_of(1).as_deref() == Some("gone")).then_some(())
+    });
+    assert_eq!(state_of(0).as_deref(), Some("serving"));
 }
 
 #[test]
