@@ -216,6 +216,14 @@ test('a long list draws what is in view, and goes on as it is scrolled', async (
 		expect(await rows.count()).toBeLessThan(80);
 	}
 	expect(await rows.last().getAttribute('aria-rowindex')).toBe(String(RUNS + 1));
+	// What runs meanwhile comes above, and whoever reads keeps their place.
+	const read = rows.nth(20);
+	const [where, place] = [await read.getByRole('link').getAttribute('href'), await read.boundingBox()];
+	const index = Number(await read.getAttribute('aria-rowindex'));
+	await fetch(`${server.url}/nop`);
+	const same = page.locator('[role=row][aria-rowindex]', { has: page.locator(`[href="${where}"]`) });
+	await expect.poll(async () => Number(await same.getAttribute('aria-rowindex'))).toBe(index + 1);
+	expect((await same.boundingBox())?.y).toBe(place?.y);
 	expect(wrong).toEqual([]);
 	await page.context().close();
 });

@@ -92,17 +92,16 @@ export class List<T extends { id: string }> {
 	}
 
 	/** Fetch the first page, and go on with what is here where it joins: nobody loses their place. */
-	async #renew(): Promise<void> {
-		const [before, cursor] = [this.items, this.#cursor];
-		await this.#load(null);
-		const last = this.items.at(-1);
-		const joint = before.findIndex(({ id }) => id === last?.id);
-		if (joint < 0 || joint === before.length - 1 || before.length <= this.items.length) return;
-		this.items = [...this.items, ...before.slice(joint + 1)];
-		this.#cursor = cursor;
+	#renew(): Promise<void> {
+		return this.#load(null, ({ items }) => {
+			const last = items.at(-1)?.id;
+			const joint = this.items.findIndex(({ id }) => id === last);
+			return joint < 0 ? [] : this.items.slice(joint + 1);
+		});
 	}
 
-	async #load(cursor: string | null): Promise<void> {
+	/** Fetch a page; the first one takes the place of all but what `follows` it. */
+	async #load(cursor: string | null, follows: (page: Page<T>) => T[] = () => []): Promise<void> {
 		untrack(() => this.#running?.abort());
 		const running = new AbortController();
 		this.#running = running;
@@ -110,8 +109,9 @@ export class List<T extends { id: string }> {
 		try {
 			const page = await this.#fetch(cursor, running.signal);
 			if (running.signal.aborted) return;
-			this.items = cursor === null ? page.items : [...this.items, ...page.items];
-			this.#cursor = page.next_cursor;
+			const rest = cursor === null ? follows(page) : [];
+			this.items = [...(cursor === null ? [] : this.items), ...page.items, ...rest];
+			if (rest.length === 0) this.#cursor = page.next_cursor;
 			this.problem = null;
 		} catch (error) {
 			if (running.signal.aborted) return;

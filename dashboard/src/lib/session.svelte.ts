@@ -27,8 +27,12 @@ class Session {
 	}
 
 	async load(): Promise<void> {
-		if (!(await credentials.restore())) return;
-		this.me = await api('GET /auth/me');
+		const [isSignedIn, me] = await Promise.all([
+			credentials.restore(),
+			api('GET /auth/me').catch(() => null)
+		]);
+		if (!isSignedIn || !me) return;
+		this.me = me;
 		live.connect();
 	}
 

@@ -7,7 +7,7 @@ const KEYWORDS = new Set(
 	)
 );
 const MODULES = new Set(
-	'kv log dead_letters regex random time secrets json base64 hex url'.split(' ')
+	'kv pubsub log dead_letters regex random time secrets json base64 hex url'.split(' ')
 );
 
 interface State {
@@ -97,6 +97,9 @@ const property = (label: string, detail: string): Completion => ({
 /** What docs/rhai-sdk.md describes. */
 const SDK: Completion[] = [
 	call('kv::collection("${name}")', 'a collection'),
+	call('pubsub::publish_durable("${topic}", ${message})', 'the id of the message'),
+	call('pubsub::publish_ephemeral("${topic}", ${message})', 'the id of the message'),
+	call('pubsub::subscriber_token(["${topic}"], ${3600})', 'a token for a browser'),
 	call('log::info("${message}", #{ ${} })', 'a line of the log'),
 	call('log::warn("${message}")', 'a line of the log'),
 	call('log::error("${message}")', 'a line of the log'),
@@ -108,9 +111,12 @@ const SDK: Completion[] = [
 	call('regex::is_match("${pattern}", ${text})', 'bool'),
 	call('regex::find("${pattern}", ${text})', 'the first match, or ()'),
 	call('regex::find_all("${pattern}", ${text})', 'strings'),
+	call('regex::split("${pattern}", ${text})', 'strings'),
 	call('regex::captures("${pattern}", ${text})', 'a map, or ()'),
 	call('regex::replace("${pattern}", ${text}, "${with}")', 'a string'),
 	call('random::int(${from}, ${to})', 'both included'),
+	call('random::float()', 'from 0 up to 1'),
+	call('random::bytes(${n})', 'a blob'),
 	call('random::uuid()', 'version 4'),
 	call('random::text(${n})', 'URL-safe characters'),
 	call('random::pick(${array})', 'one of its items'),
@@ -122,10 +128,16 @@ const SDK: Completion[] = [
 	call('json::stringify(${value})', 'a string'),
 	call('json::pretty(${value})', 'a string'),
 	call('base64::encode(${x})', 'a string'),
+	call('base64::decode(${text})', 'a blob'),
 	call('base64::decode_text(${text})', 'a string'),
+	call('base64::encode_url(${x})', 'a string'),
+	call('base64::decode_url(${text})', 'a blob'),
 	call('hex::encode(${x})', 'a string'),
+	call('hex::decode(${text})', 'a blob'),
 	call('url::encode(${text})', 'a string'),
+	call('url::decode(${text})', 'a string'),
 	call('url::parse_query(${text})', 'a map'),
+	call('url::build_query(${map})', 'a string'),
 	call('sleep(${seconds})', 'waits'),
 	...[
 		'ctx.request.method',
@@ -138,6 +150,7 @@ const SDK: Completion[] = [
 	].map((label) => property(label, 'the request')),
 	property('ctx.event', 'what fired the script'),
 	property('ctx.event.kv', 'collection, key, value, old_value'),
+	property('ctx.event.pubsub', 'topic, message, message_id, published_at'),
 	property('ctx.event.id', 'the same for every attempt'),
 	property('ctx.attempt', 'from 1'),
 	property('ctx.execution_id', 'this execution'),
