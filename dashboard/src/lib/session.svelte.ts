@@ -1,6 +1,6 @@
 import { api, type Options } from './api/client.ts';
 import { credentials } from './api/credentials.ts';
-import type { Problem } from './api/problem.ts';
+import { Problem } from './api/problem.ts';
 import type { App, AppRole, Me } from './api/types.ts';
 import { live } from './live.svelte.ts';
 
@@ -16,7 +16,7 @@ class Session {
 	/** How often somebody signed in: what a sign-in's end has ended begins anew with it. */
 	count = $state(0);
 	/** The requests that wait for the sign-in. */
-	#waiting: ((renewed: boolean) => void)[] = [];
+	#waiting: { goOn: () => void; giveUp: (why: Problem) => void }[] = [];
 	/** Between the tabs of this browser: the sign-in is one for all. */
 	#tabs = new BroadcastChannel('picloud-session');
 
@@ -27,11 +27,8 @@ class Session {
 	}
 
 	async load(): Promise<void> {
-		const [isSignedIn, me] = await Promise.all([
-			credentials.restore(),
-			api('GET /auth/me').catch(() => null)
-		]);
-		if (!isSignedIn || !me) return;
+		const [isSignedIn, me] = await Promise.all([credentials.restore(), api('GET /auth/me')]);
+		if (!isSignedIn) return;
 		this.me = me;
 		live.connect();
 	}
@@ -56,7 +53,9 @@ class Session {
 
 	/** Do without: what waits for the sign-in fails. */
 	dismiss(): void {
-		this.#settle(false);
+		this.expired = false;
+		const why = new Problem(401, { title: 'Sign in first', detail: 'Your session has ended.' });
+		for (const { giveUp } of this.#waiting.splice(0)) giveUp(why);
 	}
 
 	async signOut(): Promise<void> {
@@ -64,7 +63,7 @@ class Session {
 		await api('POST /auth/logout').catch(() => undefined);
 		credentials.forget();
 		this.me = null;
-		this.#settle(false);
+		this.dismiss();
 	}
 
 	/** Whether they administer the instance. */
@@ -96,7 +95,8 @@ class Session {
 		if (problem.kind === 'csrf') return credentials.restore();
 		if (problem.status !== 401) return false;
 		this.#expire();
-		return new Promise((renewed) => this.#waiting.push(renewed));
+		await new Promise<void>((goOn, giveUp) => this.#waiting.push({ goOn, giveUp }));
+		return true;
 	}
 
 	/** Another tab signed in. */
@@ -110,14 +110,10 @@ class Session {
 		if (this.expired && before?.id !== now.id) return location.reload();
 		this.me = now;
 		this.count++;
-		this.#settle(true);
+		this.expired = false;
+		for (const { goOn } of this.#waiting.splice(0)) goOn();
 		live.connect();
 		if (before) live.tellAll();
-	}
-
-	#settle(renewed: boolean): void {
-		this.expired = false;
-		for (const settle of this.#waiting.splice(0)) settle(renewed);
 	}
 }
 
