@@ -97,13 +97,13 @@ export interface Difference {
 }
 
 /** What changes with every change, and says nothing of it. */
-const BOOKKEEPING = new Set(['updated_at', 'version', 'waiting']);
+const BOOKKEEPING = ['updated_at', 'version', 'waiting'];
 
 /** What became different, member by member, in words. */
 export function differences(then: unknown, now: unknown): Difference[] {
 	const [old, current] = [members(then), members(now)];
-	return [...new Set([...Object.keys(old), ...Object.keys(current)])]
-		.filter((name) => !BOOKKEEPING.has(name) && said(old[name]) !== said(current[name]))
+	return Object.keys({ ...old, ...current })
+		.filter((name) => !BOOKKEEPING.includes(name) && said(old[name]) !== said(current[name]))
 		.map((name) => ({ name: words(name), then: said(old[name]), now: said(current[name]) }));
 }
 

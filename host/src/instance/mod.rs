@@ -163,7 +163,7 @@ mod tests {
 
     #[test]
     fn a_node_is_gone_when_the_others_have_said_more_since() {
-        let node = |seconds| NodeAbout {
+        let node = |seconds: i64| NodeAbout {
             seen_at: DateTime::from_timestamp(1_790_000_000 + seconds, 0).unwrap(),
             ..NodeAbout::this(WorkerId::new())
         };
