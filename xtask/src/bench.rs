@@ -3,6 +3,7 @@
 mod deliveries;
 mod flame;
 mod growth;
+mod identity;
 mod load;
 mod peers;
 mod plot;
@@ -202,6 +203,9 @@ fn measure(bench: &Bench, peers: &Peers) -> Result<Vec<Row>> {
         waiting::rows(bench)
     })?);
     rows.extend(crate::step("streams", || streams::rows(bench, peers))?);
+    rows.extend(crate::step("sign-ins and tokens", || {
+        identity::rows(bench)
+    })?);
     rows.extend(crate::step("growth", || growth::rows(bench))?);
     let (more, deliveries) = deliveries::measure(bench, &database, peers)?;
     rows.extend(more);

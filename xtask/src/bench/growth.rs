@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use super::Bench;
-use super::load::{Target, for_each, median, wrk};
+use super::load::{for_each, median, wrk};
 use super::report::{Row, thousands};
 use super::server::Server;
 use super::sync::SCRIPT;
@@ -47,7 +47,7 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
     for _ in 0..scale.rounds {
         let mut costs = Vec::new();
         for (server, target) in &servers {
-            costs.push(cost(server, target, scale.seconds_of_a_turn)?);
+            costs.push(server.cost(target, scale.seconds_of_a_turn)?);
         }
         with_scripts.push(costs[1] / costs[0]);
         with_apps.push(costs[2] / costs[0]);
@@ -68,14 +68,6 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
                 .moonshot(1.0)
         })
         .collect())
-}
-
-/// The server's processor time for a request, in seconds: it does not see how much of the two
-/// cores the load generator took.
-fn cost(server: &Server, target: &Target, seconds: u32) -> Result<f64> {
-    let before = server.cpu()?;
-    let load = wrk(target, 32, seconds)?;
-    Ok((server.cpu()? - before).as_secs_f64() / load.requests)
 }
 
 /// In one app, with a route each; how many were made.

@@ -6,10 +6,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::Bench;
-use super::load::Target;
+use super::load::{Target, wrk};
 use super::peers::free_port;
 
 const PASSWORD: &str = "only for this benchmark";
@@ -108,6 +108,14 @@ impl Server {
         &self.token
     }
 
+    /// Sign in with the password once more, and forget the session.
+    pub(super) fn sign_in(&self) -> Result<()> {
+        let body = json!({ "name": "owner", "password": PASSWORD });
+        let call = self.agent.post(self.url("/api/v1/auth/login"));
+        call.send_json(&body)?.body_mut().read_to_vec()?;
+        Ok(())
+    }
+
     /// End it as an operator would.
     pub(super) fn stop(&mut self) -> Result<()> {
         crate::run(Command::new("kill").arg(self.child.id().to_string()))?;
@@ -198,6 +206,14 @@ impl Server {
         Ok(Duration::from_secs_f64(
             ticks.iter().sum::<f64>() / TICKS_A_SECOND,
         ))
+    }
+
+    /// Its processor time for a request, in seconds: it does not see how much of the two cores the
+    /// load generator took.
+    pub(super) fn cost(&self, target: &Target, seconds: u32) -> Result<f64> {
+        let before = self.cpu()?;
+        let load = wrk(target, 32, seconds)?;
+        Ok((self.cpu()? - before).as_secs_f64() / load.requests)
     }
 
     /// Its resident memory, with a page that several maps share counted once.
