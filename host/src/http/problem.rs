@@ -211,6 +211,9 @@ impl From<StoreError> for Problem {
             return Self::unavailable("The database cannot be reached now; try again");
         }
         Self::internal(error)
+        if matches!(error, StoreError::Unstorable) {
+            return Self::new(ProblemType::InvalidRequest, error.to_string());
+        }
     }
 }
 

@@ -19,6 +19,9 @@ pub enum StoreError {
     /// What is to be changed is not what its maker had read.
     #[error("it was changed meanwhile")]
     Changed,
+    /// A text has a character that Postgres neither holds nor looks for.
+    #[error("a text has a NUL (`\\u0000`), or another character that the database does not hold")]
+    Unstorable,
     /// A row that no version of ours can have written.
     #[error("{table}.{column} of row {id} is not what it must be: {problem}")]
     Inconsistent {
@@ -54,6 +57,10 @@ impl From<sqlx::Error> for StoreError {
         if let sqlx::Error::Database(database) = &error {
             if database.is_unique_violation() {
                 return Self::Duplicate;
+            }
+            // Postgres: character_not_in_repertoire, untranslatable_character.
+            if matches!(database.code().as_deref(), Some("22021" | "22P05")) {
+                return Self::Unstorable;
             }
             // Postgres ended a deadlock, or could not order two transactions.
             if matches!(database.code().as_deref(), Some("40P01" | "40001")) {

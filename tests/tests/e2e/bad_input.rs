@@ -10,6 +10,8 @@ on_both_engines!(
     odd_keys_and_values_are_refused_and_named,
     a_cursor_of_another_list_is_refused,
     an_app_that_is_full_says_503,
+    no_name_in_a_path_has_a_nul,
+    a_nul_in_a_body_is_kept_or_refused,
 );
 
 fn a_body_over_the_limit_is_413(engine: Engine) {
@@ -220,4 +222,166 @@ fn an_app_that_is_full_says_503(engine: Engine) {
             .all(|answer| answer.problem() == "overloaded" && answer.headers["retry-after"] == "1")
     );
     assert_eq!(server.get("/s").status, 200);
+}
+
+fn no_name_in_a_path_has_a_nul(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.serve("s", "1");
+    let made = |path: &str| server.api("GET", path, None).json()["items"][0]["id"].clone();
+    let script = made("/apps/a/scripts").as_str().unwrap().to_owned();
+    let mut calls = 0;
+    for row in super::access::table("endpoints") {
+        let Some(template) = row[0].strip_prefix("GET ") else {
+            continue;
+        };
+        let parts: Vec<&str> = template.split('/').collect();
+        let named = (0..parts.len()).filter(|at| parts[*at].starts_with('{'));
+        for at in named {
+            for odd in ["%00", "a%00b", "%ff", "%c0%80", "%ed%a0%80"] {
+                let path = parts.iter().enumerate().map(|(n, part)| match *part {
+                    _ if n == at => odd,
+                    "{app}" => "a",
+                    "{id}" => &script,
+                    "{version}" => "1",
+                    part if part.starts_with('{') => "x",
+                    part => part,
+                });
+                let path = path.collect::<Vec<_>>().join("/");
+                // A stream would not end.
+                let method = match path.ends_with("/events") {
+                    true => "HEAD",
+                    false => "GET",
+                };
+                let answer = server.api(method, &path, None);
+                assert!(
+                    (400..500).contains(&answer.status),
+                    "{path}: {}",
+                    answer.text()
+                );
+                calls += 1;
+            }
+        }
+    }
+    assert!(calls > 100, "{calls}");
+    for path in ["/%00", "/s/%00", "/s?a=%00", "/realtime/topics/%00"] {
+        let status = server.get(path).status;
+        assert!(status < 500, "{path}: {status}");
+    }
+}
+
+fn a_nul_in_a_body_is_kept_or_refused(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    let odd = "a\u{0}b";
+    app.script("echo", "1");
+    for (method, path, body) in [
+        (
+            "POST",
+            "/auth/login",
+            json!({ "name": odd, "password": odd }),
+        ),
+        (
+            "POST",
+            "/auth/join",
+            json!({ "token": odd, "name": "n", "password": odd }),
+        ),
+        (
+            "POST",
+            "/auth/reset",
+            json!({ "token": odd, "password": odd }),
+        ),
+        (
+            "POST",
+            "/auth/password",
+            json!({ "current": odd, "password": odd }),
+        ),
+        (
+            "POST",
+            "/auth/keys",
+            json!({ "name": odd, "scopes": ["log:read"] }),
+        ),
+        (
+            "POST",
+            "/auth/keys",
+            json!({ "name": "k", "scopes": ["log:read"], "apps": [odd] }),
+        ),
+        ("POST", "/apps", json!({ "slug": odd })),
+        ("PATCH", "/apps/a", json!({ "name": odd })),
+        ("POST", "/apps/a/domains", json!({ "host": odd })),
+        (
+            "POST",
+            "/apps/a/scripts",
+            json!({ "name": odd, "source": "1" }),
+        ),
+        ("POST", "/apps/a/scripts/validate", json!({ "source": odd })),
+        (
+            "POST",
+            "/apps/a/routes",
+            json!({ "script": odd, "method": "GET", "path": "/x" }),
+        ),
+        (
+            "POST",
+            "/apps/a/routes",
+            json!({ "script": "echo", "method": odd, "path": "/x" }),
+        ),
+        (
+            "POST",
+            "/apps/a/routes",
+            json!({ "script": "echo", "method": "GET", "path": odd }),
+        ),
+        (
+            "POST",
+            "/apps/a/triggers/kv",
+            json!({ "script": "echo", "collection": odd, "name": "t" }),
+        ),
+        (
+            "POST",
+            "/apps/a/triggers/kv",
+            json!({ "script": "echo", "collection": "c", "name": odd }),
+        ),
+        (
+            "POST",
+            "/apps/a/triggers/pubsub",
+            json!({ "script": odd, "topic": "c", "name": "t" }),
+        ),
+        ("PUT", "/apps/a/secrets/S", json!({ "value": odd })),
+        ("PUT", "/apps/a/members/owner", json!({ "role": odd })),
+        (
+            "POST",
+            "/invitations",
+            json!({ "role": "member", "apps": { odd: "viewer" } }),
+        ),
+        (
+            "POST",
+            "/apps/a/topics/t/messages",
+            json!({ "message": { odd: odd } }),
+        ),
+        ("PUT", "/apps/a/kv/c/k", json!({ odd: odd })),
+    ] {
+        let answer = server.api(method, path, Some(body));
+        assert!(answer.status < 500, "{method} {path}: {}", answer.text());
+    }
+    // What is JSON keeps it.
+    assert_eq!(app.kv("c", "k"), json!({ odd: odd }));
+    // A source, what a script says, throws, answers and keeps.
+    let source = r#"let odd = ctx.request.body; log::info(odd); log::info("x", #{ odd: odd });
+        kv::collection("c").set("said", odd); // NUL
+        if ctx.request.method == "PUT" { throw odd; } odd"#;
+    app.serve("say", &source.replace("NUL", odd));
+    let said = server.post("/say", &json!(odd));
+    assert_eq!(
+        (said.status, said.json()),
+        (200, json!(odd)),
+        "{}",
+        said.text()
+    );
+    let failed = server.call("PUT", "/say", &[], Some(json!(odd).to_string().as_bytes()));
+    assert_eq!(failed.problem(), "script_failed");
+    let found = app.last_execution();
+    assert!(
+        found["error"]["message"].as_str().unwrap().contains(odd),
+        "{found}"
+    );
+    assert_eq!(app.kv("c", "said"), json!(odd));
 }

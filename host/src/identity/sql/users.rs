@@ -93,6 +93,10 @@ pub async fn get(conn: &mut Conn, id: UserId) -> Result<Option<User>, StoreError
 /// A user and the hash of their password.
 pub async fn by_name(conn: &mut Conn, name: &str) -> Result<Option<(User, String)>, StoreError> {
     const SQL: &str = select_users!("where name = $1");
+    // Nobody's name has one, and Postgres does not look for it.
+    if name.contains('\0') {
+        return Ok(None);
+    }
     let row: Option<Row> = on!(conn, |c| sqlx::query_as(SQL)
         .bind(name)
         .fetch_optional(c)
