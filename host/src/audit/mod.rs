@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::apps::AppId;
 use crate::identity::{ApiKeyId, Caller, UserId};
 use crate::journal::{self, Channel, NewEntry, kinds};
-use crate::store::{Db, Id, StoreError, Tx, Witness};
+use crate::store::{Db, Id, StoreError, Tx, Witness, write_beside};
 
 /// The id of an entry.
 pub type EntryId = Id<Entry>;
@@ -213,6 +213,14 @@ pub async fn note(db: &Db, act: Act) {
     if let Err(error) = noted.await {
         tracing::error!(%error, action = said, "the audit log could not be written");
     }
+}
+
+/// Write down what was done to the database at `url` without its server.
+///
+/// # Errors
+/// When it cannot be written.
+pub async fn note_beside(url: &str, act: Act) -> Result<(), StoreError> {
+    write_beside(url, async |tx| insert(tx, act).await).await
 }
 
 #[cfg(test)]

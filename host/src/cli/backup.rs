@@ -13,6 +13,7 @@ use super::client::Client;
 use super::output::{Failure, Output, table};
 use super::serve::Serve;
 use crate::archive::{ArchiveError, MakeError, Reader};
+use crate::audit::{self, Act};
 use crate::backup::{self, BackupError, Backups, Contents, RestoreError};
 use crate::config::Config;
 use crate::secrets::master_key::MasterKeys;
@@ -114,7 +115,7 @@ impl Backup {
         let Config { database_url, .. } = self.place.config()?;
         let read = |to: &mut dyn Write| {
             runtime()?.block_on(async {
-                let mut pieces = Backups::new(database_url).begin().await?;
+                let mut pieces = Backups::new(database_url.clone()).begin().await?;
                 while let Some(piece) = pieces.recv().await {
                     to.write_all(&piece?)?;
                 }
@@ -123,6 +124,20 @@ impl Backup {
         };
         let (contents, bytes) = written(&self.file, read, verified)?;
         show_written(&self.file, &contents, bytes, out);
+        let [_, action] = backup::ACTIONS;
+        let act = Act {
+            action: action.to_owned(),
+            target: self.file.display().to_string(),
+            address: String::new(),
+            app_id: None,
+            actor: None,
+            status: 200,
+        };
+        if let Err(error) = runtime()?.block_on(audit::note_beside(&database_url, act)) {
+            eprintln!(
+                "warning: the backup is whole, but it could not be written down that there is one, so `picloud doctor` does not know of it: {error}"
+            );
+        }
         Ok(())
     }
 }

@@ -92,13 +92,17 @@ async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Find
         findings.push(clock_beside(newest, Utc::now()));
     }
     findings.push(key_file(config, &secrets::sql::by_key(conn).await?));
-    let backups = audit::Filter {
-        action: Some("GET /instance/backup".to_owned()),
-        ..audit::Filter::default()
-    };
-    let tried = audit::sql::page(conn, &backups, None, BACKUPS_SEEN).await?;
-    let last = tried.iter().find(|entry| entry.status < 400);
-    findings.push(last_backup(last.map(|entry| entry.at), Utc::now()));
+    let mut last = None;
+    for action in backup::ACTIONS {
+        let backups = audit::Filter {
+            action: Some(action.to_owned()),
+            ..audit::Filter::default()
+        };
+        let tried = audit::sql::page(conn, &backups, None, BACKUPS_SEEN).await?;
+        let taken = tried.iter().find(|entry| entry.status < 400);
+        last = last.max(taken.map(|entry| entry.at));
+    }
+    findings.push(last_backup(last, Utc::now()));
     Ok(findings)
 }
 
@@ -253,13 +257,10 @@ fn key_file(config: &Config, by_key: &[(Vec<u8>, i64)]) -> Finding {
 fn last_backup(at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Finding {
     const NAME: &str = "backup";
     let Some(at) = at else {
-        return Finding::ok(
-            NAME,
-            "none was taken through the API; those of `picloud backup --direct` are not known here",
-        );
+        return Finding::ok(NAME, "none was taken yet");
     };
     let found = format!(
-        "the last one through the API was taken at {}",
+        "the last one was taken at {}",
         at.format("%Y-%m-%d %H:%M UTC")
     );
     match now - at > BACKUP_AGE {

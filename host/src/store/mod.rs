@@ -3,6 +3,7 @@
 //!
 //! This room knows no domain: tables and statements live in the domains' `sql.rs`.
 
+mod beside;
 mod conn;
 mod error;
 mod expected;
@@ -23,6 +24,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 pub(crate) use conn::on;
+pub use beside::write_beside;
 pub use conn::{Announcement, Conn, Tx};
 pub use error::StoreError;
 pub use expected::{ETag, Expected, entity_tags};

@@ -96,11 +96,24 @@ fn a_server_checks_itself_and_says_how_to_mend_what_is_wrong(engine: Engine) {
     };
     assert!(detail.starts_with(product), "{detail}");
     assert!(!first.to_string().contains(server.password()));
-    // A backup through the API is known from then on.
-    assert!(server.cli(&["backup", "a.zip"]).status.success());
+    // A backup is known from then on, whether it was taken through the API or beside the server.
+    let not_yet = finding(&first, "backup")["found"].to_string();
+    assert!(not_yet.contains("none was taken"), "{not_yet}");
+    let direct = server.direct();
+    let mut words = vec!["backup", "a.zip"];
+    words.extend(direct.iter().map(String::as_str));
+    let taken = server.cli(&words);
+    assert!(
+        taken.status.success() && taken.stderr.is_empty(),
+        "{taken:?}"
+    );
     let last = finding(&ask(&server, &[]), "backup")["found"].to_string();
     assert!(last.contains("was taken at 20"), "{last}");
     // A proxy that nobody named.
+    let audit = server.api("GET", "/audit?limit=1", None).json();
+    let noted = (&audit["items"][0]["action"], &audit["items"][0]["target"]);
+    assert_eq!(noted, (&json!("picloud backup --direct"), &json!("a.zip")));
+    assert!(server.cli(&["backup", "b.zip"]).status.success());
     let proxied = [("x-forwarded-proto", "https")];
     let found = ask(&server, &proxied);
     expect(
