@@ -349,9 +349,17 @@ impl Server {
         self.child.as_ref().map_or(0, Child::id)
     }
 
-    /// Change the server's Postgres behind its back: for what nothing else can do yet.
+    /// Change the server's database behind its back: for what nothing else can do.
     pub fn sql(&self, statements: &str) {
-        let database = self.database.as_ref().expect("a Postgres");
+        let Some(database) = &self.database else {
+            const EXECUTE: &str =
+                "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])";
+            let mut python = Command::new("python3");
+            let python = python.args(["-c", EXECUTE]);
+            let python = python.arg(self.data_dir().join("picloud.db"));
+            assert!(python.arg(statements).status().expect("python3").success());
+            return;
+        };
         let mut client =
             postgres::Client::connect(&database.url, postgres::NoTls).expect("the database");
         client.batch_execute(statements).expect("statements");

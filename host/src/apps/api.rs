@@ -98,6 +98,7 @@ async fn list(
     let after: Option<AppId> = page_cursor(query.cursor.as_deref())?;
     let apps = sql::all(&mut node.db.read().await?).await?;
     let apps = apps
+        .or_skip()
         .into_iter()
         .filter(|app| after.is_none_or(|after| app.id > after))
         .filter(|app| may_see(&node, &who, app.id));

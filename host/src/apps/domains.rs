@@ -21,7 +21,7 @@ pub async fn claim(
     // Raising the version first makes such changes wait for each other: two that claim what
     // overlaps see one another.
     directory::raise_version(tx).await?;
-    let others = sql::all(tx.conn().await?).await?;
+    let others = sql::all(tx.conn().await?).await?.or_fail()?;
     let (own, others): (Vec<App>, Vec<App>) = others.into_iter().partition(|app| app.id == app_id);
     for host in hosts {
         let claimed = others.iter().flat_map(|app| &app.hosts);

@@ -3,7 +3,7 @@
 use chrono::{DateTime, Utc};
 
 use super::{App, AppId, HostPattern, Slug};
-use crate::store::{Conn, StoreError, Tx, on};
+use crate::store::{Conn, Readable, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
 struct AppRow {
@@ -47,8 +47,9 @@ impl AppRow {
     }
 }
 
-/// Every app with its hosts, oldest first.
-pub async fn all(conn: &mut Conn) -> Result<Vec<App>, StoreError> {
+/// Every app with its hosts, oldest first. Without all of its hosts an app is not read at all: it
+/// would serve those that nobody claims.
+pub async fn all(conn: &mut Conn) -> Result<Readable<App>, StoreError> {
     const APPS: &str = "
         select id, slug, name, hide_payloads_from_viewers, created_at, updated_at
         from apps order by id";
@@ -56,19 +57,16 @@ pub async fn all(conn: &mut Conn) -> Result<Vec<App>, StoreError> {
     let rows: Vec<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APPS).fetch_all(c).await)?;
     let hosts: Vec<(AppId, String)> =
         on!(&mut *conn, |c| sqlx::query_as(HOSTS).fetch_all(c).await)?;
-    let mut by_app = std::collections::HashMap::<AppId, Vec<HostPattern>>::new();
+    let mut by_app = std::collections::HashMap::<AppId, Vec<_>>::new();
     for (app_id, host) in hosts {
-        by_app
-            .entry(app_id)
-            .or_default()
-            .push(pattern(app_id, &host)?);
+        let of_app = by_app.entry(app_id).or_default();
+        of_app.push(pattern(app_id, &host));
     }
-    rows.into_iter()
-        .map(|row| {
-            let hosts = by_app.remove(&row.id).unwrap_or_default();
-            row.with(hosts)
-        })
-        .collect()
+    let apps = rows.into_iter().map(|row| {
+        let hosts = by_app.remove(&row.id).unwrap_or_default();
+        row.with(hosts.into_iter().collect::<Result<_, _>>()?)
+    });
+    Ok(apps.collect())
 }
 
 fn pattern(app_id: AppId, host: &str) -> Result<HostPattern, StoreError> {

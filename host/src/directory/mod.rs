@@ -1,7 +1,8 @@
 //! What every request and every event needs to know of apps, scripts, routes, triggers and users,
 //! in memory.
 //!
-//! A picture of the database at one version. Whoever changes one of them raises the
+//! A picture of the database at one version. A row that cannot be read is left out and told of: it is
+//! no reason that a node does not start. Whoever changes one of them raises the
 //! version in the same transaction ([`raise_version`]) and asks for a [`Directory::refresh`] after
 //! it; other nodes notice within a second.
 
@@ -60,6 +61,8 @@ pub struct Picture {
     /// Those who are not disabled.
     users: HashMap<UserId, User>,
     members: HashMap<(AppId, UserId), AppRole>,
+    /// What is wrong with the rows that are left out.
+    unreadable: Vec<StoreError>,
 }
 
 impl Picture {
@@ -164,6 +167,16 @@ impl Picture {
         theirs.map(|((app_id, _), role)| (*app_id, *role))
     }
 
+    /// Tell of the rows that are left out, but not of those that `before` left out, too.
+    fn tell_unreadable(&self, before: &Self) {
+        let known: Vec<String> = before.unreadable.iter().map(ToString::to_string).collect();
+        for problem in self.unreadable.iter().map(ToString::to_string) {
+            if !known.contains(&problem) {
+                tracing::error!(problem, "a row cannot be read, and is left out");
+            }
+        }
+    }
+
     async fn load(conn: &mut Conn) -> Result<Self, StoreError> {
         // The version first: what is changed while we read makes the picture newer than its
         // version says, and the next refresh looks again.
@@ -172,7 +185,8 @@ impl Picture {
             version,
             ..Self::default()
         };
-        for app in apps::sql::all(conn).await? {
+        let mut unreadable = Vec::new();
+        for app in apps::sql::all(conn).await?.and_tell(&mut unreadable) {
             for host in &app.hosts {
                 match host {
                     HostPattern::Exact(name) => {
@@ -192,18 +206,19 @@ impl Picture {
             .sort_by_key(|(host, _)| std::cmp::Reverse(host.to_string().len()));
         let scripts = scripts::sql::all(conn).await?;
         picture.scripts = scripts
+            .and_tell(&mut unreadable)
             .into_iter()
             .map(|script| (script.id, script))
             .collect();
         let mut by_app = HashMap::<AppId, Vec<_>>::new();
-        for route in routes::sql::all(conn).await? {
+        for route in routes::sql::all(conn).await?.and_tell(&mut unreadable) {
             by_app.entry(route.app_id).or_default().push(route);
         }
         picture.tables = by_app
             .into_iter()
             .map(|(id, routes)| (id, RouteTable::new(routes)))
             .collect();
-        for trigger in triggers::sql::all(conn).await? {
+        for trigger in triggers::sql::all(conn).await?.and_tell(&mut unreadable) {
             let trigger = Arc::new(trigger);
             let listening = match trigger.kind {
                 triggers::Kind::Kv(_) => &mut picture.kv_triggers,
@@ -216,7 +231,8 @@ impl Picture {
             }
             picture.triggers.insert(trigger.id, trigger);
         }
-        for (app_id, topic) in pubsub::sql::all_topics(conn).await? {
+        let topics = pubsub::sql::all_topics(conn).await?;
+        for (app_id, topic) in topics.and_tell(&mut unreadable) {
             picture.topics.entry(app_id).or_default().add(topic);
         }
         for key in pubsub::sql::all_keys(conn).await? {
@@ -224,14 +240,25 @@ impl Picture {
             of_app.push(key);
         }
         let users = identity::sql::users::enabled(conn).await?;
-        picture.users = users.into_iter().map(|user| (user.id, user)).collect();
+        let users = users.and_tell(&mut unreadable).into_iter();
+        picture.users = users.map(|user| (user.id, user)).collect();
         let members = identity::sql::members::all(conn).await?;
         picture.members = members
+            .and_tell(&mut unreadable)
             .into_iter()
             .map(|(app_id, user_id, role)| ((app_id, user_id), role))
             .collect();
+        picture.unreadable = unreadable;
         Ok(picture)
     }
+}
+
+/// What is wrong with the rows that a picture leaves out.
+///
+/// # Errors
+/// When the database fails.
+pub async fn unreadable(conn: &mut Conn) -> Result<Vec<StoreError>, StoreError> {
+    Ok(Picture::load(conn).await?.unreadable)
 }
 
 impl Directory {
@@ -241,6 +268,7 @@ impl Directory {
     /// When the database fails.
     pub async fn open(db: Db) -> Result<Arc<Self>, StoreError> {
         let picture = Picture::load(&mut db.read().await?).await?;
+        picture.tell_unreadable(&Picture::default());
         Ok(Arc::new(Self {
             db,
             picture: ArcSwap::from_pointee(picture),
@@ -272,6 +300,7 @@ impl Directory {
         tokio::time::sleep_until(*next_load).await;
         let began = Instant::now();
         let picture = Picture::load(&mut self.db.read().await?).await?;
+        picture.tell_unreadable(&self.picture.load());
         self.picture.store(Arc::new(picture));
         self.changes.send_modify(|count| *count += 1);
         *next_load = Instant::now() + began.elapsed();

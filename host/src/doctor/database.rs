@@ -10,6 +10,7 @@ use super::{Finding, machine, shell};
 use crate::audit;
 use crate::backup;
 use crate::config::Config;
+use crate::directory;
 use crate::secrets;
 use crate::secrets::master_key::{MasterKeys, own_file};
 use crate::store::{Conn, SCHEMA_VERSION, StoreError};
@@ -91,6 +92,7 @@ async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Find
         let newest = newest.first().map(|entry| entry.at);
         findings.push(clock_beside(newest, Utc::now()));
     }
+    findings.push(rows(&directory::unreadable(conn).await?));
     findings.push(key_file(config, &secrets::sql::by_key(conn).await?));
     let mut last = None;
     for action in backup::ACTIONS {
@@ -252,6 +254,23 @@ fn key_file(config: &Config, by_key: &[(Vec<u8>, i64)]) -> Finding {
         )
         .with_command("(umask 077; openssl rand -base64 32 > master.key)"),
     }
+}
+
+fn rows(unreadable: &[StoreError]) -> Finding {
+    const NAME: &str = "rows";
+    let Some(first) = unreadable.first() else {
+        let found = "every app, script, route, trigger, open topic and user can be read";
+        return Finding::ok(NAME, found);
+    };
+    let others = match unreadable.len() - 1 {
+        0 => String::new(),
+        more => format!("; and {more} more, which the server's log names"),
+    };
+    Finding::error(
+        NAME,
+        format!("what cannot be read is left out: {first}{others}"),
+        "Delete it and make it anew, or correct the row in the database and start the server again.",
+    )
 }
 
 fn last_backup(at: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Finding {

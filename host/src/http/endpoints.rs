@@ -377,10 +377,7 @@ async fn app_of(node: &Node, of: Of, named: &str) -> Result<Option<AppId>, Probl
                 .map(|trigger| trigger.app_id)
         }
         Of::Route => match named.parse() {
-            Ok(id) => {
-                let route = routes::sql::get(&mut node.db.read().await?, id).await?;
-                route.map(|route| route.app_id)
-            }
+            Ok(id) => routes::sql::app_of(&mut node.db.read().await?, id).await?,
             Err(_) => None,
         },
         Of::Execution => match named.parse::<ExecutionId>() {

@@ -10,7 +10,7 @@ use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
 use crate::journal::{self, Channel, NewEntry};
 use crate::secrets::master_key::Sealed;
-use crate::store::{Conn, Grouped, Lane, StoreError, Tx, on};
+use crate::store::{Conn, Grouped, Lane, Readable, StoreError, Tx, on};
 use crate::triggers::Glob;
 use crate::triggers::firing::{Firing, PubSubEvent};
 
@@ -148,10 +148,10 @@ macro_rules! select_topics {
 }
 
 /// Every open topic of the instance.
-pub async fn all_topics(conn: &mut Conn) -> Result<Vec<(AppId, OpenTopic)>, StoreError> {
+pub async fn all_topics(conn: &mut Conn) -> Result<Readable<(AppId, OpenTopic)>, StoreError> {
     const SQL: &str = select_topics!("order by app_id, name");
     let rows: Vec<TopicRow> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
-    rows.into_iter().map(TryInto::try_into).collect()
+    Ok(rows.into_iter().map(TryInto::try_into).collect())
 }
 
 /// A page of an app's open topics by name: those after `after`.

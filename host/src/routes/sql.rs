@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::{DispatchMode, Route, RouteId};
 use crate::apps::AppId;
 use crate::scripts::ScriptId;
-use crate::store::{Conn, StoreError, Tx, on};
+use crate::store::{Conn, Readable, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
 struct RouteRow {
@@ -78,10 +78,10 @@ macro_rules! select_routes {
 }
 
 /// Every route of the instance.
-pub async fn all(conn: &mut Conn) -> Result<Vec<Route>, StoreError> {
+pub async fn all(conn: &mut Conn) -> Result<Readable<Route>, StoreError> {
     const SQL: &str = select_routes!("");
     let rows: Vec<RouteRow> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
-    rows.into_iter().map(Route::try_from).collect()
+    Ok(rows.into_iter().map(Route::try_from).collect())
 }
 
 /// The routes of an app that are on a host of their own.
@@ -123,6 +123,15 @@ pub async fn get(conn: &mut Conn, id: RouteId) -> Result<Option<Route>, StoreErr
         .fetch_optional(c)
         .await)?;
     row.map(Route::try_from).transpose()
+}
+
+/// The app that a route belongs to, whether the rest of it can be read or not.
+pub async fn app_of(conn: &mut Conn, id: RouteId) -> Result<Option<AppId>, StoreError> {
+    const SQL: &str = "select app_id from routes where id = $1";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(id)
+        .fetch_optional(c)
+        .await)?)
 }
 
 /// The route of an app that has this conflict key.

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 
 use super::{Kind, Script, ScriptId, ScriptLimits};
 use crate::apps::AppId;
-use crate::store::{Conn, StoreError, Tx, on};
+use crate::store::{Conn, Readable, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
 struct ScriptRow {
@@ -58,10 +58,10 @@ macro_rules! select_scripts {
 }
 
 /// Every script of the instance.
-pub async fn all(conn: &mut Conn) -> Result<Vec<Script>, StoreError> {
+pub async fn all(conn: &mut Conn) -> Result<Readable<Script>, StoreError> {
     const SQL: &str = select_scripts!("");
     let rows: Vec<ScriptRow> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
-    rows.into_iter().map(Script::try_from).collect()
+    Ok(rows.into_iter().map(Script::try_from).collect())
 }
 
 /// A page of an app's scripts in the order of their making: those after `after`, and only the

@@ -10,7 +10,7 @@ use crate::apps::AppId;
 use crate::dispatch::sql::RetryRow;
 use crate::identity::UserId;
 use crate::scripts::ScriptId;
-use crate::store::{Conn, StoreError, Tx, on};
+use crate::store::{Conn, Readable, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
 struct TriggerRow {
@@ -109,10 +109,10 @@ macro_rules! select_triggers {
 }
 
 /// Every trigger of the instance, in the order of their making.
-pub async fn all(conn: &mut Conn) -> Result<Vec<Trigger>, StoreError> {
+pub async fn all(conn: &mut Conn) -> Result<Readable<Trigger>, StoreError> {
     const SQL: &str = select_triggers!("order by t.id");
     let rows: Vec<TriggerRow> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
-    rows.into_iter().map(Trigger::try_from).collect()
+    Ok(rows.into_iter().map(Trigger::try_from).collect())
 }
 
 /// A page of an app's triggers in the order of their making: those after `after`.

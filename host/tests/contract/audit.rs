@@ -77,6 +77,8 @@ async fn app_count(test: &Database) -> usize {
     apps::all(&mut test.db.read().await.unwrap())
         .await
         .unwrap()
+        .or_fail()
+        .unwrap()
         .len()
 }
 

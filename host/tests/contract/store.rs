@@ -44,6 +44,7 @@ fn slug(text: &str) -> Slug {
 
 async fn slugs(db: &Db) -> Vec<String> {
     let all = apps::all(&mut db.read().await.unwrap()).await.unwrap();
+    let all = all.or_fail().unwrap();
     let mut slugs: Vec<_> = all.into_iter().map(|app| app.slug.to_string()).collect();
     slugs.sort();
     slugs

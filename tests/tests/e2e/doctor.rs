@@ -15,6 +15,7 @@ on_both_engines!(
     a_lost_master_key_is_found,
     a_clock_that_was_wrong_is_found,
     settings_that_cannot_be_are_a_finding,
+    a_row_that_cannot_be_read_is_left_out_and_told_of,
 );
 
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -425,4 +426,76 @@ fn settings_that_cannot_be_are_a_finding(engine: Engine) {
     assert_eq!(alone.status.code(), Some(6));
     let said = String::from_utf8_lossy(&alone.stderr).into_owned();
     assert!(said.contains("picloud doctor --direct"), "{said}");
+}
+
+fn a_row_that_cannot_be_read_is_left_out_and_told_of(engine: Engine) {
+    let mut server = Server::start(engine);
+    let policy = json!({ "cors": { "origins": ["https://a.test"] } });
+    let odd_route = {
+        let shop = server.app("shop");
+        shop.serve("well", "1");
+        shop.script("odd", "2");
+        for topic in ["well", "odd"] {
+            let path = format!("/apps/shop/topics/{topic}");
+            let opened = server.api("PUT", &path, Some(json!({ "auth_mode": "public" })));
+            assert_eq!(opened.status, 200, "{}", opened.text());
+        }
+        let trigger = json!({ "script": "odd", "collection": "c", "name": "odd" });
+        shop.trigger("kv", trigger);
+        server.app("odd");
+        let claim = json!({ "host": "odd.test" });
+        let claimed = server.api("POST", "/apps/odd/domains", Some(claim));
+        assert_eq!(claimed.status, 201, "{}", claimed.text());
+        server.join("odd", "member", json!({ "shop": "editor" }));
+        let route = shop.route_with("well", "GET /odd", policy);
+        route["id"].as_str().unwrap().to_owned()
+    };
+    server.stop();
+    // What an earlier version took, say, and this one does not.
+    server.sql(
+        "update routes set cors = '{\"origins\":[\"https://A.test/\"]}' where path = '/odd';
+         update topics set cors_origins = '[\"null\"]' where name = 'odd';
+         update kv_triggers set ops = '[\"burn\"]';
+         update scripts set limits = '{\"fuel\":\"much\"}' where name = 'odd';
+         update app_hosts set host = '*.*';
+         update members set role = 'king';
+         update users set role = 'king' where name = 'odd';",
+    );
+    server.launch();
+    assert_eq!(server.get("/well").json(), json!(1));
+    assert_eq!(server.get("/odd").problem(), "not_found");
+    let apps = server.api("GET", "/apps", None).json();
+    assert_eq!(apps["items"].as_array().unwrap().len(), 1, "{apps}");
+    assert_eq!(apps["items"][0]["slug"], "shop");
+    let topic = |name: &str| server.call("HEAD", &format!("/realtime/topics/{name}"), &[], None);
+    assert_eq!((topic("well").status, topic("odd").status), (200, 404));
+    let found = server.api("GET", "/doctor", None).json();
+    expect(&found, &[("rows", "error")]);
+    let rows = finding(&found, "rows")["found"].to_string();
+    assert!(rows.contains("and 6 more"), "{rows}");
+    let log = server.log();
+    for place in [
+        "app_hosts.host",
+        "routes.cors",
+        "scripts.limits",
+        "triggers.ops",
+        "topics.cors_origins",
+        "members.role",
+        "users.role",
+    ] {
+        assert_eq!(log.matches(place).count(), 1, "{place}: {log}");
+    }
+    assert!(log.contains(&odd_route));
+    // A change loads all anew, and does not tell it again. What can be removed mends it.
+    let remove = |path: &str| server.api("DELETE", path, None).status;
+    assert_eq!(remove(&format!("/routes/{odd_route}")), 204);
+    assert_eq!(remove("/apps/shop/topics/odd"), 204);
+    assert_eq!(server.get("/well").json(), json!(1));
+    let found = server.api("GET", "/doctor", None).json();
+    let rows = finding(&found, "rows")["found"].to_string();
+    assert!(rows.contains("and 4 more"), "{rows}");
+    assert_eq!(server.log().matches("scripts.limits").count(), 1);
+    // With the server down it is found, too.
+    server.stop();
+    expect(&look(&server, &[]), &[("rows", "error")]);
 }

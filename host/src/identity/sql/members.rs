@@ -7,7 +7,7 @@ use crate::apps::AppId;
 use crate::identity::UserId;
 use crate::identity::capability::AppRole;
 use crate::identity::users::Member;
-use crate::store::{Conn, StoreError, Tx, on};
+use crate::store::{Conn, Readable, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -45,12 +45,13 @@ fn role(user_id: UserId, text: &str) -> Result<AppRole, StoreError> {
 }
 
 /// Every member of every app.
-pub async fn all(conn: &mut Conn) -> Result<Vec<(AppId, UserId, AppRole)>, StoreError> {
+pub async fn all(conn: &mut Conn) -> Result<Readable<(AppId, UserId, AppRole)>, StoreError> {
     const SQL: &str = "select app_id, user_id, role from members";
     let rows: Vec<(AppId, UserId, String)> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
-    rows.into_iter()
-        .map(|(app_id, user_id, text)| Ok((app_id, user_id, role(user_id, &text)?)))
-        .collect()
+    let members = rows.into_iter();
+    let members =
+        members.map(|(app_id, user_id, text)| Ok((app_id, user_id, role(user_id, &text)?)));
+    Ok(members.collect())
 }
 
 /// A page of an app's members by their ids: those after `after`.

@@ -5,7 +5,7 @@ use chrono::{DateTime, Utc};
 use super::inconsistent;
 use crate::identity::capability::Role;
 use crate::identity::{User, UserId};
-use crate::store::{Conn, StoreError, Tx, on};
+use crate::store::{Conn, Readable, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
 struct Row {
@@ -58,10 +58,10 @@ macro_rules! select_users {
 }
 
 /// Everybody who is not disabled.
-pub async fn enabled(conn: &mut Conn) -> Result<Vec<User>, StoreError> {
+pub async fn enabled(conn: &mut Conn) -> Result<Readable<User>, StoreError> {
     const SQL: &str = select_users!("where disabled_at is null");
     let rows: Vec<Row> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
-    rows.into_iter().map(|row| Ok(row.split()?.0)).collect()
+    Ok(rows.into_iter().map(|row| Ok(row.split()?.0)).collect())
 }
 
 /// A page of everybody in the order of their making: those after `after`.
