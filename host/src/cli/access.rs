@@ -159,9 +159,11 @@ impl Users {
                     .collect();
                 let body = json!({ "role": role.as_str(), "apps": apps });
                 let made = client.post("/invitations", &body)?;
-                let next =
-                    " Whoever has it joins with:\n  picloud --url URL users join TOKEN --name NAME";
-                print_token(out, &made, "an invitation", next);
+                let next = format!(
+                    " Whoever has it joins with:\n  picloud --url {} users join TOKEN --name NAME",
+                    client.url()
+                );
+                print_token(out, &made, "an invitation", &next);
             }
             Self::Invitations => {
                 let empty = "No invitations; make one with: picloud users invite";
@@ -200,9 +202,11 @@ impl Users {
             Self::ResetLink { user } => {
                 let path = user_path(client, &user)?;
                 let made = client.post(&format!("{path}/reset-link"), &json!({}))?;
-                let next =
-                    " Whoever has it sets a password with:\n  picloud --url URL users join TOKEN";
-                print_token(out, &made, "a link to a new password", next);
+                let next = format!(
+                    " Whoever has it sets a password with:\n  picloud --url {} users join TOKEN",
+                    client.url()
+                );
+                print_token(out, &made, "a link to a new password", &next);
             }
             Self::Delete { user, yes } => {
                 sure(

@@ -84,6 +84,11 @@ fn agent() -> ureq::Agent {
 impl Client {
     /// The server at `url`, or the one of the last sign-in.
     pub(super) fn new(url: Option<String>, token: Option<String>) -> Result<Self, Failure> {
+        // A variable that is set to nothing is not set.
+        let (url, token) = (
+            url.filter(|url| !url.is_empty()),
+            token.filter(|token| !token.is_empty()),
+        );
         let saved = Credentials::load();
         // A remembered token goes to the server that gave it, and to no other.
         let token = token.or_else(|| {
@@ -104,12 +109,18 @@ impl Client {
     }
 
     /// Nobody yet, at `url`.
-    fn nobody(url: Option<&str>) -> Self {
+    pub(super) fn nobody(url: Option<&str>) -> Self {
+        let url = url.filter(|url| !url.is_empty());
         Self {
             agent: agent(),
             url: url.unwrap_or(DEFAULT_URL).trim_end_matches('/').to_owned(),
             token: None,
         }
+    }
+
+    /// Where it is.
+    pub(super) fn url(&self) -> &str {
+        &self.url
     }
 
     /// Keep a session that began.
@@ -227,6 +238,10 @@ impl Client {
         timeout: Option<Duration>,
         if_match: Option<&str>,
     ) -> Result<http::Response<ureq::Body>, Failure> {
+        if !self.url.starts_with("http://") && !self.url.starts_with("https://") {
+            let detail = "is not the URL of a server; write it like https://picloud.example.com";
+            return Err(Failure::Usage(format!("`{}` {detail}", self.url)));
+        }
         let url = format!("{}/api/v1{path}", self.url);
         let mut request = http::Request::builder().method(method).uri(&url);
         if let Some(token) = &self.token {

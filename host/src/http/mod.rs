@@ -37,7 +37,7 @@ use crate::{
     apps, audit, backup, dead_letters, doctor, executions, identity, instance, journal, kv, oidc,
     overview, portable, pubsub, retention, routes, scripts, secrets, triggers,
 };
-use problem::Problem;
+use problem::{Problem, ProblemType};
 
 /// The largest body of the admin API: a component of 16 MiB as base64 fits.
 pub const API_BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
@@ -221,11 +221,9 @@ async fn check_and_explain(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let bare = response.headers().get(header::CONTENT_TYPE).is_none();
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && bare {
-        let allow = response
-            .headers()
-            .get(header::ALLOW)
-            .and_then(|allow| allow.to_str().ok());
-        return Problem::method_not_allowed(allow.unwrap_or_default()).into_response();
+        // axum adds `Allow` itself, but after us, and leaves one that is there.
+        let detail = "This path takes other methods; `Allow` names them";
+        return Problem::new(ProblemType::MethodNotAllowed, detail).into_response();
     }
     response
 }

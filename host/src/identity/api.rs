@@ -256,7 +256,11 @@ async fn log_out(
     SignedIn(who): SignedIn,
     browser: Browser,
 ) -> Result<With<NoContent>, Problem> {
-    node.sessions.end(who.user.id, session_of(&who)?).await?;
+    match node.sessions.end(who.user.id, session_of(&who)?).await {
+        // It ended meanwhile.
+        Ok(()) | Err(IdentityError::NotFound { .. }) => {}
+        Err(error) => return Err(error.into()),
+    }
     let clear = browser.clear()?;
     Ok(With {
         answer: NoContent,
@@ -400,25 +404,13 @@ async fn sessions(
     ))
 }
 
-/// What a removal answers.
-pub(super) fn removed(
-    was_there: bool,
-    what: &'static str,
-    id: impl ToString,
-) -> Result<NoContent, Problem> {
-    match was_there {
-        true => Ok(NoContent),
-        false => Err(IdentityError::not_found(what, id.to_string()).into()),
-    }
-}
-
 async fn end_session(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Path(session): Path<SessionId>,
 ) -> Result<NoContent, Problem> {
-    let ended = node.sessions.end(who.user.id, session).await?;
-    removed(ended, "session", session)
+    node.sessions.end(who.user.id, session).await?;
+    Ok(NoContent)
 }
 
 async fn keys(
@@ -531,6 +523,6 @@ async fn revoke_key(
     expected: Expected,
 ) -> Result<NoContent, Problem> {
     let revoked = node.sessions.revoke_key(who.user.id, key, expected);
-    let revoked = revoked.await?;
-    removed(revoked, "API key", key)
+    revoked.await?;
+    Ok(NoContent)
 }

@@ -181,11 +181,12 @@ impl Sessions {
         user_id: UserId,
         id: ApiKeyId,
         expected: Expected,
-    ) -> Result<bool, IdentityError> {
+    ) -> Result<(), IdentityError> {
         let revoked = self.db.write(move |tx| {
             Box::pin(async move {
                 check(tx, user_id, id, &expected).await?;
-                Ok(sql::keys::delete(tx, user_id, id).await?)
+                let was_there = sql::keys::delete(tx, user_id, id).await?;
+                IdentityError::unless(was_there, "API key", id)
             })
         });
         revoked.await

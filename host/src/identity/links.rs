@@ -125,11 +125,14 @@ impl Sessions {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn revoke_invitation(&self, id: LinkId) -> Result<bool, IdentityError> {
-        let revoked = self
-            .db
-            .write(move |tx| Box::pin(async move { sql::links::delete_invitation(tx, id).await }));
-        revoked.await.map_err(IdentityError::from)
+    pub async fn revoke_invitation(&self, id: LinkId) -> Result<(), IdentityError> {
+        let revoked = self.db.write(move |tx| {
+            Box::pin(async move {
+                let was_there = sql::links::delete_invitation(tx, id).await?;
+                IdentityError::unless(was_there, "invitation", id)
+            })
+        });
+        revoked.await
     }
 
     /// Follow an invitation: make the user, and begin their first session.

@@ -160,4 +160,16 @@ impl IdentityError {
         let id = id.to_string();
         Self::NotFound { what, id }
     }
+
+    /// That what is removed was there. Said within its transaction: what changes nothing is not
+    /// committed, and not written down as done.
+    ///
+    /// # Errors
+    /// [`Self::NotFound`].
+    pub fn unless(was_there: bool, what: &'static str, id: impl ToString) -> Result<(), Self> {
+        match was_there {
+            true => Ok(()),
+            false => Err(Self::not_found(what, id)),
+        }
+    }
 }

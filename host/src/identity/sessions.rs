@@ -209,11 +209,14 @@ impl Sessions {
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn end(&self, user_id: UserId, id: SessionId) -> Result<bool, IdentityError> {
-        let ended = self
-            .db
-            .write(move |tx| Box::pin(async move { sql::sessions::delete(tx, user_id, id).await }));
-        ended.await.map_err(IdentityError::from)
+    pub async fn end(&self, user_id: UserId, id: SessionId) -> Result<(), IdentityError> {
+        let ended = self.db.write(move |tx| {
+            Box::pin(async move {
+                let was_there = sql::sessions::delete(tx, user_id, id).await?;
+                IdentityError::unless(was_there, "session", id)
+            })
+        });
+        ended.await
     }
 
     /// Change a user's own password; their other sessions end.

@@ -199,15 +199,16 @@ impl Sessions {
     pub async fn remove_member(
         &self,
         app_id: AppId,
-        user_id: UserId,
+        (user_id, named): (UserId, String),
         expected: Expected,
-    ) -> Result<bool, IdentityError> {
+    ) -> Result<(), IdentityError> {
         let removed = self.db.write(move |tx| {
             Box::pin(async move {
                 directory::raise_version(tx).await?;
                 let known = sql::members::get(tx.conn().await?, app_id, user_id).await?;
                 expected.check(known.as_ref())?;
-                Ok::<_, IdentityError>(sql::members::delete(tx, app_id, user_id).await?)
+                let was_there = sql::members::delete(tx, app_id, user_id).await?;
+                IdentityError::unless(was_there, "member", named)
             })
         });
         removed.await

@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use picloud_tests::{App, Engine, Options, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
 
-on_both_engines!(every_endpoint_as_every_role_and_with_every_scope);
+on_both_engines!(
+    every_endpoint_as_every_role_and_with_every_scope,
+    ids_of_another_app_in_a_body_or_a_query_are_none,
+);
 
 /// The tables of the docs, which a unit test keeps true.
 const DOCS: &str = include_str!("../../../docs/access.md");
@@ -335,4 +338,122 @@ fn every_endpoint_as_every_role_and_with_every_scope(engine: Engine) {
     ));
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     assert_eq!(server.api("GET", "/apps/shop", None).status, 200);
+}
+
+/// Not even for the owner, who may see both apps: what belongs to one is no part of the other.
+fn ids_of_another_app_in_a_body_or_a_query_are_none(engine: Engine) {
+    let key = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
+    let options = Options {
+        environment: vec![("PICLOUD_MASTER_KEY", key.to_owned())],
+        ..Options::default()
+    };
+    let server = Server::start_with(engine, options);
+    let text = |value: &Value| value.as_str().expect("an id").to_owned();
+    let furnish = |slug: &str| {
+        let app = server.app(slug);
+        let script = app.script("s", "throw 1");
+        let route = text(&app.route("s", &format!("GET /{slug}"))["id"]);
+        let kv = json!({ "script": "s", "collection": "c", "name": "t",
+                         "retry": { "attempts_max": 1, "base_ms": 1 } });
+        let trigger = text(&app.trigger("kv", kv)["id"]);
+        app.set("c", "k", json!(1));
+        wait_for("a dead letter", || app.dead_letters("").pop());
+        (app, script, route, trigger)
+    };
+    let (mine, script, route, trigger) = furnish("mine");
+    let (_, their_script, _, their_trigger) = furnish("theirs");
+    let their_app = text(&server.api("GET", "/apps/theirs", None).json()["id"]);
+    let (_, ann) = server.join("ann", "member", json!({ "mine": "app_admin" }));
+    let kv = json!({ "script_id": their_script, "collection": "c", "name": "x" });
+    let letters = |filter: Value| json!({ "script": "s", "name": "x", "filter": filter });
+    let refused = [
+        (
+            "POST",
+            "/apps/mine/routes".to_owned(),
+            json!({ "script_id": their_script, "path": "/x" }),
+        ),
+        (
+            "PATCH",
+            format!("/routes/{route}"),
+            json!({ "script_id": their_script }),
+        ),
+        ("POST", "/apps/mine/triggers/kv".to_owned(), kv),
+        (
+            "PATCH",
+            format!("/triggers/{trigger}"),
+            json!({ "script_id": their_script }),
+        ),
+        (
+            "POST",
+            "/apps/mine/triggers/dead-letter".to_owned(),
+            letters(json!({ "trigger_id": their_trigger })),
+        ),
+        (
+            "POST",
+            "/apps/mine/triggers/dead-letter".to_owned(),
+            letters(json!({ "script_id": their_script })),
+        ),
+        (
+            "PUT",
+            "/apps/mine/secrets/S".to_owned(),
+            json!({ "value": "v", "scripts": [their_script] }),
+        ),
+    ];
+    for token in [&server.token, &ann] {
+        for (method, path, body) in &refused {
+            let answer = server.api_as(token, method, path, Some(body.clone()));
+            let is_none = [404, 422].contains(&answer.status);
+            assert!(is_none, "{method} {path} {body}: {}", answer.text());
+        }
+        for (act, more) in [
+            ("replay", json!({})),
+            ("resolve", json!({ "reason": "ignored" })),
+        ] {
+            for (name, id) in [("script_id", &their_script), ("trigger_id", &their_trigger)] {
+                let path = format!("/apps/mine/dead-letters/{act}");
+                let mut body = more.clone();
+                body[name] = json!(id);
+                let done = server.api_as(token, "POST", &path, Some(body));
+                let done = (done.status, done.json());
+                let count = &done.1[format!("{act}{}", if act == "replay" { "ed" } else { "d" })];
+                assert_eq!(
+                    (done.0, count),
+                    (200, &json!(0)),
+                    "{act} {name}: {}",
+                    done.1
+                );
+            }
+        }
+        for query in [
+            format!("executions?script_id={their_script}"),
+            format!("dead-letters?script_id={their_script}"),
+            format!("dead-letters?trigger_id={their_trigger}"),
+        ] {
+            let found = server.api_as(token, "GET", &format!("/apps/mine/{query}"), None);
+            assert_eq!(
+                found.json()["items"],
+                json!([]),
+                "{query}: {}",
+                found.text()
+            );
+        }
+    }
+    // Whoever may not see an app cannot make a key for it, either.
+    let key = json!({ "name": "k", "scopes": ["log:read"], "apps": [their_app] });
+    let answer = server.api_as(&ann, "POST", "/auth/keys", Some(key));
+    assert_eq!(
+        (answer.status, &answer.json()["field"]),
+        (422, &json!("apps"))
+    );
+    // Nothing of either app was changed.
+    for app in [&mine, &server.known_app("theirs")] {
+        assert_eq!(
+            app.dead_letters("state=unresolved").len(),
+            1,
+            "{}",
+            app.slug
+        );
+    }
+    let kept = server.api("GET", &format!("/routes/{route}"), None).json();
+    assert_eq!(kept["script_id"], json!(script));
 }

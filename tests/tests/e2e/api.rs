@@ -6,6 +6,7 @@ use serde_json::json;
 on_both_engines!(
     everything_needs_a_token,
     i12_secrets_appear_in_no_answer_and_no_log,
+    another_method_is_405_with_those_that_there_are,
     apps_are_found_by_id_and_by_slug,
     a_script_that_does_not_parse_is_refused_with_its_place,
     a_script_is_changed_only_from_the_version_that_was_read,
@@ -69,6 +70,19 @@ fn i12_secrets_appear_in_no_answer_and_no_log(engine: Engine) {
     let log = server.log();
     for secret in [server.password(), server.token.as_str(), "s3cr3t"] {
         assert!(!log.contains(secret), "{log}");
+    }
+}
+
+fn another_method_is_405_with_those_that_there_are(engine: Engine) {
+    let server = Server::start(engine);
+    for (method, path, allow) in [
+        ("PUT", "/apps", "GET,HEAD,POST"),
+        ("POST", "/auth/me", "GET,HEAD"),
+        ("GET", "/auth/login", "POST"),
+    ] {
+        let answer = server.api(method, path, None);
+        assert_eq!(answer.problem(), "method_not_allowed", "{method} {path}");
+        assert_eq!(answer.headers["allow"], allow, "{method} {path}");
     }
 }
 

@@ -219,6 +219,13 @@ fn exit_codes_tell_what_happened(engine: Engine) {
         code(&["apps", "list", "--url", "http://127.0.0.1:9"]),
         Some(6)
     );
+    let odd = server.cli(&["apps", "list", "--url", "picloud.example.com"]);
+    assert_eq!(odd.status.code(), Some(2));
+    assert!(
+        err(&odd).contains("write it like https://"),
+        "{}",
+        err(&odd)
+    );
     let json = server.cli(&["apps", "show", "nothing", "--json"]);
     let problem: Value = serde_json::from_str(&err(&json)).unwrap();
     assert_eq!(problem["status"], 404);

@@ -420,6 +420,13 @@ fn the_audit_log_tells_who_did_what(engine: Engine) {
             .text()
             .contains("hidden value")
     );
+    // What was not there is not removed: one entry says so, and none that it was.
+    let gone = format!("/apps/shop/members/{}", uuid::Uuid::now_v7());
+    assert_eq!(server.api("DELETE", &gone, None).status, 404);
+    let log = server.api("GET", "/audit?limit=2", None).json();
+    let statuses = [0, 1].map(|n| (&log["items"][n]["target"], &log["items"][n]["status"]));
+    assert_eq!(statuses[0], (&json!(gone), &json!(404)));
+    assert_ne!(statuses[1].0, &json!(gone));
     // Failed sign-ins are there, too.
     log_in(&server, "ada", "wrong");
     let log = server

@@ -15,7 +15,7 @@ use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::etag::Tagged;
 use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, app_named, page_cursor};
 use crate::http::problem::{Problem, ProblemType};
-use crate::identity::api::{WithToken, removed};
+use crate::identity::api::WithToken;
 use crate::identity::capability::{AppRole, Capability, Role};
 use crate::identity::links::Link;
 use crate::identity::{IdentityError, User, UserId};
@@ -195,8 +195,8 @@ async fn revoke_invitation(
     State(node): State<Arc<Node>>,
     Path(link): Path<Id<Link>>,
 ) -> Result<NoContent, Problem> {
-    let revoked = node.sessions.revoke_invitation(link).await?;
-    removed(revoked, "invitation", link)
+    node.sessions.revoke_invitation(link).await?;
+    Ok(NoContent)
 }
 
 async fn list_members(
@@ -264,8 +264,10 @@ async fn remove_member(
 ) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let user_id = user_named(&node, &user).await?;
-    let was = node.sessions.remove_member(app_id, user_id, expected);
-    let was = was.await?;
+    let removed = node
+        .sessions
+        .remove_member(app_id, (user_id, user), expected);
+    removed.await?;
     node.refresh_directory().await;
-    removed(was, "member", &user)
+    Ok(NoContent)
 }
