@@ -6,7 +6,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Client, encoded, password};
 use super::manage::{print_list, print_one, sure};
-use super::output::{Failure, Output};
+use super::output::{Failure, Output, missing};
 use super::{AppArg, Done};
 use crate::identity::capability::{AppRole, Role, Scope};
 
@@ -122,11 +122,6 @@ pub(super) enum Users {
         #[arg(long)]
         yes: bool,
     },
-}
-
-/// As the server says it.
-fn missing(detail: String) -> Failure {
-    Failure::Problem(json!({ "status": 404, "title": "Not found", "detail": detail }))
 }
 
 /// The path of a user that a name or an id means.

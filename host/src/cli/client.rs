@@ -124,7 +124,7 @@ impl Client {
     }
 
     /// Keep a session that began.
-    fn remember(&self, session: &Value, out: &Output) -> Result<(), Failure> {
+    pub(super) fn remember(&self, session: &Value, out: &Output) -> Result<(), Failure> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         let credentials = Credentials {
             url: self.url.clone(),
@@ -323,28 +323,6 @@ pub(super) fn password(from_stdin: bool, ask: &str) -> Result<String, Failure> {
     eprint!("{ask}");
     std::io::stderr().flush()?;
     Ok(rpassword::read_password()?)
-}
-
-/// Sign in.
-#[derive(clap::Args)]
-pub(super) struct Login {
-    /// The name to sign in with
-    #[arg(long, default_value = "owner")]
-    user: String,
-    /// Read the password from standard input
-    #[arg(long)]
-    password_stdin: bool,
-}
-
-impl Login {
-    pub(super) fn run(self, url: Option<&str>, out: &Output) -> Result<(), Failure> {
-        let client = Client::nobody(url);
-        let ask = format!("Password of {} on {}: ", self.user, client.url);
-        let password = password(self.password_stdin, &ask)?;
-        let body = json!({ "name": self.user, "password": password });
-        let session = client.post("/auth/login", &body)?;
-        client.remember(&session, out)
-    }
 }
 
 /// Make the first owner of a server, and sign in as them.

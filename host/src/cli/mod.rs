@@ -15,6 +15,7 @@ mod client;
 mod cors;
 mod deploy;
 mod doctor;
+mod login;
 mod manage;
 mod operate;
 mod output;
@@ -93,7 +94,7 @@ enum Command {
     /// Make the first owner of a server, and sign in
     Setup(client::Setup),
     /// Sign in to a server, and remember it
-    Login(client::Login),
+    Login(login::Login),
     /// End the sign-in
     Logout,
     /// Upload a script and bind it to routes

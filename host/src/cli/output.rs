@@ -58,6 +58,11 @@ impl Failure {
     }
 }
 
+/// That there is no such thing, as the server says it.
+pub(super) fn missing(detail: String) -> Failure {
+    Failure::Problem(json!({ "status": 404, "title": "Not found", "detail": detail }))
+}
+
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Local(error.to_string())

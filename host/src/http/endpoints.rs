@@ -196,6 +196,10 @@ struct Guard {
 #[derive(Debug, Clone)]
 pub struct Address(pub String);
 
+/// What it comes to where a browser is only sent on, for the audit log.
+#[derive(Debug, Clone, Copy)]
+pub struct Told(pub StatusCode);
+
 async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
     let path = parts.extensions.get::<MatchedPath>().cloned();
@@ -265,7 +269,9 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     let is_counted = matches!(rule, Rule::Public);
     let is_known = act.actor.is_some();
     if is_noted && (is_known || is_counted && response.status() != StatusCode::TOO_MANY_REQUESTS) {
-        act.status = response.status().as_u16();
+        let told = response.extensions().get::<Told>();
+        let status = told.map_or(response.status(), |Told(status)| *status);
+        act.status = status.as_u16();
         audit::note(&guard.node.db, act).await;
     }
     response
@@ -504,6 +510,7 @@ mod tests {
             "/auth/oidc",
             "/auth/oidc/login",
             crate::oidc::api::CALLBACK,
+            "/auth/oidc/session",
             "/openapi.json",
             "/docs",
             "/docs.css",

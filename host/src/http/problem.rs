@@ -46,6 +46,11 @@ impl Problem {
         }
     }
 
+    /// What kind of problem it is.
+    pub fn of(&self) -> ProblemType {
+        self.of
+    }
+
     /// What kind of problem it is, for people.
     pub fn title(&self) -> &str {
         self.of.title()
@@ -206,14 +211,14 @@ impl From<StoreError> for Problem {
             let detail = "It was changed since you read it, or is gone; read it again";
             return Self::new(ProblemType::PreconditionFailed, detail);
         }
+        if matches!(error, StoreError::Unstorable) {
+            return Self::new(ProblemType::InvalidRequest, error.to_string());
+        }
         if error.is_unavailable() {
             tracing::warn!(%error, "the database is unavailable");
             return Self::unavailable("The database cannot be reached now; try again");
         }
         Self::internal(error)
-        if matches!(error, StoreError::Unstorable) {
-            return Self::new(ProblemType::InvalidRequest, error.to_string());
-        }
     }
 }
 
@@ -424,6 +429,8 @@ impl From<OidcError> for Problem {
                 Self::new(ProblemType::OidcNotAllowed, detail)
             }
             OidcError::NameTaken(_) => Self::new(ProblemType::NameTaken, detail),
+            OidcError::DamagedCode => Self::invalid_field("code", detail),
+            OidcError::DeadCode => Self::new(ProblemType::DeadCode, detail),
             OidcError::Identity(error) => error.into(),
         }
     }

@@ -159,9 +159,11 @@ struct NewSessionView {
 }
 
 /// What tells whoever began a session, and the audit log.
-struct Begun<const STATUS: u16> {
-    session: NewSession,
-    cookie: Option<Cookie>,
+pub(crate) struct Begun<const STATUS: u16> {
+    /// The session.
+    pub(crate) session: NewSession,
+    /// Where its token is kept, if not told.
+    pub(crate) cookie: Option<Cookie>,
 }
 
 impl<const STATUS: u16> Begun<STATUS> {

@@ -187,7 +187,9 @@ impl Sessions {
                 let via = Via::ApiKey(key.grant());
                 Ok(Caller { user, via })
             }
-            token::Kind::Link | token::Kind::Setup => Err(IdentityError::NoSession),
+            token::Kind::Link | token::Kind::Setup | token::Kind::SignInCode => {
+                Err(IdentityError::NoSession)
+            }
         }
     }
 

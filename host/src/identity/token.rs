@@ -24,10 +24,18 @@ pub enum Kind {
     Link,
     /// What makes the first owner: `pcu_`.
     Setup,
+    /// What a program makes a session of, after a sign-in in a browser: `pcc_`.
+    SignInCode,
 }
 
 impl Kind {
-    const ALL: [Self; 4] = [Self::Session, Self::ApiKey, Self::Link, Self::Setup];
+    const ALL: [Self; 5] = [
+        Self::Session,
+        Self::ApiKey,
+        Self::Link,
+        Self::Setup,
+        Self::SignInCode,
+    ];
 
     fn prefix(self) -> &'static str {
         match self {
@@ -35,6 +43,7 @@ impl Kind {
             Self::ApiKey => "pic_",
             Self::Link => "pcl_",
             Self::Setup => "pcu_",
+            Self::SignInCode => "pcc_",
         }
     }
 }

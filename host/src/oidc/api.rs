@@ -1,6 +1,7 @@
 //! The HTTP API of signing in at a provider. Browsers come here by links and redirects, so what
 //! goes wrong is told as a page where one is asked for.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -10,17 +11,21 @@ use axum::{Extension, Json};
 use chrono::Utc;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::attempt::{self, Attempt, local};
+use super::attempt::{self, Attempt, Goal, local};
+use super::handover::{self, Challenge, Program};
 use super::provider::Provider;
 use super::{OidcError, Settings};
 use crate::audit::Actor;
 use crate::http::cookie::Browser;
-use crate::http::endpoints::{Address, Api, Rule};
-use crate::http::extract::{Query, checked_name};
+use crate::http::endpoints::{Address, Api, Rule, Told};
+use crate::http::extract::{Body, Query, checked_name};
 use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
-use crate::identity::api::origin;
+use crate::identity::User;
+use crate::identity::api::{Begun, origin};
+use crate::identity::sessions::Origin;
 use crate::node::Node;
 
 /// Where a provider sends browsers back to, below the root of the API.
@@ -53,6 +58,17 @@ pub fn endpoints() -> Api {
             ProblemType::TooManyAttempts,
             ProblemType::OidcUntrusted,
             ProblemType::OidcUnreachable,
+        ])
+        .post("/auth/oidc/session", Rule::Public, redeem)
+        .called(
+            "redeemOidcCode",
+            "Begin a session with the code that a browser handed over",
+        )
+        .may_fail(&[
+            ProblemType::NotFound,
+            ProblemType::DeadCode,
+            ProblemType::OidcNotAllowed,
+            ProblemType::TooManyAttempts,
         ])
 }
 
@@ -90,11 +106,57 @@ impl Output for SentOn {
     }
 }
 
+/// The same, or a page with a code.
+struct Ended(Response);
+
+impl IntoResponse for Ended {
+    fn into_response(self) -> Response {
+        self.0
+    }
+}
+
+impl Output for Ended {
+    fn describe(operation: &mut Operation<'_>) {
+        SentOn::describe(operation);
+        operation.answers(StatusCode::OK, "text/html", json!({ "type": "string" }));
+    }
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Begin {
     /// The page of the dashboard to come to in the end.
     return_to: Option<String>,
+    /// For a program: the SHA-256 of its verifier in base64url. It gets a code for
+    /// `POST /auth/oidc/session`, and the browser no session.
+    code_challenge: Option<Challenge>,
+    /// The port on the browser's machine that the program listens on; left out, the code is shown.
+    port: Option<NonZeroU16>,
+}
+
+impl Begin {
+    fn goal(self) -> Result<Goal, Problem> {
+        match (self.code_challenge, self.port) {
+            (None, None) => {
+                let page = local(self.return_to);
+                page.map(Goal::Page).map_err(|rule| {
+                    Problem::invalid_field("return_to", format!("return_to {rule}"))
+                })
+            }
+            (None, Some(_)) => {
+                let detail = "a program that listens on a port sends its code_challenge, too";
+                Err(Problem::invalid_field("code_challenge", detail))
+            }
+            (Some(_), _) if self.return_to.is_some() => {
+                let detail = "a program gets a code, and the browser comes to no page";
+                Err(Problem::invalid_field("return_to", detail))
+            }
+            (Some(code_challenge), port) => Ok(Goal::Program(Program {
+                code_challenge,
+                port,
+            })),
+        }
+    }
 }
 
 /// Where the provider sends this browser back to.
@@ -116,17 +178,16 @@ async fn begin(
     let begun = async {
         node.guesses.count(&address, None)?;
         let provider = provider(&node)?;
-        let return_to = local(query.return_to)
-            .map_err(|rule| Problem::invalid_field("return_to", format!("return_to {rule}")))?;
+        let goal = query.goal()?;
         let cookie = browser.cookie()?.of_attempt();
-        let attempt = Attempt::begin(return_to)?;
+        let attempt = Attempt::begin(goal)?;
         let page = provider.page(&attempt, redirect_url(&browser)).await?;
         let kept = cookie.set(&attempt.cookie(), Utc::now() + attempt::LASTS)?;
         sent_to(&page, [kept])
     };
     SentOn(match begun.await {
         Ok(response) => response,
-        Err(problem) => told(problem, &headers),
+        Err(problem) => told(problem, None, &headers),
     })
 }
 
@@ -145,51 +206,128 @@ async fn finish(
     browser: Browser,
     headers: HeaderMap,
     Query(query): Query<Finish>,
-) -> SentOn {
-    let finished = async {
+) -> Ended {
+    let resumed = || {
         node.guesses.count(&address.0, None)?;
-        let provider = provider(&node)?;
-        let cookie = browser.cookie()?;
-        let kept = cookie.of_attempt().value(&headers)?;
-        let attempt = Attempt::resume(kept, query.state.as_deref().unwrap_or_default())?;
-        let code = code_of(query, &provider.settings)?;
-        let person = provider
-            .redeem(code, &attempt, redirect_url(&browser))
-            .await?;
-        checked_name("preferred_username", &person.name)?;
-        let user = provider.settings.user(&node.sessions, person).await?;
-        node.refresh_directory().await;
-        let actor = Actor {
-            user_id: user.id,
-            api_key_id: None,
-            name: user.name.clone(),
-        };
-        let session = node
-            .sessions
-            .begin(user, None, origin(address, &headers))
-            .await?;
-        let cookies = [
-            cookie.set(&session.token, session.expires_at)?,
-            cookie.of_attempt().clear()?,
-        ];
-        let mut response = sent_to(attempt.return_to(), cookies)?;
-        response.extensions_mut().insert(actor);
-        Ok::<_, Problem>(response)
+        provider(&node)?;
+        let kept = browser.cookie()?.of_attempt().value(&headers)?;
+        let state = query.state.as_deref().unwrap_or_default();
+        Ok::<_, Problem>(Attempt::resume(kept, state)?)
     };
-    SentOn(match finished.await {
-        Ok(response) => response,
-        Err(problem) => {
-            let mut response = told(problem, &headers);
-            // An attempt is good for one answer.
-            let clear = browser
-                .cookie()
-                .and_then(|cookie| cookie.of_attempt().clear());
-            if let Ok(clear) = clear {
-                response.headers_mut().append(header::SET_COOKIE, clear);
-            }
-            response
+    let mut response = match resumed() {
+        Ok(attempt) => {
+            let finished = async {
+                let user = vouched_for(&node, &browser, query, &attempt).await?;
+                match attempt.goal() {
+                    Goal::Page(page) => {
+                        let from = origin(address, &headers);
+                        come_to(&node, &browser, user, from, page).await
+                    }
+                    Goal::Program(program) => hand_over(&node, user, program).await,
+                }
+            };
+            let finished = finished.await;
+            finished.unwrap_or_else(|problem| told(problem, attempt.program(), &headers))
         }
-    })
+        Err(problem) => told(problem, None, &headers),
+    };
+    // An attempt is good for one answer.
+    let clear = browser
+        .cookie()
+        .and_then(|cookie| cookie.of_attempt().clear());
+    if let Ok(clear) = clear {
+        response.headers_mut().append(header::SET_COOKIE, clear);
+    }
+    Ended(response)
+}
+
+/// The user that the provider's answer is about.
+async fn vouched_for(
+    node: &Node,
+    browser: &Browser,
+    query: Finish,
+    attempt: &Attempt,
+) -> Result<User, Problem> {
+    let provider = provider(node)?;
+    let code = code_of(query, &provider.settings)?;
+    let person = provider
+        .redeem(code, attempt, redirect_url(browser))
+        .await?;
+    checked_name("preferred_username", &person.name)?;
+    let user = provider.settings.user(&node.sessions, person).await?;
+    node.refresh_directory().await;
+    Ok(user)
+}
+
+/// For the audit log, which cannot know who somebody is before they have signed in.
+fn actor(user: &User) -> Actor {
+    Actor {
+        user_id: user.id,
+        api_key_id: None,
+        name: user.name.clone(),
+    }
+}
+
+/// Sign the browser in, and send it to a page.
+async fn come_to(
+    node: &Node,
+    browser: &Browser,
+    user: User,
+    from: Origin,
+    page: &str,
+) -> Result<Response, Problem> {
+    let actor = actor(&user);
+    let session = node.sessions.begin(user, None, from).await?;
+    let cookie = browser.cookie()?.set(&session.token, session.expires_at)?;
+    let mut response = sent_to(page, [cookie])?;
+    response.extensions_mut().insert(actor);
+    Ok(response)
+}
+
+/// Hand a code over to a program; the browser is not signed in.
+async fn hand_over(node: &Node, user: User, program: &Program) -> Result<Response, Problem> {
+    let code = handover::new_code(&node.sessions, user.id, program).await?;
+    let mut response = match program.given(&code) {
+        Some(address) => sent_to(&address, [])?,
+        None => {
+            let name = escaped(&user.name);
+            let page = page(
+                "Go on in the terminal",
+                &format!(
+                    "<p>Copy this code to where you ran <code>picloud login</code>. It is good once, for 5 minutes:</p>\
+                     <p><code>{code}</code></p>\
+                     <p>Whoever sent you here and asks for it wants to act as <b>{name}</b>: do not tell it to anybody.</p>"
+                ),
+            );
+            (StatusCode::OK, page).into_response()
+        }
+    };
+    response.extensions_mut().insert(actor(&user));
+    Ok(response)
+}
+
+/// A program with the code that a browser handed over to it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Redeem {
+    code: String,
+    /// What the `code_challenge` was made of.
+    code_verifier: String,
+}
+
+async fn redeem(
+    State(node): State<Arc<Node>>,
+    Extension(address): Extension<Address>,
+    headers: HeaderMap,
+    Body(given): Body<Redeem>,
+) -> Result<Begun<200>, Problem> {
+    node.guesses.count(&address.0, None)?;
+    provider(&node)?;
+    let user = handover::redeem(&node.sessions, &given.code, &given.code_verifier).await?;
+    let from = origin(address, &headers);
+    let session = node.sessions.begin(user, None, from).await?;
+    let cookie = None;
+    Ok(Begun { session, cookie })
 }
 
 /// The code that the provider sent, if it is that provider and it sent one.
@@ -220,8 +358,15 @@ fn sent_to<const N: usize>(to: &str, cookies: [HeaderValue; N]) -> Result<Respon
     Ok(response)
 }
 
-/// A problem, as a page where the browser shows it to somebody.
-fn told(problem: Problem, headers: &HeaderMap) -> Response {
+/// A problem: told to the program that waits, or as a page where the browser shows it to somebody.
+fn told(problem: Problem, program: Option<&Program>, headers: &HeaderMap) -> Response {
+    let to = program.and_then(|program| program.refused(problem.of().name(), problem.detail()));
+    if let Some(Ok(mut response)) = to.map(|to| sent_to(&to, [])) {
+        response
+            .extensions_mut()
+            .insert(Told(problem.of().status()));
+        return response;
+    }
     let accept = headers.get(header::ACCEPT);
     let is_for_people = accept
         .and_then(|accept| accept.to_str().ok())
@@ -229,22 +374,32 @@ fn told(problem: Problem, headers: &HeaderMap) -> Response {
     if !is_for_people {
         return problem.into_response();
     }
-    let (title, detail) = (escaped(problem.title()), escaped(problem.detail()));
-    let page = Html(format!(
-        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
-         <h1>{title}</h1><p>{detail}</p><p><a href=\"/admin\">Back</a></p></html>"
-    ));
+    let body = format!(
+        "<p>{}</p><p><a href=\"/admin\">Back</a></p>",
+        escaped(problem.detail())
+    );
+    let page = page(&escaped(problem.title()), &body);
     let mut response = problem.into_response();
     let (mut parts, body) = page.into_response().into_parts();
     parts.status = response.status();
     response.headers_mut().remove(header::CONTENT_TYPE);
     response.headers_mut().remove(header::CONTENT_LENGTH);
     parts.headers.extend(std::mem::take(response.headers_mut()));
-    parts.headers.insert(
-        header::CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'"),
-    );
     Response::from_parts(parts, body)
+}
+
+/// A page that does nothing but say something.
+fn page(title: &str, body: &str) -> impl IntoResponse + use<> {
+    let headers = [
+        (header::CACHE_CONTROL, "no-store"),
+        (header::CONTENT_SECURITY_POLICY, "default-src 'none'"),
+    ];
+    let page = Html(format!(
+        "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\"><title>{title}</title>\
+         <h1>{title}</h1>{body}</html>"
+    ));
+    (headers, page)
 }
 
 fn escaped(text: &str) -> String {

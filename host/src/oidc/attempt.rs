@@ -8,10 +8,12 @@
 use base64::Engine;
 use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use hmac::{Hmac, KeyInit, Mac};
+use serde::{Deserialize, Serialize};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
 
 use super::OidcError;
+use super::handover::Program;
 use crate::identity::IdentityError;
 
 /// For how long a browser keeps it.
@@ -21,23 +23,33 @@ const HOME: &str = "/admin";
 /// The longest address to come back to.
 const RETURN_TO_BYTES_MAX: usize = 1_024;
 
+/// Who a sign-in is for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Goal {
+    /// The browser, which comes to this page of the dashboard, as [`local`] checked it.
+    Page(String),
+    /// A program that the browser hands a code over to.
+    Program(Program),
+}
+
 /// What a sign-in is bound to.
 #[derive(Debug)]
 pub struct Attempt {
     secret: String,
-    return_to: String,
+    goal: Goal,
 }
 
 impl Attempt {
-    /// Begin one that leads to `return_to` in the end.
+    /// Begin one.
     ///
     /// # Errors
     /// When the system has no randomness.
-    pub fn begin(return_to: String) -> Result<Self, OidcError> {
+    pub fn begin(goal: Goal) -> Result<Self, OidcError> {
         let mut secret = [0; 32];
         getrandom::fill(&mut secret).map_err(|error| IdentityError::Hashing(error.to_string()))?;
         let secret = BASE64_URL_SAFE_NO_PAD.encode(secret);
-        Ok(Self { secret, return_to })
+        Ok(Self { secret, goal })
     }
 
     /// The one that a cookie keeps, if `state` is what came of it.
@@ -45,17 +57,18 @@ impl Attempt {
     /// # Errors
     /// [`OidcError::NotBegun`].
     pub fn resume(cookie: Option<&str>, state: &str) -> Result<Self, OidcError> {
-        let (secret, return_to) = cookie
+        let (secret, goal) = cookie
             .and_then(|cookie| cookie.split_once('.'))
             .ok_or(OidcError::NotBegun)?;
-        let return_to = BASE64_URL_SAFE_NO_PAD.decode(return_to).ok();
-        let return_to = return_to
-            .and_then(|bytes| String::from_utf8(bytes).ok())
-            .and_then(|text| local(Some(text)).ok())
-            .ok_or(OidcError::NotBegun)?;
+        let goal = BASE64_URL_SAFE_NO_PAD.decode(goal).ok();
+        let goal: Option<Goal> = goal.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let goal = goal.filter(|goal| match goal {
+            Goal::Page(page) => local(Some(page.clone())).is_ok(),
+            Goal::Program(_) => true,
+        });
         let attempt = Self {
             secret: secret.to_owned(),
-            return_to,
+            goal: goal.ok_or(OidcError::NotBegun)?,
         };
         let is_its = attempt.state().as_bytes().ct_eq(state.as_bytes());
         match bool::from(is_its) && !secret.is_empty() {
@@ -66,8 +79,8 @@ impl Attempt {
 
     /// What the browser keeps.
     pub fn cookie(&self) -> String {
-        let return_to = BASE64_URL_SAFE_NO_PAD.encode(&self.return_to);
-        format!("{}.{return_to}", self.secret)
+        let goal = serde_json::to_vec(&self.goal).expect("two texts and a number are JSON");
+        format!("{}.{}", self.secret, BASE64_URL_SAFE_NO_PAD.encode(goal))
     }
 
     /// What the provider sends back with the browser.
@@ -85,9 +98,17 @@ impl Attempt {
         self.derived("verifier")
     }
 
-    /// Where the browser goes in the end.
-    pub fn return_to(&self) -> &str {
-        &self.return_to
+    /// Who it is for.
+    pub fn goal(&self) -> &Goal {
+        &self.goal
+    }
+
+    /// The program that it is for, if it is for one.
+    pub fn program(&self) -> Option<&Program> {
+        match &self.goal {
+            Goal::Page(_) => None,
+            Goal::Program(program) => Some(program),
+        }
     }
 
     fn derived(&self, what: &str) -> String {
@@ -121,14 +142,18 @@ pub fn local(return_to: Option<String>) -> Result<String, &'static str> {
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroU16;
+
     use super::*;
+    use crate::oidc::handover::Challenge;
 
     #[test]
     fn an_attempt_is_resumed_where_it_was_begun_and_nowhere_else() {
-        let begun = Attempt::begin("/admin/apps?x=1".into()).unwrap();
-        let other = Attempt::begin("/admin".into()).unwrap();
+        let page = |path: &str| Goal::Page(path.to_owned());
+        let begun = Attempt::begin(page("/admin/apps?x=1")).unwrap();
+        let other = Attempt::begin(page("/admin")).unwrap();
         let resumed = Attempt::resume(Some(&begun.cookie()), &begun.state()).unwrap();
-        assert_eq!(resumed.return_to(), "/admin/apps?x=1");
+        assert_eq!(resumed.goal(), &page("/admin/apps?x=1"));
         assert_eq!(resumed.verifier(), begun.verifier());
         assert_ne!(begun.nonce(), begun.state());
         for (cookie, state) in [
@@ -145,19 +170,36 @@ mod tests {
         // A cookie that somebody made leads nowhere else, either.
         let forged = Attempt {
             secret: begun.secret.clone(),
-            return_to: "https://evil.test".into(),
+            goal: page("https://evil.test"),
         };
         assert!(Attempt::resume(Some(&forged.cookie()), &begun.state()).is_err());
         let empty = Attempt {
             secret: String::new(),
-            return_to: "/admin".into(),
+            goal: page("/admin"),
         };
         assert!(Attempt::resume(Some(&empty.cookie()), &empty.state()).is_err());
+        let program = Goal::Program(Program {
+            code_challenge: Challenge::of("x"),
+            port: NonZeroU16::new(4711),
+        });
+        let begun = Attempt::begin(program.clone()).unwrap();
+        let resumed = Attempt::resume(Some(&begun.cookie()), &begun.state()).unwrap();
+        assert_eq!(resumed.goal(), &program);
+        for (from, to) in [("4711", "0"), ("4711", "70000"), ("4711", "\"a.test\"")] {
+            let (secret, goal) = (&begun.secret, serde_json::to_string(&program).unwrap());
+            let goal = BASE64_URL_SAFE_NO_PAD.encode(goal.replace(from, to));
+            let forged = format!("{secret}.{goal}");
+            assert!(
+                Attempt::resume(Some(&forged), &begun.state()).is_err(),
+                "{to}"
+            );
+        }
     }
 
     #[test]
     fn a_verifier_is_as_long_as_pkce_wants() {
-        let length = Attempt::begin("/admin".into()).unwrap().verifier().len();
+        let attempt = Attempt::begin(Goal::Page("/admin".into())).unwrap();
+        let length = attempt.verifier().len();
         assert!((43..=128).contains(&length), "{length}");
     }
 

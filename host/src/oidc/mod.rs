@@ -2,10 +2,12 @@
 //!
 //! - [`provider`]: the provider, and what it says of somebody.
 //! - [`attempt`]: what a sign-in that goes on is bound to.
+//! - [`handover`]: from a browser to a program on somebody's machine.
 //! - [`roles`]: from their groups to their roles.
 
 pub mod api;
 pub mod attempt;
+pub mod handover;
 pub mod provider;
 pub mod roles;
 pub mod sql;
@@ -83,6 +85,15 @@ pub enum OidcError {
     /// They may not sign in any more.
     #[error("the user `{0}` is disabled")]
     Disabled(String),
+    /// A code that is none of ours, or a part of one.
+    #[error("the code is not whole; copy all of it, from `pcc_` on")]
+    DamagedCode,
+    /// A code that makes no session.
+    #[error(
+        "this code was used, has expired, or was made for another sign-in; begin again with: \
+         picloud login --oidc"
+    )]
+    DeadCode,
     /// Users and sessions.
     #[error(transparent)]
     Identity(#[from] IdentityError),

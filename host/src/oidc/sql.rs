@@ -1,5 +1,7 @@
 //! The statements of those who come from a provider.
 
+use chrono::{DateTime, Utc};
+
 use crate::apps::AppId;
 use crate::identity::UserId;
 use crate::store::{StoreError, Tx, on};
@@ -44,6 +46,52 @@ pub async fn app_of(tx: &mut Tx, slug: &str) -> Result<Option<AppId>, StoreError
     const SQL: &str = "select id from apps where slug = $1";
     Ok(on!(tx.conn().await?, |c| sqlx::query_scalar(SQL)
         .bind(slug)
+        .fetch_optional(c)
+        .await)?)
+}
+
+/// Add a code that a program makes a session of, and remove those that have ended.
+pub async fn insert_code(
+    tx: &mut Tx,
+    code_hash: &[u8],
+    user_id: UserId,
+    code_challenge: &str,
+    expires_at: DateTime<Utc>,
+) -> Result<(), StoreError> {
+    const SWEEP: &str = "delete from sign_in_codes where expires_at <= $1";
+    const SQL: &str = "
+        insert into sign_in_codes (code_hash, user_id, code_challenge, created_at, expires_at)
+        values ($1, $2, $3, $4, $5)";
+    let now = tx.now;
+    on!(tx.conn().await?, |c| sqlx::query(SWEEP)
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(code_hash)
+        .bind(user_id)
+        .bind(code_challenge)
+        .bind(now)
+        .bind(expires_at)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}
+
+/// Take a code that has not ended out, with whose it is and its challenge: it is good once.
+pub async fn take_code(
+    tx: &mut Tx,
+    code_hash: &[u8],
+) -> Result<Option<(UserId, String)>, StoreError> {
+    const SQL: &str = "
+        delete from sign_in_codes where code_hash = $1 and expires_at > $2
+        returning user_id, code_challenge";
+    let now = tx.now;
+    Ok(on!(tx.conn().await?, |c| sqlx::query_as(SQL)
+        .bind(code_hash)
+        .bind(now)
         .fetch_optional(c)
         .await)?)
 }

@@ -90,6 +90,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0015_cors.sql"),
         include_str!("../../../migrations/postgres/0015_cors.sql"),
     ),
+    (
+        16,
+        "sign_in_codes",
+        include_str!("../../../migrations/sqlite/0016_sign_in_codes.sql"),
+        include_str!("../../../migrations/postgres/0016_sign_in_codes.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

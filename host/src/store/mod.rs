@@ -24,8 +24,8 @@ use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-pub(crate) use conn::on;
 pub use beside::write_beside;
+pub(crate) use conn::on;
 pub use conn::{Announcement, Conn, Tx};
 pub use error::StoreError;
 pub use expected::{ETag, Expected, entity_tags};

@@ -110,11 +110,11 @@ fn a_server_checks_itself_and_says_how_to_mend_what_is_wrong(engine: Engine) {
     );
     let last = finding(&ask(&server, &[]), "backup")["found"].to_string();
     assert!(last.contains("was taken at 20"), "{last}");
-    // A proxy that nobody named.
     let audit = server.api("GET", "/audit?limit=1", None).json();
     let noted = (&audit["items"][0]["action"], &audit["items"][0]["target"]);
     assert_eq!(noted, (&json!("picloud backup --direct"), &json!("a.zip")));
     assert!(server.cli(&["backup", "b.zip"]).status.success());
+    // A proxy that nobody named.
     let proxied = [("x-forwarded-proto", "https")];
     let found = ask(&server, &proxied);
     expect(

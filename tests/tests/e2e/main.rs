@@ -13,6 +13,7 @@ mod doctor;
 mod etags;
 mod faults;
 mod followed;
+mod handover;
 mod idempotency;
 mod kills;
 mod limits;

@@ -34,14 +34,14 @@ fn options(provider: &Provider, more: &[(&'static str, &str)]) -> Options {
     }
 }
 
-fn begin(engine: Engine, more: &[(&'static str, &str)]) -> (Provider, Server) {
+pub fn begin(engine: Engine, more: &[(&'static str, &str)]) -> (Provider, Server) {
     let provider = Provider::start();
     let server = Server::start_with(engine, options(&provider, more));
     provider.serve(&server);
     (provider, server)
 }
 
-fn ann(groups: &[&str]) -> Value {
+pub fn ann(groups: &[&str]) -> Value {
     json!({ "sub": "id-of-ann", "preferred_username": "ann", "groups": groups })
 }
 

@@ -88,6 +88,8 @@ types! {
         "Its `ETag` is none that `If-Match` named: it was changed since you read it, or is gone.";
     DeadLink = "dead_link", GONE, "The link is dead",
         "The link was used, was revoked, has expired or never was.";
+    DeadCode = "dead_code", GONE, "The code is dead",
+        "The code of a sign-in was used, has expired, or is not this program's.";
     AppDeleted = "app_deleted", GONE, "The app was deleted",
         "A route: its app was deleted while you waited.";
     UriTooLong = "uri_too_long", URI_TOO_LONG, "The URL is too long",
