@@ -9,6 +9,7 @@ on_both_engines!(
     somebody_joins_forgets_and_leaves,
     the_last_owner_stays,
     sessions_are_listed_and_end,
+    a_session_ends_however_much_it_is_used,
     a_key_is_shown_once_rotated_and_revoked,
     guessing_is_slowed_down,
     scripts_may_what_those_who_run_them_may,
@@ -196,6 +197,23 @@ fn sessions_are_listed_and_end(engine: Engine) {
     server.set_clock("+3h");
     server.launch();
     assert_eq!(me(&server, &token), 401);
+}
+
+fn a_session_ends_however_much_it_is_used(engine: Engine) {
+    let options = Options {
+        environment: vec![
+            ("PICLOUD_SESSION_TTL_HOURS", "3".into()),
+            ("PICLOUD_SESSION_IDLE_HOURS", "100".into()),
+        ],
+        ..Options::default()
+    };
+    let mut server = Server::start_with(engine, options);
+    for (clock, status) in [("+1h", 200), ("+2h", 200), ("+4h", 401)] {
+        server.stop();
+        server.set_clock(clock);
+        server.launch();
+        assert_eq!(me(&server, &server.token), status, "{clock}");
+    }
 }
 
 fn a_key_is_shown_once_rotated_and_revoked(engine: Engine) {
