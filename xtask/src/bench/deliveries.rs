@@ -1,8 +1,10 @@
 //! Deliveries: from the call that is answered 202 to the end of the script, on both databases,
 //! beside the queues that people would use instead on the same Postgres.
 
+use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -53,6 +55,7 @@ fn on(bench: &Bench, on: &str, database: Option<(&Postgres, &str)>) -> Result<Ve
         let count = IDLE_PACE * u64::from(scale.seconds.min(4));
         enqueue_to_start(&server, "bench", "/nothing", IDLE_PACE, count)
     })?;
+    let kept = pages_kept(&bench.folder)?;
     let paced = crate::step(&step("enqueue → start"), || {
         let count = PACE * u64::from(scale.seconds.min(4));
         enqueue_to_start(&server, "bench", "/nothing", PACE, count)
@@ -83,6 +86,11 @@ fn on(bench: &Bench, on: &str, database: Option<(&Postgres, &str)>) -> Result<Ve
         Row::new(step("enqueue → start, idle: p50"), at(&idle, 0.5), "ms")
             .at_most(1.0)
             .moonshot(0.3),
+        Row::new(
+            "  of it, the disk keeps a page (fsync)",
+            at(&kept, 0.5),
+            "ms",
+        ),
         Row::new(step("enqueue → start at 500/s: p50"), at(&paced, 0.5), "ms").at_most(2.0),
         Row::new("  its p99", at(&paced, 0.99), "ms").at_most(20.0),
         Row::new(
@@ -248,6 +256,22 @@ fn enqueue_to_start(
     }
     if waits.len() < sent.len() / 2 {
         bail!("{} of {} executions were found", waits.len(), sent.len());
+    }
+    waits.sort_by(f64::total_cmp);
+    Ok(waits)
+}
+
+/// How long the disk takes to keep a page at the same pace: the milliseconds, sorted. Nothing
+/// durable starts sooner.
+fn pages_kept(folder: &Path) -> Result<Vec<f64>> {
+    let mut file = File::create(folder.join("pages"))?;
+    let mut waits = Vec::new();
+    for _ in 0..2 * IDLE_PACE {
+        std::thread::sleep(Duration::from_secs(1) / IDLE_PACE as u32);
+        let begun = Instant::now();
+        file.write_all(&[1; 4096])?;
+        file.sync_all()?;
+        waits.push(begun.elapsed().as_secs_f64() * 1_000.0);
     }
     waits.sort_by(f64::total_cmp);
     Ok(waits)
