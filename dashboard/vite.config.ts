@@ -35,6 +35,26 @@ export default defineConfig({
 			compilerOptions: { runes: true }
 		})
 	],
+	environments: {
+		client: {
+			build: {
+				rolldownOptions: {
+					output: {
+						// What nearly every page shows, in one file: each icon in one of its own made forty requests,
+						// of which a browser has six under way, before anything was seen.
+						codeSplitting: {
+							groups: [
+								{
+									name: 'shared',
+									test: /@lucide\/svelte|\/src\/lib\/(api|apps|shell|ui)\/|\/src\/lib\/[^/]+$/
+								}
+							]
+						}
+					}
+				}
+			}
+		}
+	},
 	server: { proxy: { '/api': server, '/version': server, '/readyz': server } },
 	test: { include: ['src/**/*.test.ts'] }
 });
