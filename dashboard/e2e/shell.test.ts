@@ -17,6 +17,7 @@ afterAll(async () => {
 test('somebody signs in, is where they wanted to be, and makes an app', async () => {
 	const { page, wrong } = await tab(browser);
 	await page.goto(`${server.url}/admin/apps/shop`);
+	await page.getByLabel('Password').waitFor();
 	await look(page, 'login');
 	await page.getByLabel('Name').fill('owner');
 	await page.getByLabel('Password').fill('a wrong one');
