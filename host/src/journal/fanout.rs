@@ -143,6 +143,7 @@ impl Journal {
     pub(super) fn tell(self: &Arc<Self>, appended: Appended) {
         let Appended {
             written,
+            begins,
             entries,
             at,
         } = appended;
@@ -151,7 +152,9 @@ impl Journal {
             && [0, written.first - 1].contains(&listened.told)
         {
             let told = |(seq, entry): (i64, NewEntry)| {
-                Arc::new(entry.told(written.channel.clone(), Some(seq), at))
+                let is_first = begins && seq == written.first;
+                let entry = entry.told(written.channel.clone(), Some(seq), at);
+                Arc::new(Entry { is_first, ..entry })
             };
             let entries: Vec<_> = (written.first..).zip(entries).map(told).collect();
             return listened.send(&entries);

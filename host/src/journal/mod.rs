@@ -139,6 +139,7 @@ impl NewEntry {
         Entry {
             channel,
             seq,
+            is_first: false,
             kind,
             about,
             data,
@@ -153,6 +154,8 @@ pub struct Entry {
     pub channel: Channel,
     /// Its number; an ephemeral one has none.
     pub seq: Option<i64>,
+    /// Whether it is known to be the first of its channel.
+    pub is_first: bool,
     /// `message`, or what happened.
     pub kind: String,
     /// The app that an event of the instance is about.
@@ -222,6 +225,8 @@ impl Journal {
 /// What a transaction of this node wrote to a channel: it announces that.
 struct Appended {
     written: Written,
+    /// Whether the channel began with it.
+    begins: bool,
     entries: Vec<NewEntry>,
     at: DateTime<Utc>,
 }

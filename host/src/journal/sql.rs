@@ -33,12 +33,12 @@ pub async fn append(
         insert into channels (app_id, topic, begin_seq, swept_seq, last_seq)
         values ($1, $2, $3, $3, $3 + $4)
         on conflict (app_id, topic) do update set last_seq = channels.last_seq + $4
-        returning last_seq";
+        returning last_seq, begin_seq";
     let Ok(count @ 1..) = i64::try_from(entries.len()) else {
         return Ok(());
     };
     let now = tx.now;
-    let last: i64 = on!(tx.conn().await?, |c| sqlx::query_scalar(NUMBER)
+    let (last, begin): (i64, i64) = on!(tx.conn().await?, |c| sqlx::query_as(NUMBER)
         .bind(channel.app_id)
         .bind(&*channel.topic)
         .bind(now.timestamp_micros())
@@ -71,6 +71,7 @@ pub async fn append(
     };
     tx.announce(Appended {
         written,
+        begins: first == begin + 1,
         entries: entries.iter().copied().cloned().collect(),
         at: now,
     });

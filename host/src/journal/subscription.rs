@@ -286,7 +286,9 @@ impl Subscription {
         if seq <= spot.cursor {
             return None;
         }
-        if seq != spot.cursor + 1 {
+        // Who knows no number because there was none misses nothing before the first.
+        let follows = seq == spot.cursor + 1 || (spot.cursor == 0 && entry.is_first);
+        if !follows {
             spot.is_behind = true;
             return None;
         }
