@@ -5,8 +5,9 @@ use uuid::Uuid;
 
 use super::{AbandonReason, AbandonedExecution, Execution, ExecutionId, Log, OutcomeKind};
 use crate::apps::AppId;
+use crate::dispatch::WorkerId;
 use crate::scripts::ScriptId;
-use crate::store::{Conn, Grouped, Id, StoreError, Tx, insert_all, on};
+use crate::store::{Conn, Engine, Grouped, Id, StoreError, Tx, insert_all, on};
 use crate::triggers::TriggerId;
 
 /// An execution that ended, with its log.
@@ -32,6 +33,16 @@ pub async fn insert<'e>(
     tx: &mut Tx,
     ended: impl Iterator<Item = &'e Ended>,
 ) -> Result<(), StoreError> {
+    insert_leased(tx, ended, None).await
+}
+
+/// Add executions; on SQLite, with a worker, those whose deliveries it has leased for this attempt.
+pub async fn insert_leased<'e>(
+    tx: &mut Tx,
+    ended: impl Iterator<Item = &'e Ended>,
+    worker: Option<WorkerId>,
+) -> Result<(), StoreError> {
+    debug_assert!(worker.is_none() || tx.engine() == Engine::Sqlite);
     let ended: Vec<&Ended> = ended.collect();
     insert_all!(tx, "executions", ended.as_slice(), |ended| {
         id: ended.execution.id,
@@ -53,6 +64,11 @@ pub async fn insert<'e>(
         error: ended.execution.error.as_ref().map(json),
         logs: json(&ended.log.lines),
         logs_truncated: ended.log.truncated,
+    }, where |statement| if let Some(worker) = worker {
+        // Their delivery_id and attempt.
+        const LEASED: &str = " and exists (select 1 from outbox
+            where id = column5 and attempt = column6 and lease_owner = ";
+        statement.push(LEASED).push_bind(worker).push(")");
     });
     Ok(())
 }

@@ -71,6 +71,10 @@ pub struct Tx {
     /// On Postgres: whether it was begun. A transaction of one statement is not: the statement
     /// commits itself, which saves two of three round trips.
     begun: bool,
+    /// Whether nothing is written after what is written now.
+    pub(super) is_last: bool,
+    /// Whether it was committed with its last statement.
+    is_committed: bool,
     /// What it makes: see [`Self::creates`].
     created: Option<String>,
     /// What is told once it is committed.
@@ -84,8 +88,8 @@ struct Waiting {
     text: QueryBuilder<Sqlite>,
     /// How many statements are in it.
     count: usize,
-    /// The lengths of those that are about many rows.
-    lengths: Vec<usize>,
+    /// The numbers of tuples of those that are about many rows.
+    tuples: Vec<usize>,
 }
 
 impl Waiting {
@@ -93,7 +97,7 @@ impl Waiting {
         Self {
             text: QueryBuilder::new(""),
             count: 0,
-            lengths: Vec::new(),
+            tuples: Vec::new(),
         }
     }
 
@@ -140,6 +144,8 @@ impl Tx {
             now,
             waiting: Waiting::nothing(),
             begun: false,
+            is_last: false,
+            is_committed: false,
             created: None,
             announcements: Vec::new(),
         }
@@ -170,22 +176,44 @@ impl Tx {
         Ok(&mut self.conn)
     }
 
-    /// Where to write a statement about `length` rows that is sent to SQLite together with what
-    /// comes before and after it. Few texts may come of it, so that they stay prepared: two
-    /// statements of one length go together, no others.
+    /// Where to write a statement with so many [`tuples`](super::tuples) that is sent to SQLite
+    /// together with what comes before and after it. Few texts may come of it, so that they stay
+    /// prepared: few statements go together, and no third number of tuples.
     ///
     /// # Errors
     /// When what was not sent yet fails.
     pub(crate) async fn sqlite_statement(
         &mut self,
-        length: usize,
+        tuples: usize,
     ) -> Result<&mut QueryBuilder<Sqlite>, StoreError> {
-        let lengths = &self.waiting.lengths;
-        if lengths.len() > 1 || lengths.first().is_some_and(|first| *first != length) {
+        /// New deliveries, executions and deletions of 64 each.
+        const STATEMENTS_MAX: usize = 6;
+        let waiting = &self.waiting.tuples;
+        let is_third =
+            waiting.iter().any(|other| *other != waiting[0]) && !waiting.contains(&tuples);
+        if is_third || waiting.len() == STATEMENTS_MAX {
             self.conn().await?;
         }
-        self.waiting.lengths.push(length);
+        self.waiting.tuples.push(tuples);
         Ok(self.waiting.next())
+    }
+
+    /// Send what waits to SQLite, with the commit if nothing is written after it; answers the rows of
+    /// its last statement.
+    ///
+    /// # Errors
+    /// When it fails.
+    pub(crate) async fn sqlite_last_rows<T>(&mut self) -> Result<Vec<T>, StoreError>
+    where
+        T: Send + Unpin,
+        (T,): for<'r> sqlx::FromRow<'r, SqliteRow>,
+    {
+        if self.is_last {
+            self.waiting.next().push("commit");
+        }
+        let rows = self.sqlite_rows().await?;
+        self.is_committed = self.is_last;
+        Ok(rows)
     }
 
     /// Send what waits to SQLite; answers the rows of its last statement.
@@ -230,6 +258,7 @@ impl Tx {
 
     pub(super) async fn commit(&mut self) -> Result<(), StoreError> {
         match &mut self.conn {
+            Conn::Sqlite(_) if self.is_committed => {}
             Conn::Sqlite(held) => {
                 self.waiting.next().push("commit");
                 self.waiting.text.build().execute(&mut **held).await?;

@@ -1,38 +1,62 @@
 //! Statements about many rows at once.
 
-/// `items` in runs whose lengths are powers of two, 32 at most: a statement with one tuple per
-/// item then has six texts, and all six stay prepared.
-pub fn chunks<T>(mut items: &[T]) -> impl Iterator<Item = &[T]> {
-    std::iter::from_fn(move || {
-        let length = 1 << items.len().checked_ilog2()?.min(5);
-        let (chunk, rest) = items.split_at(length);
-        items = rest;
-        Some(chunk)
-    })
+/// `items` in runs of 32 at most.
+pub fn chunks<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
+    items.chunks(32)
+}
+
+/// How many tuples a statement about `length` rows of [`chunks`] has: some more than it needs,
+/// which are null, so that there are ten texts of it, and all of them stay prepared.
+pub fn tuples(length: usize) -> usize {
+    const LENGTHS: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+    let enough = LENGTHS.into_iter().find(|tuples| *tuples >= length);
+    enough.unwrap_or(length)
 }
 
 /// Insert a row for each of `rows`:
 /// `insert_all!(tx, "kv", rows, |row| { key: row.key, value: row.value })`.
 ///
-/// SQLite takes them as tuples, together with what follows in the transaction. Postgres takes an
-/// array for each column, whatever their length in one statement, because there every statement is
-/// a round trip; but a single row is cheaper as a tuple.
+/// SQLite takes them as tuples, together with what follows in the transaction; no row's first
+/// column may be null. Postgres takes an array for each column, whatever their length in one
+/// statement, because there every statement is a round trip; but a single row is cheaper as a tuple.
+///
+/// `, where |statement| …` after it adds, on SQLite, ` and …` to what must be true of a row so that
+/// it is inserted; its columns are `column1`, `column2` and so on there.
 macro_rules! insert_all {
     ($tx:expr, $table:literal, $rows:expr, |$row:ident| {
         $first:ident: $first_value:expr $(, $column:ident: $value:expr)* $(,)?
-    }) => {{
+    }) => {
+        $crate::store::insert_all!($tx, $table, $rows, |$row| {
+            $first: $first_value $(, $column: $value)*
+        }, where |_statement| {})
+    };
+    ($tx:expr, $table:literal, $rows:expr, |$row:ident| {
+        $first:ident: $first_value:expr $(, $column:ident: $value:expr)* $(,)?
+    }, where |$statement:ident| $condition:expr) => {{
         const INTO: &str = concat!(
             "insert into ", $table,
             " (", stringify!($first) $(, ", ", stringify!($column))*, ") "
         );
+        const COLUMNS: usize = [stringify!($first) $(, stringify!($column))*].len();
         let (tx, rows): (&mut $crate::store::Tx, _) = ($tx, $rows);
         match tx.engine() {
             $crate::store::Engine::Sqlite => {
                 for chunk in $crate::store::chunks(rows) {
-                    let statement = tx.sqlite_statement(chunk.len()).await?;
-                    statement.push(INTO).push_values(chunk, |mut tuple, $row| {
+                    let tuples = $crate::store::tuples(chunk.len());
+                    let $statement = tx.sqlite_statement(tuples).await?;
+                    $statement.push(INTO).push("select * from (");
+                    $statement.push_values(chunk, |mut tuple, $row| {
                         tuple.push_bind($first_value)$(.push_bind($value))*;
                     });
+                    for _ in chunk.len()..tuples {
+                        let mut tuple = $statement.push(", (").separated(", ");
+                        for _ in 0..COLUMNS {
+                            tuple.push_bind(None::<i64>);
+                        }
+                        $statement.push(")");
+                    }
+                    $statement.push(") where column1 is not null");
+                    $condition;
                 }
             }
             $crate::store::Engine::Postgres if rows.is_empty() => {}
@@ -65,14 +89,17 @@ pub(crate) use insert_all;
 
 #[cfg(test)]
 mod tests {
-    use super::chunks;
+    use super::{chunks, tuples};
 
     #[test]
-    fn chunks_are_powers_of_two_and_keep_the_order() {
+    fn chunks_keep_the_order_and_few_lengths_serve_them() {
         let items: Vec<u32> = (0..77).collect();
         let lengths: Vec<usize> = chunks(&items).map(<[u32]>::len).collect();
-        assert_eq!(lengths, [32, 32, 8, 4, 1]);
+        assert_eq!(lengths, [32, 32, 13]);
         assert_eq!(chunks(&items).flatten().copied().collect::<Vec<_>>(), items);
         assert_eq!(chunks::<u32>(&[]).count(), 0);
+        let few: std::collections::BTreeSet<usize> = (1..=32).map(tuples).collect();
+        assert_eq!(few.len(), 10);
+        assert!((1..=32).all(|length| (length..=length * 3 / 2).contains(&tuples(length))));
     }
 }

@@ -92,6 +92,12 @@ pub trait Grouped: Send + Sync + Sized + 'static {
         false
     }
 
+    /// Whether [`Self::apply`] may send the commit with its last statement on SQLite, where nothing
+    /// is written after it. It then comes after what others write in the same transaction.
+    fn may_commit() -> bool {
+        false
+    }
+
     /// Write `items`, in their order, and answer one output for each. An error concerns them
     /// all: the writer then tries each alone, so that only the culprit fails.
     fn apply(
@@ -284,8 +290,11 @@ impl LaneWorker {
             [group] if group.is_one_statement() => self.one_statement(durability),
             _ => None,
         };
+        groups.sort_by_key(|group| group.may_commit());
         let written = self.transaction(tx, durability, async |tx| {
-            for group in &mut groups {
+            let last = groups.len() - 1;
+            for (place, group) in groups.iter_mut().enumerate() {
+                tx.is_last = place == last && group.may_commit();
                 group.apply(tx).await?;
             }
             Ok(())
@@ -302,7 +311,8 @@ impl LaneWorker {
                 groups.into_iter().for_each(|group| group.failed(&error));
             }
             // One of them is at fault: each alone, in its order.
-            Err(_) => {
+            Err(error) => {
+                tracing::debug!(%error, "a group could not be written; each of it is tried alone");
                 for group in groups {
                     for mut single in group.split() {
                         let mut written = Err(StoreError::Raced);
@@ -533,6 +543,7 @@ trait Group: Send {
     fn len(&self) -> usize;
     fn is_patient(&self) -> bool;
     fn is_one_statement(&self) -> bool;
+    fn may_commit(&self) -> bool;
     fn durability(&self) -> Durability;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
     fn absorb(&mut self, other: Box<dyn Group>);
@@ -564,6 +575,10 @@ impl<G: Grouped> Group for Members<G> {
 
     fn is_one_statement(&self) -> bool {
         G::is_one_statement(&self.items) && self.witnesses.iter().all(Option::is_none)
+    }
+
+    fn may_commit(&self) -> bool {
+        G::may_commit() && self.witnesses.iter().all(Option::is_none)
     }
 
     fn durability(&self) -> Durability {

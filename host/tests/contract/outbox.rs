@@ -22,7 +22,7 @@ use picloud::idempotency::Key;
 use picloud::journal::Journal;
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
-use picloud::store::{Db, Engine, StoreError};
+use picloud::store::{Db, Engine, Grouped, StoreError};
 
 use crate::database::Database;
 use crate::on_both_engines;
@@ -31,6 +31,7 @@ on_both_engines!(
     a_claim_takes_what_is_due_and_counts_the_attempt,
     two_workers_never_claim_the_same,
     i03_a_stale_worker_cannot_complete_a_delivery,
+    i03_a_stale_worker_among_others_cannot_either,
     i04_a_delivery_leaves_together_with_its_outcome,
     i05_a_sync_delivery_is_attempted_at_most_once,
     a_dead_workers_deliveries_are_taken_on,
@@ -215,6 +216,48 @@ async fn i03_a_stale_worker_cannot_complete_a_delivery(test: Database) {
         ),
         (0, 1)
     );
+}
+
+/// However many end together, and whether or not they are as many as a statement has tuples.
+async fn i03_a_stale_worker_among_others_cannot_either(test: Database) {
+    let worker = WorkerId::new();
+    for count in [2, 5, 32, 45, 70, 130] {
+        let deliveries = (0..count).map(|_| Delivery {
+            attempt: 1,
+            ..delivery()
+        });
+        let deliveries: Vec<_> = deliveries.collect();
+        let new = |delivery: &Delivery| NewDelivery {
+            delivery: delivery.clone(),
+            born_claimed: Some((worker, LEASE)),
+            held: false,
+            key: None,
+        };
+        let new: Vec<_> = deliveries.iter().map(new).collect();
+        let mut ends: Vec<_> = deliveries
+            .iter()
+            .map(|delivery| completion(delivery, 1, worker))
+            .collect();
+        let stale = &mut ends[1];
+        stale.attempt = 2;
+        stale.ended.as_mut().unwrap().execution.attempt = 2;
+        let ends: Vec<_> = ends.into_iter().map(Arc::new).collect();
+        let before = rows(&test.db).await;
+        // Their statements themselves: a group that fails would be tried one by one.
+        let ended = test.db.write::<_, StoreError, _>(move |tx| {
+            Box::pin(async move {
+                sql::insert(tx, &new).await?;
+                Arc::<Completion>::apply(tx, &ends).await
+            })
+        });
+        let ended = ended.await.unwrap();
+        let held = ended.iter().enumerate().all(|(n, held)| *held == (n != 1));
+        assert!(held, "{count}: {ended:?}");
+        assert_eq!(rows(&test.db).await, before + 1, "{count}");
+        for (n, delivery) in deliveries.iter().enumerate() {
+            assert_eq!(executions_of(&test.db, delivery).await, usize::from(n != 1));
+        }
+    }
 }
 
 async fn i04_a_delivery_leaves_together_with_its_outcome(test: Database) {

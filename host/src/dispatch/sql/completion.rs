@@ -9,11 +9,11 @@ use super::{NewDelivery, insert, lock_order_key};
 use crate::apps::AppId;
 use crate::dead_letters::{self, DeadLetter, DeadLetterId, Named};
 use crate::dispatch::{Attempt, DeliveryId, WorkerId};
-use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned};
+use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned, insert_leased};
 use crate::executions::{AbandonedExecution, ExecutionError, Log};
 use crate::idempotency::{self, KeptAnswer, Key};
 use crate::journal::{self, Channel, kinds};
-use crate::store::{Conn, Durability, Engine, Grouped, Lane, StoreError, Tx, chunks, on};
+use crate::store::{Conn, Durability, Engine, Grouped, Lane, StoreError, Tx, chunks, on, tuples};
 
 /// The end of an attempt: what is kept of it, and what becomes of its row.
 #[derive(Debug, Clone)]
@@ -116,8 +116,16 @@ impl Grouped for Arc<Completion> {
         }
     }
 
+    fn may_commit() -> bool {
+        true
+    }
+
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<bool>, StoreError> {
         let mut held = HashSet::with_capacity(items.len());
+        if let Some(worker) = only_end(tx, items) {
+            held.extend(end(tx, items, worker).await?);
+            return Ok(items.iter().map(|item| held.contains(&item.id)).collect());
+        }
         let gone: Vec<&Self> = items
             .iter()
             .filter(|item| matches!(item.then, Then::Gone))
@@ -144,6 +152,67 @@ impl Grouped for Arc<Completion> {
     }
 }
 
+/// The worker of `items`, if on SQLite all that is written of them is that they ran and go.
+fn only_end(tx: &Tx, items: &[Arc<Completion>]) -> Option<WorkerId> {
+    let worker = items.first()?.worker;
+    let ran = |item: &Completion| {
+        let execution = item.ended.as_ref().map(|ended| &ended.execution);
+        execution.is_some_and(|execution| {
+            (execution.delivery_id, execution.attempt) == (Some(item.id.uuid()), item.attempt)
+        })
+    };
+    let only_ends = |item: &Arc<Completion>| {
+        item.worker == worker
+            && ran(item)
+            && matches!(item.then, Then::Gone)
+            && item.order_key.is_none()
+            && item.also.is_empty()
+    };
+    (tx.engine() == Engine::Sqlite && items.iter().all(only_ends)).then_some(worker)
+}
+
+/// Keep the executions and delete the rows of those of `items` whose leases still hold, in one
+/// sending for each of [`chunks`]: SQLite looks at the fence for both. Answers which.
+async fn end(
+    tx: &mut Tx,
+    items: &[Arc<Completion>],
+    worker: WorkerId,
+) -> Result<Vec<DeliveryId>, StoreError> {
+    let mut held = Vec::with_capacity(items.len());
+    let mut chunks = chunks(items).peekable();
+    while let Some(chunk) = chunks.next() {
+        let ended = chunk.iter().filter_map(|item| item.ended.as_ref());
+        insert_leased(tx, ended, Some(worker)).await?;
+        push_deletion(tx, chunk).await?;
+        held.extend(match chunks.peek() {
+            Some(_) => tx.sqlite_rows::<DeliveryId>().await?,
+            None => tx.sqlite_last_rows().await?,
+        });
+    }
+    Ok(held)
+}
+
+/// Write the deletion of the rows of [`chunks`] of completions whose leases still hold, for SQLite.
+async fn push_deletion<C: AsRef<Completion>>(tx: &mut Tx, items: &[C]) -> Result<(), StoreError> {
+    let tuples = tuples(items.len());
+    let query = tx.sqlite_statement(tuples).await?;
+    query.push("delete from outbox where ");
+    let mut fences = query.separated(" or ");
+    for place in 0..tuples {
+        let item = items.get(place).map(AsRef::as_ref);
+        fences
+            .push("(id = ")
+            .push_bind_unseparated(item.map(|item| item.id))
+            .push_unseparated(" and attempt = ")
+            .push_bind_unseparated(item.map(|item| i64::from(item.attempt)))
+            .push_unseparated(" and lease_owner = ")
+            .push_bind_unseparated(item.map(|item| item.worker))
+            .push_unseparated(")");
+    }
+    query.push(" returning id");
+    Ok(())
+}
+
 /// Delete the rows of those of `items` whose leases still hold. Answers which.
 async fn delete_fenced(
     tx: &mut Tx,
@@ -160,20 +229,7 @@ async fn delete_fenced(
     match tx.engine() {
         Engine::Sqlite => {
             for chunk in chunks(items) {
-                let query = tx.sqlite_statement(chunk.len()).await?;
-                query.push("delete from outbox where ");
-                let mut fences = query.separated(" or ");
-                for item in chunk {
-                    fences
-                        .push("(id = ")
-                        .push_bind_unseparated(item.id)
-                        .push_unseparated(" and attempt = ")
-                        .push_bind_unseparated(i64::from(item.attempt))
-                        .push_unseparated(" and lease_owner = ")
-                        .push_bind_unseparated(item.worker)
-                        .push_unseparated(")");
-                }
-                query.push(" returning id");
+                push_deletion(tx, chunk).await?;
                 deleted.extend(tx.sqlite_rows::<DeliveryId>().await?);
             }
         }
