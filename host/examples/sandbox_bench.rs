@@ -8,6 +8,10 @@ use picloud::sandbox::{
     Code, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox, SandboxConfig,
 };
 
+// The product's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const SOURCE: &str = r#"
 let name = ctx.request.query.get_or("name", "world");
 #{ hello: name, method: ctx.request.method }

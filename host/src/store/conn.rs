@@ -19,6 +19,14 @@ pub enum Conn {
 }
 
 impl Conn {
+    /// Which database it is to.
+    pub fn engine(&self) -> Engine {
+        match self {
+            Self::Sqlite(_) => Engine::Sqlite,
+            Self::Postgres(_) => Engine::Postgres,
+        }
+    }
+
     /// The text of this connection's engine, where one text cannot serve both.
     pub fn text(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
         match self {
@@ -68,8 +76,8 @@ pub struct Tx {
     /// thread and is answered to ours, which costs more than a small statement does; so the
     /// beginning, what is only written, and the commit go together.
     waiting: Waiting,
-    /// On Postgres: whether it was begun. A transaction of one statement is not: the statement
-    /// commits itself, which saves two of three round trips.
+    /// Whether it was begun. A transaction of one statement is not: the statement commits itself,
+    /// which saves Postgres two of three round trips, and SQLite two of three answers.
     begun: bool,
     /// Whether nothing is written after what is written now.
     pub(super) is_last: bool,
@@ -137,7 +145,7 @@ impl Tx {
         })
     }
 
-    /// For one statement on Postgres, which commits itself; `now` is what its clock must show.
+    /// For one statement, which commits itself; `now` is what the database's clock must show.
     pub(super) fn of_one_statement(conn: Conn, now: DateTime<Utc>) -> Self {
         Self {
             conn,
@@ -245,10 +253,7 @@ impl Tx {
 
     /// Which database it is in.
     pub fn engine(&self) -> Engine {
-        match self.conn {
-            Conn::Sqlite(_) => Engine::Sqlite,
-            Conn::Postgres(_) => Engine::Postgres,
-        }
+        self.conn.engine()
     }
 
     /// The text of this transaction's engine, where one text cannot serve both.
@@ -260,7 +265,9 @@ impl Tx {
         match &mut self.conn {
             Conn::Sqlite(_) if self.is_committed => {}
             Conn::Sqlite(held) => {
-                self.waiting.next().push("commit");
+                if self.begun {
+                    self.waiting.next().push("commit");
+                }
                 self.waiting.text.build().execute(&mut **held).await?;
             }
             Conn::Postgres(held) if self.begun => {

@@ -34,7 +34,7 @@ pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
 pub use readable::Readable;
 pub(crate) use rows::insert_all;
-pub use rows::{chunks, tuples};
+pub use rows::{ROWS_MAX, chunks, tuples};
 pub use snapshot::snapshot;
 pub use witness::{Witness, witnessed};
 pub use writer::{Durability, Grouped, Lane};

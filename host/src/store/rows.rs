@@ -1,14 +1,17 @@
 //! Statements about many rows at once.
 
-/// `items` in runs of 32 at most.
+/// How many rows one statement is about at most, on SQLite.
+pub const ROWS_MAX: usize = 32;
+
+/// `items` in runs of [`ROWS_MAX`] at most.
 pub fn chunks<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
-    items.chunks(32)
+    items.chunks(ROWS_MAX)
 }
 
 /// How many tuples a statement about `length` rows of [`chunks`] has: some more than it needs,
 /// which are null, so that there are ten texts of it, and all of them stay prepared.
 pub fn tuples(length: usize) -> usize {
-    const LENGTHS: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, 32];
+    const LENGTHS: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, ROWS_MAX];
     let enough = LENGTHS.into_iter().find(|tuples| *tuples >= length);
     enough.unwrap_or(length)
 }

@@ -26,7 +26,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::Connector;
-use super::{Announcement, Conn, StoreError, Tx, Witness, on};
+use super::{Announcement, Conn, Engine, StoreError, Tx, Witness, micros, on};
 
 /// How much may wait for a lane before callers wait to queue.
 const QUEUE: usize = 4096;
@@ -86,9 +86,9 @@ pub trait Grouped: Send + Sync + Sized + 'static {
         Durability::PowerCut
     }
 
-    /// Whether [`Self::apply`] writes `items` by a single statement on Postgres. It then is a
-    /// transaction by itself.
-    fn is_one_statement(_items: &[Self]) -> bool {
+    /// Whether [`Self::apply`] writes `items` by a single statement, which then is a transaction by
+    /// itself.
+    fn is_one_statement(_engine: Engine, _items: &[Self]) -> bool {
         false
     }
 
@@ -286,9 +286,13 @@ impl LaneWorker {
         metrics::histogram!("picloud_store_group_size").record(total(&groups) as f64);
         let promised = groups.iter().map(|group| group.durability());
         let durability = promised.max().unwrap_or(Durability::PowerCut);
-        let tx = match groups.as_slice() {
-            [group] if group.is_one_statement() => self.one_statement(durability),
-            _ => None,
+        let is_one_statement = match (groups.as_slice(), &self.conn) {
+            ([group], Some(conn)) => group.is_one_statement(conn.engine()),
+            _ => false,
+        };
+        let tx = match is_one_statement {
+            true => self.one_statement(durability).await,
+            false => None,
         };
         groups.sort_by_key(|group| group.may_commit());
         let written = self.transaction(tx, durability, async |tx| {
@@ -405,18 +409,24 @@ impl LaneWorker {
         Ok(tx)
     }
 
-    /// A transaction that need not be begun, nor told to commit: on Postgres, where its clock was
-    /// read a moment ago. Its statement waits for the disk, as the server is configured.
-    fn one_statement(&mut self, durability: Durability) -> Option<Tx> {
-        let (began, at) = self.began?;
-        let since = at.elapsed();
-        if durability != Durability::PowerCut || since > CLOCK_LASTS {
-            return None;
-        }
-        let conn = self
-            .conn
-            .take_if(|conn| matches!(conn, Conn::Postgres(_)))?;
-        Some(Tx::of_one_statement(conn, began + since))
+    /// A transaction that need not be begun, nor told to commit, on the connection that there is. On
+    /// Postgres only where its clock was read a moment ago, and where the statement may wait for the
+    /// disk as the server is configured.
+    async fn one_statement(&mut self, durability: Durability) -> Option<Tx> {
+        let now = match self.conn.as_ref()?.engine() {
+            Engine::Sqlite => micros(Utc::now()),
+            Engine::Postgres => {
+                let (began, at) = self.began?;
+                let since = at.elapsed();
+                if durability != Durability::PowerCut || since > CLOCK_LASTS {
+                    return None;
+                }
+                began + since
+            }
+        };
+        let mut conn = self.conn.take()?;
+        self.set_durability(&mut conn, durability).await.ok()?;
+        Some(Tx::of_one_statement(conn, now))
     }
 
     /// On SQLite it is the connection's, and a statement of its own to change: back at once when
@@ -542,7 +552,7 @@ trait Group: Send {
     fn kind(&self) -> TypeId;
     fn len(&self) -> usize;
     fn is_patient(&self) -> bool;
-    fn is_one_statement(&self) -> bool;
+    fn is_one_statement(&self, engine: Engine) -> bool;
     fn may_commit(&self) -> bool;
     fn durability(&self) -> Durability;
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
@@ -573,8 +583,8 @@ impl<G: Grouped> Group for Members<G> {
         self.items.iter().all(|item| item.lane() == Lane::Patient)
     }
 
-    fn is_one_statement(&self) -> bool {
-        G::is_one_statement(&self.items) && self.witnesses.iter().all(Option::is_none)
+    fn is_one_statement(&self, engine: Engine) -> bool {
+        G::is_one_statement(engine, &self.items) && self.witnesses.iter().all(Option::is_none)
     }
 
     fn may_commit(&self) -> bool {

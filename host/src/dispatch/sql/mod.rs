@@ -23,7 +23,7 @@ use crate::executions::ExecutionId;
 use crate::idempotency::{self, Key, Known};
 use crate::identity::UserId;
 use crate::scripts::ScriptId;
-use crate::store::{Conn, Durability, Grouped, StoreError, Tx, insert_all, on};
+use crate::store::{Conn, Durability, Engine, Grouped, ROWS_MAX, StoreError, Tx, insert_all, on};
 use crate::telemetry::trace::TraceParent;
 use crate::triggers::TriggerId;
 
@@ -68,9 +68,9 @@ impl Grouped for NewDelivery {
         }
     }
 
-    fn is_one_statement(items: &[Self]) -> bool {
+    fn is_one_statement(engine: Engine, items: &[Self]) -> bool {
         let simple = |new: &Self| new.key.is_none() && new.delivery.order_key.is_none();
-        items.iter().all(simple)
+        items.iter().all(simple) && (engine == Engine::Postgres || items.len() <= ROWS_MAX)
     }
 
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Placed>, StoreError> {
