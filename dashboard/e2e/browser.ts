@@ -1,7 +1,7 @@
 import { mkdirSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import { join } from 'node:path';
-import { chromium, type Browser, type Page } from 'playwright-core';
+import { chromium, type Browser, type Locator, type Page } from 'playwright-core';
 import { expect } from 'vitest';
 import { TARGET } from './program.ts';
 import { PASSWORD, type Server } from './server.ts';
@@ -39,16 +39,22 @@ export async function tab(browser: Browser): Promise<{ page: Page; wrong: string
 export async function signIn(page: Page, server: Server, name = 'owner', password = PASSWORD) {
 	await page.goto(`${server.url}/admin/`);
 	await page.getByLabel('Name').fill(name);
-	const apps = page.getByRole('heading', { name: 'Apps' });
+	await enterPassword(page, page.getByRole('heading', { name: 'Apps' }), password);
+}
+
+/**
+ * Enter the password of whoever is named until `seen` is there. After ten in a row one name is let
+ * in each ten seconds, and tests come faster on a fast machine.
+ */
+export async function enterPassword(form: Page | Locator, seen: Locator, password = PASSWORD) {
 	const signedIn = async () => {
-		await page.getByLabel('Password').fill(password);
-		await page.getByRole('button', { name: 'Sign in' }).click();
-		return apps.waitFor({ timeout: 3_000 }).then(
+		await form.getByLabel('Password').fill(password);
+		await form.getByRole('button', { name: 'Sign in' }).click();
+		return seen.waitFor({ timeout: 3_000 }).then(
 			() => true,
-			() => apps.isVisible()
+			() => seen.isVisible()
 		);
 	};
-	// After ten in a row one name is let in each ten seconds: tests come faster on a fast machine.
 	await expect.poll(signedIn, { timeout: 30_000 }).toBe(true);
 }
 

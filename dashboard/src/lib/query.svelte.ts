@@ -93,7 +93,9 @@ export class List<T extends { id: string }> {
 
 	/** Fetch the first page, and go on with what is here where it joins: nobody loses their place. */
 	#renew(): Promise<void> {
-		return this.#load(null, ({ items }) => {
+		return this.#load(null, ({ items, next_cursor }) => {
+			// All of it: whatever stood behind is gone.
+			if (next_cursor === null) return [];
 			const last = items.at(-1)?.id;
 			const joint = this.items.findIndex(({ id }) => id === last);
 			return joint < 0 ? [] : this.items.slice(joint + 1);
