@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::FutureExt;
+use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -36,14 +37,6 @@ use crate::telemetry::trace::Span;
 const POLL: Duration = Duration::from_secs(1);
 /// How long after its script's time limit a caller waits for the outcome to be written.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
-/// Where nodes tell each other that there is something to claim.
-const CHANNEL: &str = "picloud_outbox";
-/// How long one notification stands for all that follow.
-const CALL_PAUSE: Duration = Duration::from_millis(20);
-/// How often rows are looked for that wait for nothing any more.
-const MEND_EVERY: Duration = Duration::from_secs(5);
-/// How often the outbox is counted, unless that takes long.
-const COUNT_EVERY: Duration = Duration::from_secs(5);
 /// How long the next try is away when there was no room at the gate.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(5);
 
@@ -159,6 +152,43 @@ impl Dispatcher {
         };
         self.tasks.spawn(Span::current().around(seen_through));
         Ok(waiter.wait(timeout + ANSWER_GRACE).await)
+    }
+
+    /// Put a delivery into the outbox for which nobody waits, unless its key was used before, and
+    /// run it where there is room for it here. It is safe once this returns, and goes on when the
+    /// caller leaves.
+    ///
+    /// # Errors
+    /// [`StoreError`] when it could not be written.
+    pub async fn enqueue(
+        self: &Arc<Self>,
+        delivery: Delivery,
+        key: Option<Key>,
+    ) -> Result<Placed, StoreError> {
+        let (tell, told) = oneshot::channel();
+        let dispatcher = self.clone();
+        let committing = Span::begin("commit delivery");
+        // Whoever waits is told, and the same task runs it: a start that waits for the turn of
+        // another task is later.
+        self.tasks.spawn(async move {
+            let outbox = &dispatcher.outbox;
+            let permit = outbox.admit(delivery.app_id);
+            let row = NewDelivery {
+                key,
+                ..outbox.row(delivery, permit.as_ref(), false)
+            };
+            let delivery = row.delivery.clone();
+            let written = committing.around(outbox.db.write_grouped(row)).await;
+            let placed = written.as_ref().ok().cloned();
+            // A caller who has left does not want to know.
+            let _ = tell.send(written);
+            match (placed, permit) {
+                (Some(Placed::Claimed), Some(permit)) => dispatcher.work(delivery, permit).await,
+                (Some(placed), permit) => outbox.placed(delivery, permit, &placed),
+                (None, _) => {}
+            }
+        });
+        told.await.unwrap_or(Err(StoreError::Closed))
     }
 
     /// Answer the caller of a delivery that was not run: when they have left, there is nothing to
@@ -437,12 +467,13 @@ impl Dispatcher {
     /// # Errors
     /// When what is left cannot be given back.
     pub async fn run(self: Arc<Self>, grace: Duration) -> Result<(), StoreError> {
-        let heartbeat = tokio::spawn(self.clone().keep_leases());
-        let mending = tokio::spawn(self.clone().keep_mending());
-        let counting = tokio::spawn(self.clone().keep_counting());
+        let outbox = || self.outbox.clone();
+        let heartbeat = tokio::spawn(outbox().keep_leases());
+        let mending = tokio::spawn(outbox().keep_mending());
+        let counting = tokio::spawn(outbox().keep_counting());
+        let calling = tokio::spawn(outbox().call_other_nodes());
+        let listening = tokio::spawn(outbox().listen_to_other_nodes());
         let receiving = tokio::spawn(self.clone().take_what_is_handed());
-        let calling = tokio::spawn(self.clone().call_other_nodes());
-        let listening = tokio::spawn(self.clone().listen_to_other_nodes());
         while !self.stopping.is_cancelled() {
             let pause = self.claim_due().await;
             tokio::select! {
@@ -525,28 +556,6 @@ impl Dispatcher {
             self.tasks
                 .spawn(async move { dispatcher.work(delivery, permit).await });
         }
-    }
-
-    /// Tell other nodes that there is something to claim: once for however many rows.
-    async fn call_other_nodes(self: Arc<Self>) {
-        let own = self.outbox.worker.to_string();
-        loop {
-            self.outbox.call_others.notified().await;
-            if let Err(error) = self.outbox.db.notify(CHANNEL, &own).await {
-                tracing::warn!(%error, "other nodes could not be told; they look by themselves");
-            }
-            tokio::time::sleep(CALL_PAUSE).await;
-        }
-    }
-
-    async fn listen_to_other_nodes(self: Arc<Self>) {
-        let own = self.outbox.worker.to_string();
-        let hear = |who: &str| {
-            if who != own {
-                self.outbox.wake.notify_one();
-            }
-        };
-        self.outbox.db.listen(CHANNEL, hear).await;
     }
 
     /// Claim what is due while there is room for it. Answers how long nothing more can be due.
@@ -637,59 +646,5 @@ impl Dispatcher {
             return self.conclude(delivery, ended).await;
         }
         self.work(delivery, permit).await;
-    }
-
-    /// Let rows go on that wait for nothing any more, for ever.
-    async fn keep_mending(self: Arc<Self>) {
-        let mut pause = MEND_EVERY;
-        loop {
-            tokio::time::sleep(pause).await;
-            pause = MEND_EVERY;
-            let mended = self
-                .outbox
-                .db
-                .write::<_, StoreError, _>(|tx| Box::pin(async move { sql::mend(tx).await }));
-            match mended.await {
-                Ok(0) => {}
-                Ok(mended) => {
-                    // There may be more.
-                    pause = Duration::ZERO;
-                    tracing::info!(mended, "deliveries waited for nothing; they go on");
-                    self.outbox.is_behind();
-                }
-                Err(error) => tracing::warn!(%error, "waiting deliveries could not be looked at"),
-            }
-        }
-    }
-
-    /// Count the outbox for ever. To count is to read it all: with a million rows that is no
-    /// small matter, so it takes a hundredth of the time at most.
-    async fn keep_counting(self: Arc<Self>) {
-        loop {
-            let started = Instant::now();
-            if let Ok(mut conn) = self.outbox.db.read().await
-                && let Ok(depth) = sql::depth(&mut conn).await
-            {
-                metrics::gauge!("picloud_outbox_deliveries").set(depth as f64);
-            }
-            tokio::time::sleep(COUNT_EVERY.max(started.elapsed() * 100)).await;
-        }
-    }
-
-    async fn keep_leases(self: Arc<Self>) {
-        let (worker, lease) = (self.outbox.worker, self.outbox.lease);
-        let third = lease.to_std().unwrap_or(POLL) / 3;
-        loop {
-            tokio::time::sleep(third).await;
-            let kept = self
-                .outbox
-                .db
-                .write(move |tx| Box::pin(async move { sql::heartbeat(tx, worker, lease).await }))
-                .await;
-            if let Err(error) = kept {
-                let error: StoreError = error;
-                tracing::warn!(%error, "leases could not be extended");
-            }
-        }
     }
 }

@@ -18,6 +18,7 @@ pub mod record;
 pub mod retry;
 pub mod sql;
 mod unwritten;
+mod upkeep;
 
 use std::sync::Arc;
 

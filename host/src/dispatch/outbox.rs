@@ -11,9 +11,7 @@ use super::gate::{Gate, Permit};
 use super::sql::{NewDelivery, Placed};
 use super::{Delivery, WorkerId};
 use crate::apps::AppId;
-use crate::idempotency::Key;
-use crate::store::{Db, StoreError};
-use crate::telemetry::trace::Span;
+use crate::store::Db;
 
 /// The outbox as the domains see it.
 pub struct Outbox {
@@ -96,31 +94,5 @@ impl Outbox {
         self.backlog.store(true, Ordering::Relaxed);
         self.wake.notify_one();
         self.call_others.notify_one();
-    }
-
-    /// Put a delivery into the outbox for which nobody waits, unless its key was used before. It
-    /// is safe once this returns, and goes on when the caller leaves.
-    ///
-    /// # Errors
-    /// [`StoreError`] when it could not be written.
-    pub async fn enqueue(
-        self: &Arc<Self>,
-        delivery: Delivery,
-        key: Option<Key>,
-    ) -> Result<Placed, StoreError> {
-        let outbox = self.clone();
-        let committing = Span::begin("commit delivery");
-        let written = tokio::spawn(committing.around(async move {
-            let permit = outbox.admit(delivery.app_id);
-            let row = NewDelivery {
-                key,
-                ..outbox.row(delivery, permit.as_ref(), false)
-            };
-            let delivery = row.delivery.clone();
-            let placed = outbox.db.write_grouped(row).await?;
-            outbox.placed(delivery, permit, &placed);
-            Ok(placed)
-        }));
-        written.await.unwrap_or(Err(StoreError::Closed))
     }
 }

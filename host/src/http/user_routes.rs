@@ -186,11 +186,8 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
                 (StatusCode::ACCEPTED, Json(accepted)).into_response()
             };
             let execution_id = delivery.id.of();
-            match node
-                .outbox
-                .enqueue(delivery, key.map(|(key, _)| key))
-                .await?
-            {
+            let key = key.map(|(key, _)| key);
+            match node.dispatcher.enqueue(delivery, key).await? {
                 Placed::Known(known) if !known.same_request => Err(other_request(&known)),
                 Placed::Known(known) => Ok(replayed(accepted(known.execution_id))),
                 _ => Ok(accepted(execution_id)),
