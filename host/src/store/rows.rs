@@ -9,9 +9,9 @@ pub fn chunks<T>(items: &[T]) -> impl Iterator<Item = &[T]> {
 }
 
 /// How many tuples a statement about `length` rows of [`chunks`] has: some more than it needs,
-/// which are null, so that there are ten texts of it, and all of them stay prepared.
+/// which are null, so that there are six texts of it, and all of them stay prepared.
 pub fn tuples(length: usize) -> usize {
-    const LENGTHS: [usize; 10] = [1, 2, 3, 4, 6, 8, 12, 16, 24, ROWS_MAX];
+    const LENGTHS: [usize; 6] = [1, 2, 4, 8, 16, ROWS_MAX];
     let enough = LENGTHS.into_iter().find(|tuples| *tuples >= length);
     enough.unwrap_or(length)
 }
@@ -102,7 +102,7 @@ mod tests {
         assert_eq!(chunks(&items).flatten().copied().collect::<Vec<_>>(), items);
         assert_eq!(chunks::<u32>(&[]).count(), 0);
         let few: std::collections::BTreeSet<usize> = (1..=32).map(tuples).collect();
-        assert_eq!(few.len(), 10);
-        assert!((1..=32).all(|length| (length..=length * 3 / 2).contains(&tuples(length))));
+        assert_eq!(few.len(), 6);
+        assert!((1..=32).all(|length| (length..length * 2).contains(&tuples(length))));
     }
 }
