@@ -1,6 +1,7 @@
 //! Opening either database: URLs, pools, pragmas, the lock on a SQLite file.
 
 use std::fs::File;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
@@ -14,8 +15,11 @@ use super::{Conn, Engine, StoreError, migrate};
 
 /// Readers of SQLite, and as many again for guests: WAL lets them run beside the writer.
 const SQLITE_READERS: u32 = 4;
-/// How long SQLite's log grows before it is copied into the file: 16 MiB.
-const CHECKPOINT_PAGES: &str = "4000";
+/// How long SQLite's log grows before it is copied into the file, and written from its beginning
+/// again: 16 MiB.
+const CHECKPOINT_PAGES: u32 = 4000;
+/// What one page takes in the log: itself, of SQLite's usual size, and a header.
+const LOGGED_PAGE_BYTES: usize = 4096 + 24;
 /// What the writer on SQLite keeps of the file in memory: 16 MiB, in SQLite's notation.
 const WRITER_CACHE_KIB: &str = "-16384";
 /// Readers of Postgres for one node, and as many again for guests ([`super::Db::for_guests`]).
@@ -113,10 +117,13 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
     // Statements for each number of rows, joined with others: see `Tx`.
     let options = options.statement_cache_capacity(500);
     // The pages that every call changes are copied into the file once for many commits.
-    let options = options.pragma("wal_autocheckpoint", CHECKPOINT_PAGES);
+    let options = options.pragma("wal_autocheckpoint", CHECKPOINT_PAGES.to_string());
     let mut writer = options.connect().await?;
     migrate::run(&mut writer, Engine::Sqlite).await?;
     writer.close().await?;
+    if let Err(error) = lay_out_log(path) {
+        tracing::debug!(%error, "SQLite's log is not laid out ahead; it grows as it is written");
+    }
     let readers = async || {
         let options = options.clone().read_only(true).create_if_missing(false);
         SqlitePoolOptions::new()
@@ -133,6 +140,31 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
         lock: Some(lock),
     })
+}
+
+/// Make the log of a SQLite file, which nobody has open, as long as it will get, unless it is
+/// there. SQLite takes zeros for an empty log. A commit that makes its log longer waits for the
+/// file system's own log as well as for the pages, which takes up to twice as long.
+fn lay_out_log(database: &Path) -> std::io::Result<()> {
+    let log = beside(database, "-wal");
+    if log.exists() {
+        return Ok(());
+    }
+    // Whoever opens the database meanwhile finds the whole of it, or makes one; never a part that
+    // is still being written.
+    let laid_out = beside(database, "-wal.new");
+    let page = [0; LOGGED_PAGE_BYTES];
+    let written = File::create(&laid_out).and_then(|mut file| {
+        file.set_permissions(database.metadata()?.permissions())?;
+        (0..CHECKPOINT_PAGES).try_for_each(|_| file.write_all(&page))?;
+        std::fs::hard_link(&laid_out, &log)
+    });
+    let removed = std::fs::remove_file(&laid_out);
+    written.and(removed)
+}
+
+fn beside(database: &Path, ending: &str) -> PathBuf {
+    PathBuf::from(format!("{}{ending}", database.display()))
 }
 
 async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> {
@@ -159,7 +191,7 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
         std::fs::create_dir_all(folder)
             .map_err(|error| unusable(format!("cannot make {}: {error}", folder.display())))?;
     }
-    let lock_path = PathBuf::from(format!("{}.lock", path.display()));
+    let lock_path = beside(path, ".lock");
     let file = File::options()
         .create(true)
         .truncate(false)
