@@ -414,21 +414,24 @@ pub(super) fn bearer(parts: &Parts) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
-/// Who sent a request: whose bearer token it has, or else whose cookie.
+async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
+    Ok(node.sessions.caller(&token(node, parts)?).await?)
+}
+
+/// What shows who sent a request: its bearer token, or else that of its cookie.
 ///
 /// # Errors
-/// 401 when that is not known.
-pub(super) async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
+/// 401 when it has neither, 403 when the cookie came with what another page sent.
+pub(super) fn token(node: &Node, parts: &Parts) -> Result<String, Problem> {
     let token = match bearer(parts) {
         Some(token) => Some(token.to_owned()),
         None => super::cookie::token(node, parts)?,
     };
-    let token = token.ok_or_else(|| {
+    token.ok_or_else(|| {
         Problem::unauthorized(
             "Send `Authorization: Bearer <token>`: an API key, or what POST /api/v1/auth/login gives",
         )
-    })?;
-    Ok(node.sessions.caller(&token).await?)
+    })
 }
 
 /// Refuse what a caller may not do in an app, where an endpoint's rule is not all.

@@ -156,7 +156,7 @@ async fn subscriber(node: &Node, parts: &Parts, asked: &Asked) -> Result<Subscri
             "this topic takes a subscriber token: `Authorization: Bearer pct_…`, or `?token=`",
         )),
         None => {
-            let credential = Credential::of(parts);
+            let credential = Credential::of(node, parts)?;
             let caller = credential.caller(node).await?;
             Ok(Subscriber::User(Box::new((caller, credential))))
         }

@@ -59,29 +59,27 @@ pub(crate) fn begin(parts: &Parts) -> Result<Begin, Problem> {
     Begin::parse(&last_event_id(parts)).ok_or_else(bad_id)
 }
 
-/// How somebody showed who they are, to be looked at again while their stream is open.
-pub(crate) enum Credential {
-    /// A session's token or an API key, in the query.
-    Token(String),
-    /// The headers of the request.
-    Headers(Box<Parts>),
-}
+/// The token that showed who somebody is, to be looked at again while their stream is open.
+pub(crate) struct Credential(String);
 
 impl Credential {
-    /// What a request has.
-    pub(crate) fn of(parts: &Parts) -> Self {
+    /// What a request has: in its query, if it says nothing in its headers.
+    ///
+    /// # Errors
+    /// As [`endpoints::token`].
+    pub(crate) fn of(node: &Node, parts: &Parts) -> Result<Self, Problem> {
         match query_values(parts, "token").pop() {
-            Some(token) if !parts.headers.contains_key(header::AUTHORIZATION) => Self::Token(token),
-            _ => Self::Headers(Box::new(parts.clone())),
+            Some(token) if !parts.headers.contains_key(header::AUTHORIZATION) => Ok(Self(token)),
+            _ => endpoints::token(node, parts).map(Self),
         }
     }
 
     /// Whose it is.
+    ///
+    /// # Errors
+    /// 401 when it is nobody's any more, and when the database fails.
     pub(crate) async fn caller(&self, node: &Node) -> Result<Caller, Problem> {
-        match self {
-            Self::Token(token) => Ok(node.sessions.caller(token).await?),
-            Self::Headers(parts) => endpoints::caller(node, parts).await,
-        }
+        Ok(node.sessions.caller(&self.0).await?)
     }
 
     /// Whether it is still good. While that cannot be known, because the database is away say, it

@@ -49,7 +49,7 @@ async fn events(
     let watch = EventsWatch {
         node: node.clone(),
         caller: caller.clone(),
-        credential: Credential::of(&parts),
+        credential: Credential::of(&node, &parts)?,
         of_app,
     };
     stream::of_user(&node, &caller, &parts, Channel::events(), Box::new(watch)).await

@@ -256,7 +256,7 @@ async fn follow(
     let watch = ManagerWatch {
         node: node.clone(),
         caller: caller.clone(),
-        credential: Credential::of(&parts),
+        credential: Credential::of(&node, &parts)?,
         app_id,
         topic,
     };
