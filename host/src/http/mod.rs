@@ -21,6 +21,7 @@ mod tables;
 mod trace;
 mod user_routes;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use axum::Router;
@@ -29,8 +30,8 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
+use futures_util::FutureExt;
 use tokio::net::TcpListener;
-use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::node::Node;
 use crate::{
@@ -85,15 +86,7 @@ pub fn router(node: Arc<Node>) -> Router {
         .merge(system::router())
         .merge(realtime::router())
         .fallback(user_routes::answer)
-        .layer(middleware::from_fn(check_and_explain))
-        .layer(CatchPanicLayer::custom(
-            |panic: Box<dyn std::any::Any + Send>| {
-                let said = panic.downcast_ref::<&str>().copied().map(str::to_owned);
-                let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
-                Problem::internal(format!("a panic: {}", said.unwrap_or_default())).into_response()
-            },
-        ))
-        .layer(middleware::from_fn(trace::follow))
+        .layer(middleware::from_fn(enter))
         .with_state(node)
 }
 
@@ -212,13 +205,27 @@ fn check_head(request: &Request) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Refuse what is too large or ambiguous before anybody looks at it. And axum answers an unknown
-/// method with an empty 405; ours say what would work.
-async fn check_and_explain(request: Request, next: Next) -> Response {
-    if let Err(problem) = check_head(&request) {
-        return problem.into_response();
-    }
-    let response = next.run(request).await;
+/// Answer a request in its caller's trace, unless it is too large or ambiguous for anybody to look
+/// at. One layer for all that stands before everything: each costs every request something.
+async fn enter(request: Request, next: Next) -> Response {
+    trace::follow(request, async |request| {
+        if let Err(problem) = check_head(&request) {
+            return problem.into_response();
+        }
+        match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+            Ok(response) => explained(response),
+            Err(panic) => {
+                let said = panic.downcast_ref::<&str>().copied().map(str::to_owned);
+                let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
+                Problem::internal(format!("a panic: {}", said.unwrap_or_default())).into_response()
+            }
+        }
+    })
+    .await
+}
+
+/// axum answers an unknown method with an empty 405; ours say what would work.
+fn explained(response: Response) -> Response {
     let bare = response.headers().get(header::CONTENT_TYPE).is_none();
     if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && bare {
         // axum adds `Allow` itself, but after us, and leaves one that is there.

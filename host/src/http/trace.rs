@@ -4,7 +4,6 @@ use std::fmt;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
-use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::telemetry::trace::{self, Span, TraceParent};
@@ -13,12 +12,15 @@ const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 /// Where in the trace the answer was made (W3C Trace Context, a draft): the caller finds it again.
 const TRACERESPONSE: HeaderName = HeaderName::from_static("traceresponse");
 
-/// Answer a request as a part of its caller's trace. Where there is none and none is exported,
-/// nothing is done.
-pub(super) async fn follow(request: Request, next: Next) -> Response {
+/// Have `next` answer a request as a part of its caller's trace. Where there is none and none is
+/// exported, nothing else is done.
+pub(super) async fn follow(
+    request: Request,
+    next: impl AsyncFnOnce(Request) -> Response,
+) -> Response {
     let parent = sent(request.headers());
     if parent.is_none() && !trace::is_exported() {
-        return next.run(request).await;
+        return next(request).await;
     }
     let span = Span::serve(parent, request.method());
     if span.is_exported() {
@@ -29,7 +31,7 @@ pub(super) async fn follow(request: Request, next: Next) -> Response {
         }
     }
     let at = span.at();
-    let mut response = span.clone().around(next.run(request)).await;
+    let mut response = span.clone().around(next(request)).await;
     let status = response.status();
     span.set("http.response.status_code", i64::from(status.as_u16()));
     if status.is_server_error() {
