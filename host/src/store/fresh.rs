@@ -7,7 +7,7 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, S
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
 
 use super::conn::Held;
-use super::open::{Place, lock, place};
+use super::open::{Place, beside, lock, place};
 use super::{Conn, Durability, Engine, StoreError, Tx, migrate};
 
 /// The one table that has a row before anybody wrote one.
@@ -122,9 +122,8 @@ impl NewFile {
 
 fn new_file(named: &Path) -> Result<NewFile, StoreError> {
     let lock = lock(named)?;
-    let beside = |ending: &str| PathBuf::from(format!("{}{ending}", named.display()));
     // A log without its file would be read into the new one.
-    for path in [named.to_owned(), beside("-wal")] {
+    for path in [named.to_owned(), beside(named, "-wal")] {
         if path.exists() {
             return Err(StoreError::Unusable(format!(
                 "{} is there already; choose another data_dir, or move it away",
@@ -132,7 +131,7 @@ fn new_file(named: &Path) -> Result<NewFile, StoreError> {
             )));
         }
     }
-    let path = beside(".restoring");
+    let path = beside(named, ".restoring");
     match fs::remove_file(&path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
             let shown = path.display();

@@ -163,7 +163,8 @@ fn lay_out_log(database: &Path) -> std::io::Result<()> {
     written.and(removed)
 }
 
-fn beside(database: &Path, ending: &str) -> PathBuf {
+/// The file beside a SQLite file that has its name and this ending.
+pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
     PathBuf::from(format!("{}{ending}", database.display()))
 }
 
