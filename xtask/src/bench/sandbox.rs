@@ -29,7 +29,7 @@ pub(super) fn rows(bench: &Bench) -> Result<Vec<Row>> {
             number("native_engine_per_call_us")? / fresh,
             "×",
         )
-        .at_least(1.5),
+        .at_least(2.0),
         Row::new(
             "a 300-line script: fresh instance, compile, run",
             number("long_us")?,
