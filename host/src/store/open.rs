@@ -142,9 +142,10 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
     })
 }
 
-/// Make the log of a SQLite file, which nobody has open, as long as it will get, unless it is
-/// there. SQLite takes zeros for an empty log. A commit that makes its log longer waits for the
-/// file system's own log as well as for the pages, which takes up to twice as long.
+/// Make the log of a SQLite file, which nobody has open, as long as it gets before it is written
+/// over, unless it is there. SQLite takes zeros for an empty log. A commit that makes its log
+/// longer waits for the file system's own log as well as for the pages, which takes up to twice as
+/// long.
 fn lay_out_log(database: &Path) -> std::io::Result<()> {
     let log = beside(database, "-wal");
     if log.exists() {

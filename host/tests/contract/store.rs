@@ -7,7 +7,7 @@ use picloud::apps::{AppId, Slug};
 use picloud::identity::Sessions;
 use picloud::store::{Conn, Db, Durability, Engine, Grouped, StoreError, Tx};
 
-use crate::database::Database;
+use crate::database::{self, Database};
 use crate::on_both_engines;
 
 on_both_engines!(
@@ -141,6 +141,37 @@ async fn opening_again_finds_what_was_written(test: Database) {
     }
     let again = Db::open(&test.url).await.unwrap();
     assert_eq!(slugs(&again).await, ["kept"]);
+}
+
+/// A log that was laid out ahead is found again, with what was written into it, in what a killed
+/// process leaves: the files as they stand.
+#[test]
+fn sqlites_log_is_laid_out_ahead_and_read_after_a_kill() {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::path::Path;
+
+    const LAID_OUT: u64 = 4_000 * (4_096 + 24);
+    let log = |database: &Path| database.with_extension("db-wal");
+    let length = |database: &Path| log(database).metadata().unwrap().len();
+    database::with(database::Engine::Sqlite, async |test| {
+        let served = Path::new(test.url.strip_prefix("sqlite://").unwrap());
+        assert_eq!(length(served), LAID_OUT);
+        test.db.write_grouped(NewApp(slug("kept"))).await.unwrap();
+        assert_eq!(length(served), LAID_OUT);
+
+        let folder = tempfile::tempdir().unwrap();
+        let left = folder.path().join("left.db");
+        fs::copy(served, &left).unwrap();
+        fs::copy(log(served), log(&left)).unwrap();
+        fs::set_permissions(&left, PermissionsExt::from_mode(0o600)).unwrap();
+        let again = Db::open(&format!("sqlite://{}", left.display())).await;
+        assert_eq!(slugs(&again.unwrap()).await, ["kept"]);
+        assert_eq!(length(&left), LAID_OUT);
+        let mode = log(&left).metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "it may be read as the database may");
+        assert!(!left.with_extension("db-wal.new").exists());
+    });
 }
 
 async fn a_second_first_owner_is_not_made(test: Database) {
