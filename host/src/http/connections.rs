@@ -13,17 +13,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Request};
+use axum::extract::Request;
 use axum::response::Response;
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
-use hyper_util::service::TowerToHyperService;
 use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutWriter;
-use tower::{Service, ServiceExt};
 
 use crate::config::Config;
 use crate::identity::guesses::subscriber;
@@ -111,16 +112,17 @@ impl Drop for Place {
     }
 }
 
+/// Answers a request that came from an address. Its future is boxed, so that a connection holds no
+/// room for it while nothing is asked, or while a stream is written.
+pub type Responder = Arc<dyn Fn(SocketAddr, Request) -> BoxFuture<'static, Response> + Send + Sync>;
+
 /// Serve until `stopped`, and then until what is being answered is.
-pub async fn serve<S>(
+pub async fn serve(
     listener: TcpListener,
-    service: S,
+    responder: Responder,
     config: &Config,
     stopped: impl Future<Output = ()>,
-) where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) {
     let places = Places::new(config);
     let patience = Duration::from_millis(config.client_timeout_ms);
     let graceful = GracefulShutdown::new();
@@ -143,10 +145,10 @@ pub async fn serve<S>(
             metrics::counter!("picloud_connections_refused_total").increment(1);
             continue;
         };
-        let (service, watcher) = (service.clone(), graceful.watcher());
+        let (responder, watcher) = (responder.clone(), graceful.watcher());
         tokio::spawn(async move {
             // How a connection ends is its client's affair.
-            if let Err(error) = converse(stream, peer, service, patience, watcher).await {
+            if let Err(error) = converse(stream, peer, responder, patience, watcher).await {
                 tracing::trace!(%error, %peer, "a connection ended");
             }
             drop(place);
@@ -158,17 +160,13 @@ pub async fn serve<S>(
 
 type ConnectionError = Box<dyn std::error::Error + Send + Sync>;
 
-async fn converse<S>(
+async fn converse(
     stream: TcpStream,
     peer: SocketAddr,
-    service: S,
+    responder: Responder,
     patience: Duration,
     watcher: Watcher,
-) -> Result<(), ConnectionError>
-where
-    S: Service<Request, Response = Response, Error = Infallible> + Clone + Send + 'static,
-    S::Future: Send,
-{
+) -> Result<(), ConnectionError> {
     // Whoever reads next to nothing of a stream leaves little behind that is not delivered: the
     // kernel takes all of it, and no write of ours ever waits. So the kernel must count, too.
     SockRef::from(&stream).set_tcp_user_timeout(Some(patience))?;
@@ -178,12 +176,9 @@ where
     let is_http2 = tokio::time::timeout(patience, begins_http2(&stream)).await??;
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(patience));
-    let service = service.map_request(move |request: http::Request<_>| {
-        let mut request = request.map(Body::new);
-        request.extensions_mut().insert(ConnectInfo(peer));
-        request
+    let service = service_fn(move |request: http::Request<_>| {
+        responder(peer, request.map(Body::new)).map(Ok::<_, Infallible>)
     });
-    let service = TowerToHyperService::new(service);
     let stream = TokioIo::new(Box::pin(stream));
     // Not hyper-util's builder for both: it reads the first bytes apart, and with them hyper's
     // buffer grows to twice its size, for as long as a stream lasts.

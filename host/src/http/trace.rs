@@ -4,6 +4,7 @@ use std::fmt;
 
 use axum::extract::{MatchedPath, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue};
+use axum::middleware::Next;
 use axum::response::Response;
 
 use crate::telemetry::trace::{self, Span, TraceParent};
@@ -26,9 +27,6 @@ pub(super) async fn follow(
     if span.is_exported() {
         span.set("http.request.method", request.method().to_string());
         span.set("url.path", request.uri().path().to_owned());
-        if let Some(path) = request.extensions().get::<MatchedPath>() {
-            matched(&span, request.method().as_str(), &path.as_str());
-        }
     }
     let at = span.at();
     let mut response = span.clone().around(next(request)).await;
@@ -41,6 +39,15 @@ pub(super) async fn follow(
         response.headers_mut().insert(TRACERESPONSE, value);
     }
     response
+}
+
+/// Name the span of a request to the instance itself.
+pub(super) async fn name(request: Request, next: Next) -> Response {
+    if let Some(path) = request.extensions().get::<MatchedPath>() {
+        let method = request.method().as_str();
+        matched(&Span::current(), method, &path.as_str());
+    }
+    next.run(request).await
 }
 
 /// Name the span of a request after the path pattern that it matched.

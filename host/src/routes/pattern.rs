@@ -18,6 +18,14 @@ const RESERVED: [&str; 7] = [
     "api", "admin", "realtime", "healthz", "readyz", "version", "metrics",
 ];
 
+/// Whether a request's path is, or is below, what belongs to the instance itself.
+pub fn is_reserved(path: &str) -> bool {
+    let first = path
+        .strip_prefix('/')
+        .and_then(|path| path.split('/').next());
+    first.is_some_and(|first| RESERVED.contains(&first))
+}
+
 /// A parsed path pattern.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(try_from = "String", into = "String")]
@@ -194,6 +202,16 @@ mod tests {
         ] {
             let problem = path.parse::<PathPattern>().unwrap_err();
             assert!(problem.contains(says), "{path}: {problem}");
+        }
+    }
+
+    #[test]
+    fn what_is_the_instances_own_is_known_by_its_first_segment() {
+        for path in ["/api", "/api/", "/admin/a/b", "/healthz", "/metrics"] {
+            assert!(is_reserved(path), "{path}");
+        }
+        for path in ["", "*", "/", "//api", "/apis", "/a/api", "/%61pi"] {
+            assert!(!is_reserved(path), "{path}");
         }
     }
 

@@ -1,5 +1,7 @@
 //! Which request goes to which script.
 
+use std::process::Command;
+
 use picloud_tests::{Engine, Server, on_both_engines};
 use serde_json::json;
 
@@ -7,6 +9,7 @@ on_both_engines!(
     the_most_specific_route_wins,
     a_conflicting_route_is_refused_and_names_the_other,
     an_unknown_method_is_405_with_allow,
+    head_is_answered_with_the_length_alone,
     several_apps_live_side_by_side_by_host,
     a_claim_does_not_go_while_routes_are_on_it,
     a_path_is_taken_as_it_was_sent,
@@ -68,6 +71,25 @@ fn an_unknown_method_is_405_with_allow(engine: Engine) {
         server.call("DELETE", "/healthz", &[], None).problem(),
         "method_not_allowed"
     );
+}
+
+fn head_is_answered_with_the_length_alone(engine: Engine) {
+    let server = Server::start(engine);
+    server.app("a").serve("s", "`some text`");
+    for path in ["/s", "/nothing", "/healthz", "/api/v1/nothing"] {
+        let url = format!("{}{path}", server.url);
+        let length = format!("content-length: {}\r\n", server.get(path).text().len());
+        for version in ["--http1.1", "--http2-prior-knowledge"] {
+            // A body that comes all the same is a failure to curl, over HTTP/2.
+            let asked = Command::new("curl")
+                .args(["-sSI", "--max-time", "10", version, &url])
+                .output()
+                .unwrap();
+            assert!(asked.status.success(), "{path} {version}: {asked:?}");
+            let head = String::from_utf8(asked.stdout).unwrap().to_lowercase();
+            assert!(head.contains(&length), "{path} {version}: {head}");
+        }
+    }
 }
 
 fn several_apps_live_side_by_side_by_host(engine: Engine) {
