@@ -28,7 +28,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::{Body, HttpBody};
 use axum::extract::{ConnectInfo, OriginalUri, Request, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, Version, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -260,12 +260,15 @@ fn fitting(method: &Method, mut response: Response) -> Response {
 }
 
 /// axum answers an unknown method with an empty 405; ours say what would work.
-fn explained(response: Response) -> Response {
+fn explained(mut response: Response) -> Response {
     let bare = response.headers().get(header::CONTENT_TYPE).is_none();
-    if response.status() == axum::http::StatusCode::METHOD_NOT_ALLOWED && bare {
-        // axum adds `Allow` itself, but after us, and leaves one that is there.
-        let detail = "This path takes other methods; `Allow` names them";
-        return Problem::new(ProblemType::MethodNotAllowed, detail).into_response();
+    if response.status() != StatusCode::METHOD_NOT_ALLOWED || !bare {
+        return response;
     }
-    response
+    let detail = "This path takes other methods; `Allow` names them";
+    let mut said = Problem::new(ProblemType::MethodNotAllowed, detail).into_response();
+    if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
+        said.headers_mut().insert(header::ALLOW, allow);
+    }
+    said
 }

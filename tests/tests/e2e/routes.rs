@@ -67,10 +67,9 @@ fn an_unknown_method_is_405_with_allow(engine: Engine) {
     );
     assert_eq!(answer.headers["allow"], "POST, PUT");
     assert_eq!(server.get("/nothing").status, 404);
-    assert_eq!(
-        server.call("DELETE", "/healthz", &[], None).problem(),
-        "method_not_allowed"
-    );
+    let answer = server.call("DELETE", "/healthz", &[], None);
+    assert_eq!(answer.problem(), "method_not_allowed");
+    assert_eq!(answer.headers["allow"], "GET,HEAD");
 }
 
 fn head_is_answered_with_the_length_alone(engine: Engine) {
