@@ -90,6 +90,7 @@ fn own(node: Arc<Node>) -> Router {
         .merge(system::router())
         .merge(realtime::router())
         .fallback(user_routes::answer)
+        .layer(middleware::map_response(explained))
         .layer(middleware::from_fn(trace::name))
         .with_state(node)
 }
@@ -216,17 +217,18 @@ fn check_head(request: &Request) -> Result<(), Problem> {
 /// are none of its own: an idle one starts some 50 µs earlier so.
 async fn answer(own: Router, node: Arc<Node>, peer: SocketAddr, request: Request) -> Response {
     let method = request.method().clone();
-    let answered = trace::follow(request, async |mut request| {
+    let fitting = |answer: Response| fitting(&method, answer);
+    trace::follow(request, async |mut request| {
         if let Err(problem) = check_head(&request) {
-            return problem.into_response();
+            return fitting(problem.into_response());
         }
         let answered = async {
             if pattern::is_reserved(request.uri().path()) {
                 request.extensions_mut().insert(ConnectInfo(peer));
                 let Ok(response) = own.oneshot(request).await;
-                explained(response)
+                response
             } else {
-                user_routes::answer(State(node), request).await
+                fitting(user_routes::answer(State(node), request).await)
             }
         };
         match AssertUnwindSafe(answered).catch_unwind().await {
@@ -234,15 +236,16 @@ async fn answer(own: Router, node: Arc<Node>, peer: SocketAddr, request: Request
             Err(panic) => {
                 let said = panic.downcast_ref::<&str>().copied().map(str::to_owned);
                 let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
-                Problem::internal(format!("a panic: {}", said.unwrap_or_default())).into_response()
+                let problem = Problem::internal(format!("a panic: {}", said.unwrap_or_default()));
+                fitting(problem.into_response())
             }
         }
-    });
-    fitting(&method, answered.await)
+    })
+    .await
 }
 
 /// An answer as its method wants it (RFC 9110, 9.3.2 and 9.3.6): to HEAD the length alone, to
-/// CONNECT neither.
+/// CONNECT neither. axum's router sees to it for what it routes.
 fn fitting(method: &Method, mut response: Response) -> Response {
     let is_connected = *method == Method::CONNECT && response.status().is_success();
     if *method == Method::HEAD
@@ -260,15 +263,12 @@ fn fitting(method: &Method, mut response: Response) -> Response {
 }
 
 /// axum answers an unknown method with an empty 405; ours say what would work.
-fn explained(mut response: Response) -> Response {
+async fn explained(response: Response) -> Response {
     let bare = response.headers().get(header::CONTENT_TYPE).is_none();
-    if response.status() != StatusCode::METHOD_NOT_ALLOWED || !bare {
-        return response;
+    if response.status() == StatusCode::METHOD_NOT_ALLOWED && bare {
+        // axum adds `Allow` itself, but after us, and leaves one that is there.
+        let detail = "This path takes other methods; `Allow` names them";
+        return Problem::new(ProblemType::MethodNotAllowed, detail).into_response();
     }
-    let detail = "This path takes other methods; `Allow` names them";
-    let mut said = Problem::new(ProblemType::MethodNotAllowed, detail).into_response();
-    if let Some(allow) = response.headers_mut().remove(header::ALLOW) {
-        said.headers_mut().insert(header::ALLOW, allow);
-    }
-    said
+    response
 }

@@ -89,6 +89,10 @@ fn head_is_answered_with_the_length_alone(engine: Engine) {
             assert!(head.contains(&length), "{path} {version}: {head}");
         }
     }
+    // Nobody knows how long a stream gets.
+    let stream = server.api("HEAD", "/events", None);
+    assert_eq!(stream.status, 200);
+    assert!(!stream.headers.contains_key("content-length"));
 }
 
 fn several_apps_live_side_by_side_by_host(engine: Engine) {
