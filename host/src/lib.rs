@@ -32,5 +32,6 @@ pub mod sandbox;
 pub mod scripts;
 pub mod secrets;
 pub mod store;
+pub mod tasks;
 pub mod telemetry;
 pub mod triggers;

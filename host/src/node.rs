@@ -34,6 +34,7 @@ use crate::scripts::runner::Runner;
 use crate::secrets::Secrets;
 use crate::secrets::master_key::MasterKeys;
 use crate::store::Db;
+use crate::tasks::Tasks;
 use crate::triggers::firing::Events;
 
 /// How often the database is asked for a sign of life.
@@ -322,7 +323,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     ));
     let retention = node.config.retention;
     tokio::spawn(retention.keep_sweeping(node.db.clone(), node.directory.clone()));
-    let dispatching = tokio::spawn(node.dispatcher.clone().run(grace));
+    let tasks = Tasks::default();
+    let dispatching = tokio::spawn(node.dispatcher.clone().run(tasks, grace));
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let stopping = node.clone();
@@ -333,7 +335,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     };
     println!("listening on http://{address}");
     let serving = tokio::spawn(crate::http::serve(listener, node.clone(), stopped));
-    dispatching.await??;
+    dispatching.await?;
     saying.abort();
     node.about.leave(&node.db).await;
     // Idle connections need not keep us.

@@ -2,11 +2,12 @@
 
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use chrono::Utc;
 use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -14,6 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::fair::{Claims, Turns, claim};
 use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
+use super::leases::Lease;
 use super::outbox::{HandOver, Outbox};
 use super::record::{
     abandoned, attempt_of, count_abandoned, never_ran, unreadable, with_lost_attempts,
@@ -21,7 +23,7 @@ use super::record::{
 use super::retry::RetryPolicy;
 use super::sql::{self, Also, Claimed, Completion, NewDelivery, Placed, Then};
 use super::unwritten::Unwritten;
-use super::{Answer, Attempt, Attempted, Delivery, Executor};
+use super::{Answer, Attempt, Attempted, Delivery, DeliveryId, Executor, Payload};
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{
@@ -31,19 +33,30 @@ use crate::executions::{
 use crate::idempotency::{KeptAnswer, Key};
 use crate::sandbox::Outcome;
 use crate::store::{Engine, StoreError};
+use crate::tasks::Tasks;
 use crate::telemetry::trace::Span;
 
 /// The safety net under the wake-up: how long a due row waits when its notification was lost.
 const POLL: Duration = Duration::from_secs(1);
 /// How long after its script's time limit a caller waits for the outcome to be written.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
+/// How long an outcome waits that could not be written, before it is tried again; it doubles.
+const SETTLE_PAUSE: Duration = Duration::from_millis(50);
+/// The longest such wait.
+const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// After so many claims more than its attempts, a delivery is buried without being looked at: what
+/// it is about made us panic each time.
+const CLAIMS_BEYOND: u32 = 3;
+/// How long a node that stops tries to give back its leases.
+const RELEASE_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the next try is away when there was no room at the gate.
 const NO_ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// The worker of this node.
 pub struct Dispatcher {
     outbox: Arc<Outbox>,
-    handed: Mutex<Option<HandOver>>,
+    /// Locked by the one task that receives.
+    handed: tokio::sync::Mutex<HandOver>,
     inbox: Inbox,
     unwritten: Unwritten,
     executor: Arc<dyn Executor>,
@@ -62,6 +75,48 @@ pub struct Order {
     pub timeout: Duration,
     /// What makes it happen once, and whether its answer is kept for whoever asks again.
     pub key: Option<(Key, bool)>,
+}
+
+/// How a sync call ended.
+struct SyncEnd {
+    ended: Ended,
+    answer: Answer,
+    /// Whether it was stopped, because its lease was over or by a panic.
+    was_stopped: bool,
+}
+
+/// In which form an outcome is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    /// As it is.
+    Whole,
+    /// Without the guest's words.
+    Trimmed,
+    /// Only what becomes of the row.
+    Bare,
+}
+
+impl Form {
+    fn plainer(self) -> Self {
+        match self {
+            Self::Whole => Self::Trimmed,
+            Self::Trimmed | Self::Bare => Self::Bare,
+        }
+    }
+}
+
+/// An attempt, or what is done after it, panicked.
+fn count_panic(delivery_id: DeliveryId) {
+    metrics::counter!("picloud_dispatch_panics_total").increment(1);
+    tracing::error!(%delivery_id, "an attempt panicked; this is a mistake of ours");
+}
+
+fn count_all_abandoned(completion: &Completion) {
+    for also in &completion.also {
+        if let Also::Abandoned(row) = also {
+            count_abandoned(row);
+        }
+    }
 }
 
 /// The gate is full.
@@ -104,7 +159,7 @@ impl Dispatcher {
     ) -> Arc<Self> {
         Arc::new(Self {
             outbox,
-            handed: Mutex::new(Some(handed)),
+            handed: tokio::sync::Mutex::new(handed),
             inbox: Inbox::default(),
             unwritten: Unwritten::default(),
             executor,
@@ -127,7 +182,7 @@ impl Dispatcher {
             timeout,
             key,
         } = order;
-        let permit = self.enter(delivery.app_id)?;
+        let mut permit = self.enter(delivery.app_id)?;
         delivery.reply_to = Some(self.outbox.worker);
         delivery.retry = RetryPolicy::ONCE;
         let waiter: Waiter = self.inbox.register(delivery.id);
@@ -136,17 +191,24 @@ impl Dispatcher {
         let seen_through = async move {
             let row = NewDelivery {
                 key: key.as_ref().map(|(key, _)| key.clone()),
-                ..dispatcher.outbox.row(delivery, Some(&permit), false)
+                ..dispatcher.outbox.row(delivery, Some(&mut permit), false)
             };
             let delivery = row.delivery.clone();
             let committing = Span::begin("commit delivery");
             let written = dispatcher.outbox.db.write_grouped(row);
             match committing.around(written).await {
-                Ok(Placed::Known(known)) => dispatcher.turn_away(&delivery, Answer::Known(known)),
-                Ok(_) => dispatcher.attempt(delivery, permit, key).await,
+                Ok(Placed::Known(known)) => {
+                    Outbox::not_placed(Some(permit));
+                    dispatcher.turn_away(&delivery, Answer::Known(known));
+                }
+                Ok(_) => {
+                    permit.placed();
+                    dispatcher.guarded_attempt(delivery, permit, key).await;
+                }
                 Err(error) => {
-                    tracing::error!(delivery_id = %delivery.id, %error, "a delivery could not be written");
+                    tracing::debug!(delivery_id = %delivery.id, %error, "a delivery could not be written");
                     dispatcher.turn_away(&delivery, Answer::Unavailable);
+                    dispatcher.withdraw(&delivery, permit, key, &error).await;
                 }
             }
         };
@@ -172,20 +234,26 @@ impl Dispatcher {
         // another task is later.
         self.tasks.spawn(async move {
             let outbox = &dispatcher.outbox;
-            let permit = outbox.admit(delivery.app_id);
+            let mut permit = outbox.admit(delivery.app_id);
             let row = NewDelivery {
                 key,
-                ..outbox.row(delivery, permit.as_ref(), false)
+                ..outbox.row(delivery, permit.as_mut(), false)
             };
             let delivery = row.delivery.clone();
             let written = committing.around(outbox.db.write_grouped(row)).await;
             let placed = written.as_ref().ok().cloned();
+            let is_in_doubt = written.as_ref().is_err_and(StoreError::is_in_doubt);
             // A caller who has left does not want to know.
             let _ = tell.send(written);
             match (placed, permit) {
-                (Some(Placed::Claimed), Some(permit)) => dispatcher.work(delivery, permit).await,
+                (Some(Placed::Claimed), Some(permit)) => {
+                    permit.placed();
+                    dispatcher.work(delivery, permit).await;
+                }
                 (Some(placed), permit) => outbox.placed(delivery, permit, &placed),
-                (None, _) => {}
+                // If it is there, it is run: its lease is given back.
+                (None, permit) if is_in_doubt => drop(permit),
+                (None, permit) => Outbox::not_placed(permit),
             }
         });
         told.await.unwrap_or(Err(StoreError::Closed))
@@ -197,6 +265,29 @@ impl Dispatcher {
         if let Ok(slot) = self.inbox.take(delivery.id) {
             let _ = slot.answer(answer);
         }
+    }
+
+    /// Take a call back whose row could not be written, or may have been: its caller was told that
+    /// nothing was run, so nothing is, and its key is free again.
+    async fn withdraw(
+        &self,
+        delivery: &Delivery,
+        mut permit: Permit,
+        key: Option<(Key, bool)>,
+        error: &StoreError,
+    ) {
+        let Some(lease) = permit.lease.take() else {
+            return;
+        };
+        drop(permit);
+        if !error.is_in_doubt() {
+            return lease.end();
+        }
+        lease.placed();
+        let mut completion = self.completion(delivery, Then::Gone);
+        let forget = key.map(|(key, _)| Also::Forget(delivery.app_id, key));
+        completion.also.extend(forget);
+        self.complete(completion, lease).await;
     }
 
     /// Wait until the outcomes of all calls are written that this node answered before now.
@@ -215,7 +306,27 @@ impl Dispatcher {
     /// Work on a leased delivery for which nobody waits, in its trace.
     async fn work(self: Arc<Self>, delivery: Delivery, permit: Permit) {
         let span = Span::of(delivery.trace);
-        span.around(self.attempt(delivery, permit, None)).await;
+        span.around(self.guarded_attempt(delivery, permit, None))
+            .await;
+    }
+
+    /// The same as [`Self::attempt`]. A panic in it is our mistake, and the end of this attempt only:
+    /// its lease is given back, so that the delivery is tried again or buried.
+    async fn guarded_attempt(
+        self: Arc<Self>,
+        delivery: Delivery,
+        permit: Permit,
+        key: Option<(Key, bool)>,
+    ) {
+        let (id, is_sync) = (delivery.id, delivery.reply_to.is_some());
+        let attempt = AssertUnwindSafe(self.clone().attempt(delivery, permit, key));
+        if attempt.catch_unwind().await.is_err() {
+            count_panic(id);
+            if is_sync && let Ok(slot) = self.inbox.take(id) {
+                // Who has left does not want to know.
+                let _ = slot.answer(Answer::PlatformFault);
+            }
+        }
     }
 
     /// See a leased delivery through this attempt. `key` is what makes it happen once, and
@@ -223,35 +334,49 @@ impl Dispatcher {
     async fn attempt(
         self: Arc<Self>,
         delivery: Delivery,
-        permit: Permit,
+        mut permit: Permit,
         key: Option<(Key, bool)>,
     ) {
+        let Some(lease) = permit.lease.take() else {
+            // Whoever has a permit for a row has taken the lease on it.
+            tracing::error!(delivery_id = %delivery.id, "a delivery was begun without its lease");
+            return;
+        };
         if delivery.reply_to.is_none() && self.executor.is_held(&delivery) {
             let completion = self.completion(&delivery, Then::Held);
             drop(permit);
-            self.complete(completion).await;
+            self.complete(completion, lease).await;
             return;
         }
         let begun = crate::store::micros(Utc::now());
         Span::since(delivery.waiting_since(), "delivery wait");
         let execution = Span::begin("execution");
         let attempted = self.executor.attempt(delivery.clone());
-        // A panic here would leave the row leased for as long as this process lives.
+        // The execution that failed is kept, too.
         let attempted = AssertUnwindSafe(attempted).catch_unwind();
-        let attempted = execution.clone().around(attempted).await;
-        let Attempted { ended, answer } = attempted.unwrap_or_else(|_| {
-            tracing::error!(delivery_id = %delivery.id, "an attempt panicked; this is a mistake of ours");
-            let error = ExecutionError::new("the platform failed");
+        let attempted = execution.clone().around(attempted);
+        let attempted = tokio::select! {
+            attempted = attempted => attempted.map_err(|_| {
+                count_panic(delivery.id);
+                ("the platform failed", Answer::PlatformFault)
+            }),
+            // Dropped, the guest ends: another node may have begun the same.
+            () = lease.over() => {
+                metrics::counter!("picloud_leases_lost_total").increment(1);
+                tracing::warn!(delivery_id = %delivery.id, "an attempt is stopped: its lease is over");
+                Err(("it was stopped: its lease could not be renewed", Answer::Unavailable))
+            }
+        };
+        let was_stopped = attempted.is_err();
+        let Attempted { ended, answer } = attempted.unwrap_or_else(|(problem, answer)| {
             // The execution of a first attempt has the delivery's id.
             let id = match delivery.attempt {
                 1 => delivery.id.of(),
                 _ => ExecutionId::new(),
             };
-            let outcome = OutcomeKind::PlatformFault;
-            Attempted {
-                ended: never_ran(&delivery, id, outcome, error, begun),
-                answer: Answer::PlatformFault,
-            }
+            let (outcome, error) = (OutcomeKind::PlatformFault, ExecutionError::new(problem));
+            let ended = never_ran(&delivery, id, outcome, error, begun);
+            Attempted { ended, answer }
         });
         describe(&execution, &delivery, &ended);
         drop(execution);
@@ -264,8 +389,15 @@ impl Dispatcher {
             .increment(1);
         self.tally.count(&ended.execution);
         match delivery.reply_to {
-            Some(_) => self.answer(&delivery, ended, answer, key).await,
-            None => self.conclude(delivery, ended).await,
+            Some(_) => {
+                let end = SyncEnd {
+                    ended,
+                    answer,
+                    was_stopped,
+                };
+                self.answer(&delivery, end, key, lease).await;
+            }
+            None => self.conclude(delivery, ended, lease).await,
         }
     }
 
@@ -273,13 +405,18 @@ impl Dispatcher {
     async fn answer(
         &self,
         delivery: &Delivery,
-        ended: Ended,
-        answer: Answer,
+        end: SyncEnd,
         key: Option<(Key, bool)>,
+        lease: Lease,
     ) {
+        let SyncEnd {
+            ended,
+            answer,
+            was_stopped,
+        } = end;
         let slot = self.inbox.take(delivery.id);
         let mut completion = self.completion(delivery, Then::Gone);
-        completion.ended = Some(ended);
+        completion.ended = Some(ended.clone());
         let Some((key, keep_answer)) = key else {
             // The answer tells all that the caller wants to know: what is written comes after.
             let _pending = self.unwritten.begin();
@@ -288,7 +425,10 @@ impl Dispatcher {
                 let row = abandoned(delivery, reason);
                 completion.also.push(Also::Abandoned(row));
             }
-            self.complete(completion).await;
+            let completed = self.complete(completion, lease).await;
+            if !completed && answered.is_ok() && !was_stopped {
+                self.set_right(ended).await;
+            }
             return;
         };
         // Whoever has the answer may call again with the key, and must find the first call ended.
@@ -304,18 +444,32 @@ impl Dispatcher {
             let keep = Also::Keep(delivery.app_id, key, answer);
             completion.also.push(keep);
         }
-        let completed = self.complete(completion).await;
-        if let Ok(slot) = slot
-            && slot.answer(answer).is_err()
-            && completed
-        {
-            self.record_late(abandoned(delivery, AbandonReason::CallerGone))
-                .await;
+        let completed = self.complete(completion, lease).await;
+        let Ok(slot) = slot else { return };
+        match (slot.answer(answer), completed) {
+            (Ok(()), false) if !was_stopped => self.set_right(ended).await,
+            (Err(_), true) => {
+                self.record_late(abandoned(delivery, AbandonReason::CallerGone))
+                    .await;
+            }
+            _ => {}
+        }
+    }
+
+    /// Its lease being over, a call was recorded as abandoned by another node; but it ran, and its
+    /// caller has the answer. Keep its execution instead.
+    async fn set_right(&self, ended: Ended) {
+        let id = ended.execution.id;
+        let written = self.outbox.db.write::<_, StoreError, _>(move |tx| {
+            Box::pin(async move { crate::executions::sql::set_right(tx, &ended).await })
+        });
+        if let Err(error) = written.await {
+            tracing::error!(execution_id = %id, %error, "an execution that was answered could not be kept");
         }
     }
 
     /// The end of an attempt for which nobody waits: done, due again, or dead.
-    async fn conclude(&self, mut delivery: Delivery, ended: Ended) {
+    async fn conclude(&self, mut delivery: Delivery, ended: Ended, lease: Lease) {
         let outcome = ended.execution.outcome;
         let mut completion = self.completion(&delivery, Then::Gone);
         let name = match outcome {
@@ -351,7 +505,7 @@ impl Dispatcher {
             .iter()
             .any(|also| matches!(also, Also::Enqueue(_)));
         let frees_another = delivery.order_key.is_some();
-        if !self.complete(completion).await {
+        if !self.complete(completion, lease).await {
             return;
         }
         metrics::counter!("picloud_deliveries_total", "outcome" => name, "source" => delivery.invocation_type)
@@ -403,49 +557,73 @@ impl Dispatcher {
         }
     }
 
-    /// Write the end of an attempt, again and again while the database is away and the lease may
-    /// still hold. Says whether it was written.
-    async fn complete(&self, completion: Completion) -> bool {
+    /// Write the end of an attempt: again and again while the database is away, in a plainer form if
+    /// it does not take this one. Says whether it was written; if not, the lease was over.
+    async fn complete(&self, completion: Completion, lease: Lease) -> bool {
+        let _unsettled = self.outbox.gate.unsettled();
         let id = completion.id;
         let mut completion = Arc::new(completion);
-        let mut trimmed = false;
-        let mut pause = Duration::from_millis(50);
-        let gives_up_at = Instant::now() + self.outbox.lease.to_std().unwrap_or(POLL);
+        let mut form = Form::Whole;
+        let mut may_be_written = false;
+        let mut pause = SETTLE_PAUSE;
         loop {
             let committing = Span::begin("commit outcome");
             let written = self.outbox.db.write_grouped(completion.clone());
             match committing.around(written).await {
                 Ok(true) => {
-                    for also in &completion.also {
-                        if let Also::Abandoned(row) = also {
-                            count_abandoned(row);
-                        }
-                    }
+                    lease.end();
+                    count_all_abandoned(&completion);
                     return true;
                 }
                 Ok(false) => {
+                    lease.end();
+                    if may_be_written && self.is_recorded(&completion).await {
+                        count_all_abandoned(&completion);
+                        return true;
+                    }
                     metrics::counter!("picloud_completions_refused_total").increment(1);
                     tracing::warn!(delivery_id = %id, "a completion came after its lease; refused");
                     return false;
                 }
-                Err(error) if error.is_unavailable() && Instant::now() < gives_up_at => {
-                    tracing::warn!(delivery_id = %id, %error, "an outcome could not be written yet");
-                    tokio::time::sleep(pause).await;
-                    pause = (pause * 2).min(Duration::from_secs(2));
+                // The store says once that it is away.
+                Err(error) if error.is_unavailable() => {
+                    may_be_written |= error.is_in_doubt();
+                    tracing::debug!(delivery_id = %id, %error, "an outcome could not be written yet");
                 }
-                // Something in the outcome is not to the database's liking. The delivery must
-                // end all the same, or it would stay leased for as long as this process lives.
-                Err(error) if !error.is_unavailable() && !trimmed => {
-                    tracing::error!(delivery_id = %id, %error, "an outcome is written without its details");
-                    completion = Arc::new(completion.trimmed());
-                    trimmed = true;
-                }
+                // Something in the outcome is not to the database's liking. The delivery must end all
+                // the same.
                 Err(error) => {
-                    tracing::error!(delivery_id = %id, %error, "an outcome could not be written");
-                    return false;
+                    tracing::error!(delivery_id = %id, ?form, %error, "an outcome could not be written");
+                    form = form.plainer();
+                    completion = Arc::new(match form {
+                        Form::Whole | Form::Trimmed => completion.trimmed(),
+                        Form::Bare => completion.bare(),
+                    });
+                    if form == Form::Bare {
+                        pause = SETTLE_PAUSE_MAX;
+                    } else {
+                        continue;
+                    }
                 }
             }
+            // Not all at once, when it is back.
+            let jitter = id.uuid().as_u64_pair().1 % 100;
+            tokio::time::sleep(pause + pause * jitter as u32 / 100).await;
+            pause = (pause * 2).min(SETTLE_PAUSE_MAX);
         }
+    }
+
+    /// Whether the execution of an attempt was written, whose completion is refused now.
+    async fn is_recorded(&self, completion: &Completion) -> bool {
+        let Some(ended) = &completion.ended else {
+            // Nothing else tells. The row is gone, as it was to be.
+            return true;
+        };
+        let asked = async {
+            let mut conn = self.outbox.db.read().await?;
+            crate::executions::sql::is_there(&mut conn, ended.execution.id).await
+        };
+        asked.await.unwrap_or(true)
     }
 
     /// The caller left between the commit and the answer.
@@ -462,28 +640,35 @@ impl Dispatcher {
         }
     }
 
-    /// Claim and work until told to stop; then give back what is left.
-    ///
-    /// # Errors
-    /// When what is left cannot be given back.
-    pub async fn run(self: Arc<Self>, grace: Duration) -> Result<(), StoreError> {
-        let outbox = || self.outbox.clone();
-        let heartbeat = tokio::spawn(outbox().keep_leases());
-        let mending = tokio::spawn(outbox().keep_mending());
-        let counting = tokio::spawn(outbox().keep_counting());
-        let calling = tokio::spawn(outbox().call_other_nodes());
-        let listening = tokio::spawn(outbox().listen_to_other_nodes());
-        let receiving = tokio::spawn(self.clone().take_what_is_handed());
-        while !self.stopping.is_cancelled() {
-            let pause = self.claim_due().await;
-            tokio::select! {
-                () = self.outbox.wake.notified() => {}
-                () = tokio::time::sleep(pause) => {}
-                () = self.stopping.cancelled() => {}
-            }
-        }
-        for task in [mending, counting, receiving, calling, listening] {
-            task.abort();
+    /// Claim and work until told to stop; then give back what is left, within [`RELEASE_TIMEOUT`].
+    pub async fn run(self: Arc<Self>, tasks: Tasks, grace: Duration) {
+        let outbox = |work: fn(Arc<Outbox>) -> BoxFuture<'static, ()>| {
+            let outbox = self.outbox.clone();
+            move || work(outbox.clone())
+        };
+        let leases = tasks.spawn("outbox.leases", outbox(|o| o.keep_leases().boxed()));
+        let fencing = tasks.spawn("outbox.fencing", outbox(|o| o.keep_fenced().boxed()));
+        let upkeep = [
+            tasks.spawn("outbox.nodes", outbox(|o| o.watch_other_nodes().boxed())),
+            tasks.spawn("outbox.mending", outbox(|o| o.keep_mending().boxed())),
+            tasks.spawn("outbox.counting", outbox(|o| o.keep_counting().boxed())),
+            tasks.spawn("outbox.calling", outbox(|o| o.call_other_nodes().boxed())),
+            tasks.spawn(
+                "outbox.listening",
+                outbox(|o| o.listen_to_other_nodes().boxed()),
+            ),
+            tasks.spawn("dispatcher.handed", {
+                let dispatcher = self.clone();
+                move || dispatcher.clone().take_what_is_handed()
+            }),
+            tasks.spawn("dispatcher.claiming", {
+                let dispatcher = self.clone();
+                move || dispatcher.clone().keep_claiming()
+            }),
+        ];
+        self.stopping.cancelled().await;
+        for task in &upkeep {
+            task.end();
         }
         self.tasks.close();
         if tokio::time::timeout(grace, self.tasks.wait())
@@ -495,17 +680,35 @@ impl Dispatcher {
                 "the grace time is over; what still runs is given back"
             );
         }
-        heartbeat.abort();
+        leases.end();
+        fencing.end();
         let worker = self.outbox.worker;
         let released = self
             .outbox
             .db
-            .write(move |tx| Box::pin(async move { sql::release(tx, Some(worker)).await }))
-            .await?;
-        if released > 0 {
-            tracing::info!(released, "deliveries given back");
+            .write(move |tx| Box::pin(async move { sql::release(tx, Some(worker)).await }));
+        match tokio::time::timeout(RELEASE_TIMEOUT, released).await {
+            Ok(Ok(0)) => {}
+            Ok(Ok(released)) => tracing::info!(released, "deliveries given back"),
+            Ok(Err(error)) => {
+                let error: StoreError = error;
+                tracing::warn!(%error, "deliveries could not be given back; their leases end by themselves");
+            }
+            Err(_) => tracing::warn!(
+                "deliveries could not be given back in time; their leases end by themselves"
+            ),
         }
-        Ok(())
+    }
+
+    /// Claim what is due whenever something may be.
+    async fn keep_claiming(self: Arc<Self>) {
+        loop {
+            let pause = self.claim_due().await;
+            tokio::select! {
+                () = self.outbox.wake.notified() => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
     }
 
     /// Take over every lease of an earlier life. Only where no other process can hold one: on
@@ -543,15 +746,8 @@ impl Dispatcher {
 
     /// Work on what the domains have written with our lease on it.
     async fn take_what_is_handed(self: Arc<Self>) {
-        let handed = self
-            .handed
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take();
-        let Some(HandOver(mut handed)) = handed else {
-            return;
-        };
-        while let Some((delivery, permit)) = handed.recv().await {
+        let mut handed = self.handed.lock().await;
+        while let Some((delivery, permit)) = handed.0.recv().await {
             let dispatcher = self.clone();
             self.tasks
                 .spawn(async move { dispatcher.work(delivery, permit).await });
@@ -584,6 +780,7 @@ impl Dispatcher {
             self.outbox.backlog.store(more, Ordering::Relaxed);
             let is_stuck = taken.is_empty();
             for (claimed, permit) in taken {
+                permit.placed();
                 let dispatcher = self.clone();
                 self.tasks
                     .spawn(async move { dispatcher.take_on(claimed, permit).await });
@@ -603,48 +800,81 @@ impl Dispatcher {
     }
 
     /// What to do with a claimed row: run it, unless its sync caller cannot be there any more,
-    /// its attempts are used up, or it cannot be read.
+    /// its attempts are used up, or it cannot be read. A panic in it is the end of this claim only.
     async fn take_on(self: Arc<Self>, claimed: Claimed, permit: Permit) {
+        let id = claimed.id;
+        let taking = AssertUnwindSafe(self.take_on_unguarded(claimed, permit));
+        if taking.catch_unwind().await.is_err() {
+            count_panic(id);
+        }
+    }
+
+    async fn take_on_unguarded(self: Arc<Self>, claimed: Claimed, mut permit: Permit) {
         let now = crate::store::micros(Utc::now());
         let attempt = claimed.attempt;
         let (delivery, problem) = match &claimed.delivery {
             Ok(delivery) => (delivery.clone(), None),
-            Err((error, payload)) => (unreadable(&claimed, payload), Some(error)),
+            Err((error, payload)) => (unreadable(&claimed, payload), Some(error.to_string())),
         };
+        let is_poison = attempt > delivery.retry.attempts_max.saturating_add(CLAIMS_BEYOND);
+        let is_over = delivery.reply_to.is_some()
+            || problem.is_some()
+            || attempt > delivery.retry.attempts_max;
+        let lease = match is_over {
+            true => permit.lease.take(),
+            false => None,
+        };
+        let Some(lease) = lease else {
+            let told = delivery.history.last().map_or(0, |last| last.attempt);
+            if attempt > told + 1 {
+                // Somebody claimed it before us and never told what came of it.
+                metrics::counter!("picloud_leases_reclaimed_total").increment(1);
+            }
+            return self.work(delivery, permit).await;
+        };
+        drop(permit);
         if delivery.reply_to.is_some() {
             let mut completion = self.completion(&delivery, Then::Gone);
             let row = abandoned(&delivery, AbandonReason::LeaseExpired);
             completion.also.push(Also::Abandoned(row));
-            drop(permit);
-            self.complete(completion).await;
+            self.complete(completion, lease).await;
             return;
         }
-        if let Some(error) = problem {
-            tracing::error!(delivery_id = %delivery.id, %error, "a delivery cannot be read");
-            drop(permit);
-            let error = ExecutionError::new(error.to_string());
-            let outcome = OutcomeKind::PlatformFault;
-            let ended = never_ran(&delivery, ExecutionId::new(), outcome, error, now);
-            let history = vec![attempt_of(&ended)];
-            let mut completion = self.completion(&delivery, Then::Gone);
-            completion.also = self.bury(&delivery, history);
-            completion.ended = Some(ended);
-            self.complete(completion).await;
-            return;
+        // The delivery's own id may be its first attempt's.
+        let ended = |problem: &str| {
+            let (outcome, error) = (OutcomeKind::PlatformFault, ExecutionError::new(problem));
+            never_ran(&delivery, ExecutionId::new(), outcome, error, now)
+        };
+        match problem {
+            _ if is_poison => {
+                let ended = ended("the platform failed at every attempt");
+                let bare = Delivery {
+                    payload: Arc::new(Payload::of_text(&delivery.payload.json())),
+                    ..delivery.clone()
+                };
+                let mut completion = self.completion(&delivery, Then::Gone);
+                let letter = DeadLetter::of(&bare, vec![attempt_of(&ended)], now);
+                completion.also.push(match delivery.dead_letter_id {
+                    Some(id) if delivery.invocation_type == "dead_letter" => {
+                        Also::HandlerFailed(id)
+                    }
+                    _ => Also::DeadLetter(Box::new(letter)),
+                });
+                self.complete(completion, lease).await;
+            }
+            Some(problem) => {
+                tracing::error!(delivery_id = %delivery.id, problem, "a delivery cannot be read");
+                let ended = ended(&problem);
+                let mut completion = self.completion(&delivery, Then::Gone);
+                completion.also = self.bury(&delivery, vec![attempt_of(&ended)]);
+                completion.ended = Some(ended);
+                self.complete(completion, lease).await;
+            }
+            None => {
+                metrics::counter!("picloud_leases_reclaimed_total").increment(1);
+                let ended = ended("every attempt at the delivery ended with its worker");
+                self.conclude(delivery, ended, lease).await;
+            }
         }
-        let told = delivery.history.last().map_or(0, |last| last.attempt);
-        if attempt > told + 1 {
-            // Somebody claimed it before us and never told what came of it.
-            metrics::counter!("picloud_leases_reclaimed_total").increment(1);
-        }
-        if attempt > delivery.retry.attempts_max {
-            drop(permit);
-            let error = ExecutionError::new("every attempt at the delivery ended with its worker");
-            let outcome = OutcomeKind::PlatformFault;
-            // The delivery's own id may be its first attempt's.
-            let ended = never_ran(&delivery, ExecutionId::new(), outcome, error, now);
-            return self.conclude(delivery, ended).await;
-        }
-        self.work(delivery, permit).await;
     }
 }

@@ -9,7 +9,7 @@ use super::gate::Permit;
 use super::outbox::Outbox;
 use super::sql::{self, Claimed};
 use crate::apps::AppId;
-use crate::store::{StoreError, Tx};
+use crate::store::{Engine, StoreError, Tx};
 
 /// How many rows one claim takes at most.
 const CLAIM_MAX: usize = 128;
@@ -30,6 +30,12 @@ pub(super) async fn claim(
     outbox: &Outbox,
     turns: &Mutex<Turns>,
 ) -> Result<Claims, StoreError> {
+    if tx.engine() == Engine::Sqlite {
+        // Nobody else claims there: only what this process does not hold may be free for it, and a
+        // long transaction may have kept its leases from being renewed.
+        let renew = outbox.leases.to_renew();
+        sql::leases::renew(tx, outbox.worker, outbox.lease, &renew).await?;
+    }
     let waiting = sql::apps_waiting(tx).await?;
     let now = tx.now;
     let next_due = waiting
@@ -70,6 +76,9 @@ pub(super) async fn claim(
         claims.more |= rows.len() == permits.len();
         permits.truncate(rows.len());
         left -= rows.len();
+        for (row, permit) in rows.iter().zip(&mut permits) {
+            permit.lease = Some(outbox.leases.take((row.id, row.attempt)));
+        }
         let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.served(app_id);
         claims.taken.extend(rows.into_iter().zip(permits));

@@ -4,6 +4,7 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use super::leases::Lease;
 use crate::apps::AppId;
 
 /// One in so many places at the gate is for deliveries without a waiting caller, so that a
@@ -14,6 +15,9 @@ const ASYNC_SHARE: usize = 4;
 const DELIVERIES_KEPT_FREE: usize = 4;
 /// The same for all places: fewer, because callers come and go.
 const PLACES_KEPT_FREE: usize = 8;
+
+/// How many outcomes may wait to be written before nothing more is taken on: some 50 MiB of them.
+const UNSETTLED_MAX: usize = 4_096;
 
 /// Bounds executions below what the sandbox's pool can hold.
 #[derive(Clone)]
@@ -35,6 +39,8 @@ struct Limits {
 struct Taken {
     all: usize,
     deliveries: usize,
+    /// Outcomes that are not written yet.
+    unsettled: usize,
     /// All, and deliveries without a caller, of each app that has any.
     of_app: HashMap<AppId, (usize, usize)>,
 }
@@ -44,11 +50,25 @@ pub struct Permit {
     gate: Gate,
     app_id: AppId,
     is_delivery: bool,
+    /// The lease on what is run.
+    pub(super) lease: Option<Lease>,
 }
+
+/// An outcome that waits to be written; dropped when it is.
+pub(super) struct Unsettled(Gate);
 
 impl std::fmt::Debug for Permit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_tuple("Permit").field(&self.app_id).finish()
+    }
+}
+
+impl Permit {
+    /// The row of what is run is there, with its lease.
+    pub(super) fn placed(&self) {
+        if let Some(lease) = &self.lease {
+            lease.placed();
+        }
     }
 }
 
@@ -78,9 +98,18 @@ impl Gate {
         self.take(app_id, true)
     }
 
+    /// Count an outcome that is to be written.
+    pub(super) fn unsettled(&self) -> Unsettled {
+        self.lock().unsettled += 1;
+        Unsettled(self.clone())
+    }
+
     /// How many places there are for deliveries now.
     pub fn free_for_deliveries(&self) -> usize {
         let taken = self.lock();
+        if taken.unsettled >= UNSETTLED_MAX {
+            return 0;
+        }
         (self.limits.deliveries - taken.deliveries).min(self.limits.all - taken.all)
     }
 
@@ -88,7 +117,9 @@ impl Gate {
         let limits = self.limits;
         let mut taken = self.lock();
         let (all, deliveries) = taken.of_app.get(&app_id).copied().unwrap_or_default();
-        let full = taken.all >= limits.all || all >= limits.all_of_one_app;
+        let full = taken.all >= limits.all
+            || all >= limits.all_of_one_app
+            || taken.unsettled >= UNSETTLED_MAX;
         let full_for_deliveries =
             taken.deliveries >= limits.deliveries || deliveries >= limits.deliveries_of_one_app;
         if full || (is_delivery && full_for_deliveries) {
@@ -103,12 +134,19 @@ impl Gate {
             gate: self.clone(),
             app_id,
             is_delivery,
+            lease: None,
         })
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Taken> {
         // A panic while it was held cannot have left an addition half-done.
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Unsettled {
+    fn drop(&mut self) {
+        self.0.lock().unsettled -= 1;
     }
 }
 
@@ -159,6 +197,17 @@ mod tests {
         assert!(gate.enter(other).is_some());
         drop((flood, callers));
         assert!(gate.lock().of_app.is_empty());
+    }
+
+    #[test]
+    fn nothing_is_taken_on_while_too_many_outcomes_are_not_written() {
+        let gate = Gate::new(16);
+        let app = AppId::new();
+        let unsettled: Vec<_> = (0..UNSETTLED_MAX).map(|_| gate.unsettled()).collect();
+        assert!(gate.enter(app).is_none() && gate.enter_without_caller(app).is_none());
+        assert_eq!(gate.free_for_deliveries(), 0);
+        drop(unsettled);
+        assert!(gate.enter(app).is_some());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //!
 //! - [`outbox`]: where deliveries enter; [`sql`]: its rows.
 //! - [`dispatcher`]: takes deliveries on, under a lease, and sees them through.
+//! - [`leases`]: which leases this process holds; [`upkeep`] keeps them.
 //! - [`retry`]: when one that failed is tried again.
 //! - [`inbox`]: where a sync caller waits; [`unwritten`]: what they were answered already.
 //! - [`gate`]: how many executions there may be at once.
@@ -13,12 +14,13 @@ pub mod dispatcher;
 mod fair;
 pub mod gate;
 pub mod inbox;
+mod leases;
 pub mod outbox;
 pub mod record;
 pub mod retry;
 pub mod sql;
 mod unwritten;
-mod upkeep;
+pub mod upkeep;
 
 use std::sync::Arc;
 
@@ -124,6 +126,13 @@ pub enum Payload {
 }
 
 impl Payload {
+    /// An event that is `text`, without what no database holds.
+    pub fn of_text(text: &str) -> Self {
+        let text = text.replace('\0', "\u{fffd}");
+        let text = serde_json::value::to_raw_value(&text).expect("a text is always JSON");
+        Self::Event(text)
+    }
+
     /// Its JSON.
     pub fn json(&self) -> String {
         serde_json::to_string(self)

@@ -4,10 +4,13 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use std::time::Duration;
+
 use chrono::TimeDelta;
 use tokio::sync::{Notify, mpsc};
 
 use super::gate::{Gate, Permit};
+use super::leases::Leases;
 use super::sql::{NewDelivery, Placed};
 use super::{Delivery, WorkerId};
 use crate::apps::AppId;
@@ -20,6 +23,7 @@ pub struct Outbox {
     pub(super) db: Db,
     pub(super) gate: Gate,
     pub(super) lease: TimeDelta,
+    pub(super) leases: Arc<Leases>,
     /// Something may be claimable now.
     pub(super) wake: Notify,
     /// Other nodes could help.
@@ -45,12 +49,18 @@ impl Outbox {
             db,
             gate: Gate::new(executions_max),
             lease: TimeDelta::milliseconds(i64::try_from(lease_ms).unwrap_or(i64::MAX / 2)),
+            leases: Leases::new(Duration::from_millis(lease_ms)),
             wake: Notify::new(),
             call_others: Notify::new(),
             backlog: AtomicBool::new(false),
             handed,
         };
         (Arc::new(outbox), HandOver(hand_over))
+    }
+
+    /// For how long the oldest lease is held that this process holds.
+    pub fn oldest_lease(&self) -> Duration {
+        self.leases.held().1
     }
 
     /// This node's worker.
@@ -65,9 +75,19 @@ impl Outbox {
 
     /// The row of `delivery`. With a place at the gate it is born claimed: whoever writes it must
     /// [`hand it over`](Self::placed) once it is committed.
-    pub fn row(&self, mut delivery: Delivery, permit: Option<&Permit>, held: bool) -> NewDelivery {
-        let claimed = permit.is_some() && !held;
+    pub fn row(
+        &self,
+        mut delivery: Delivery,
+        permit: Option<&mut Permit>,
+        held: bool,
+    ) -> NewDelivery {
+        let permit = permit.filter(|_| !held);
+        let claimed = permit.is_some();
         delivery.attempt = u32::from(claimed);
+        if let Some(permit) = permit {
+            // Before it is written, so that nothing is ever leased here that is not held.
+            permit.lease = Some(self.leases.take((delivery.id, delivery.attempt)));
+        }
         NewDelivery {
             delivery,
             born_claimed: claimed.then_some((self.worker, self.lease)),
@@ -80,11 +100,22 @@ impl Outbox {
     pub fn placed(&self, delivery: Delivery, permit: Option<Permit>, placed: &Placed) {
         match (placed, permit) {
             (Placed::Claimed, Some(permit)) => {
+                permit.placed();
                 // The receiver goes only with the process.
                 let _ = self.handed.send((delivery, permit));
+                return;
             }
-            (Placed::Due, _) => self.is_behind(),
-            _ => {}
+            (_, permit) => Self::not_placed(permit),
+        }
+        if matches!(placed, Placed::Due) {
+            self.is_behind();
+        }
+    }
+
+    /// What [`Self::row`] made was not written, or has no lease.
+    pub fn not_placed(permit: Option<Permit>) {
+        if let Some(lease) = permit.and_then(|mut permit| permit.lease.take()) {
+            lease.end();
         }
     }
 

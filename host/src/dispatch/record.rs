@@ -102,8 +102,7 @@ pub fn never_ran(
 
 /// What stands for a delivery whose row cannot be read: its payload is kept, as text.
 pub(super) fn unreadable(claimed: &Claimed, payload: &str) -> Delivery {
-    let text = serde_json::value::to_raw_value(payload).expect("text is always JSON");
-    let payload = Payload::Event(text);
+    let payload = Payload::of_text(payload);
     let (app_id, script_id) = (claimed.app_id, claimed.script_id);
     Delivery {
         id: claimed.id,

@@ -11,6 +11,8 @@ use crate::audit;
 use crate::backup;
 use crate::config::Config;
 use crate::directory;
+use crate::dispatch::sql::{self as outbox, Stuck};
+use crate::dispatch::upkeep::STUCK_AFTER;
 use crate::secrets;
 use crate::secrets::master_key::{MasterKeys, own_file};
 use crate::store::{Conn, SCHEMA_VERSION, StoreError};
@@ -93,6 +95,7 @@ async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Find
         findings.push(clock_beside(newest, Utc::now()));
     }
     findings.push(rows(&directory::unreadable(conn).await?));
+    findings.push(deliveries(outbox::stuck(conn, STUCK_AFTER).await?));
     findings.push(key_file(config, &secrets::sql::by_key(conn).await?));
     let mut last = None;
     for action in backup::ACTIONS {
@@ -106,6 +109,34 @@ async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Find
     }
     findings.push(last_backup(last, Utc::now()));
     Ok(findings)
+}
+
+/// Whether each delivery has somebody who moves it.
+fn deliveries(stuck: Stuck) -> Finding {
+    const NAME: &str = "outbox";
+    let Stuck {
+        expired,
+        overdue,
+        held,
+        blocked,
+    } = stuck;
+    if expired + held + blocked > 0 {
+        let found = format!(
+            "deliveries that nobody moves: {expired} whose lease ended, {held} held for a trigger \
+             that is not paused, {blocked} behind a delivery that is gone"
+        );
+        let fix = "A server that runs moves them within seconds: see its log for what keeps it \
+                   from that, and start one where none runs.";
+        return Finding::error(NAME, found, fix);
+    }
+    match overdue {
+        0 => Finding::ok(NAME, "no delivery waits that should not"),
+        _ => Finding::warning(
+            NAME,
+            format!("{overdue} deliveries are due and not begun"),
+            "Start a server if none runs; else raise executions_max, or add a node.",
+        ),
+    }
 }
 
 fn durability(facts: &Facts) -> Finding {

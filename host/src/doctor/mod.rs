@@ -10,6 +10,7 @@ mod reach;
 pub mod sql;
 
 use std::path::Path;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -115,9 +116,33 @@ pub async fn of_server(node: &Node, arrival: Arrival) -> Report {
     let config = &node.config;
     let mut findings = reach::of_server(config, arrival);
     findings.extend(machine::check(config));
+    let longest = Duration::from_millis(config.ceiling.timeout_ms);
+    findings.push(leases(node.outbox.oldest_lease(), longest));
     let conn = node.db.read().await;
     findings.extend(database::check(config, conn, Depth::Asked).await);
     findings.into()
+}
+
+/// For how much longer than its script may run a delivery may be worked on, until that is odd: its
+/// outcome is to be written, too.
+const SETTLING_MAX: Duration = Duration::from_secs(60);
+
+/// Whether deliveries are worked on for longer than any script may run.
+fn leases(oldest: Duration, longest: Duration) -> Finding {
+    const NAME: &str = "leases";
+    if oldest <= longest + SETTLING_MAX {
+        return Finding::ok(
+            NAME,
+            "no delivery is worked on for longer than a script may run",
+        );
+    }
+    let found = format!(
+        "a delivery has been worked on for {} s, and no script may run for longer than {} s",
+        oldest.as_secs(),
+        longest.as_secs()
+    );
+    let fix = "Its outcome cannot be written: see the server's log, and whether the database takes writes.";
+    Finding::error(NAME, found, fix)
 }
 
 /// What is found on this machine, with the server down or not, where it is to run with `values`.

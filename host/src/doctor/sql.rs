@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use crate::store::{Conn, StoreError, on};
+use crate::store::{Conn, StoreError, bounded, on};
 
 /// A database as its checks want to know it.
 #[derive(Debug, Clone)]
@@ -33,20 +33,21 @@ pub async fn facts(conn: &mut Conn) -> Result<Facts, StoreError> {
     let has_schema: bool = on!(&mut *conn, |c| sqlx::query_scalar(sql).fetch_one(c).await)?;
     Ok(match conn {
         Conn::Sqlite(held) => {
-            let version: String = sqlx::query_scalar("select sqlite_version()")
-                .fetch_one(&mut **held)
-                .await?;
+            let version = sqlx::query_scalar("select sqlite_version()");
+            let version: String = bounded!(held, |c| version.fetch_one(c).await)?;
             let mode = sqlx::query_scalar("pragma journal_mode");
+            let mode = bounded!(held, |c| mode.fetch_one(c).await)?;
             Facts {
                 version: format!("SQLite {version}"),
-                settings: vec![("journal_mode", mode.fetch_one(&mut **held).await?)],
+                settings: vec![("journal_mode", mode)],
                 server: None,
                 has_schema,
             }
         }
         Conn::Postgres(held) => {
+            let asked = sqlx::query_as(POSTGRES);
             let asked: (String, String, String, i64, DateTime<Utc>) =
-                sqlx::query_as(POSTGRES).fetch_one(&mut **held).await?;
+                bounded!(held, |c| asked.fetch_one(c).await)?;
             let (version, fsync, synchronous_commit, connections_max, now) = asked;
             Facts {
                 version: format!("Postgres {version}"),

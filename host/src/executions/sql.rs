@@ -324,6 +324,35 @@ pub async fn insert_abandoned(tx: &mut Tx, row: &AbandonedExecution) -> Result<(
     Ok(())
 }
 
+/// Whether an execution is kept.
+pub async fn is_there(conn: &mut Conn, id: ExecutionId) -> Result<bool, StoreError> {
+    const SQL: &str = "select exists (select 1 from executions where id = $1)";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(id)
+        .fetch_one(c)
+        .await)?)
+}
+
+/// Keep an execution that was recorded as abandoned because its worker's lease was over, although its
+/// caller was answered.
+pub async fn set_right(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
+    const SQL: &str = "
+        delete from abandoned_executions where execution_id = $1 and app_id = $2 and reason = $3";
+    let id = ended.execution.id;
+    if !is_there(tx.conn().await?, id).await? {
+        insert(tx, std::iter::once(ended)).await?;
+    }
+    let app_id = ended.execution.app_id;
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(id)
+        .bind(app_id)
+        .bind(AbandonReason::LeaseExpired.as_str())
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}
+
 #[derive(sqlx::FromRow)]
 struct AbandonedRow {
     id: Id<AbandonedExecution>,

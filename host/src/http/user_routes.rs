@@ -352,7 +352,9 @@ fn respond(answer: Answer, execution_id: &str, pages: Pages) -> Result<Response,
         Answer::Known(known) => return known_answer(known, pages),
         Answer::ScriptDeleted => Problem::not_found("the script of this route was deleted"),
         Answer::AppDeleted => Problem::new(ProblemType::AppDeleted, "The app was deleted"),
-        Answer::Unavailable => Problem::internal("a delivery could not be written"),
+        Answer::Unavailable => {
+            Problem::unavailable("The database cannot be reached now; the call was not completed")
+        }
         Answer::PlatformFault => Problem::internal(format!("execution {execution_id}")),
     };
     Err(problem.with("execution_id", execution_id))

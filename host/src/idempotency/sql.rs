@@ -96,6 +96,20 @@ pub async fn keep(
     Ok(())
 }
 
+/// Let a key go whose call was not run.
+pub async fn forget(tx: &mut Tx, app_id: AppId, key: &Key) -> Result<(), StoreError> {
+    const SQL: &str = "
+        delete from idempotency_keys where app_id = $1 and scope = $2 and key = $3";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(app_id)
+        .bind(key.scope)
+        .bind(key.key.as_str())
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}
+
 /// Remove keys that hold no more, at most `limit`. Answers how many.
 pub async fn sweep(tx: &mut Tx, now: DateTime<Utc>, limit: i64) -> Result<u64, StoreError> {
     const SQL: &str = "

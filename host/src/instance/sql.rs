@@ -106,9 +106,7 @@ pub async fn database_bytes(conn: &mut Conn) -> Result<u64, StoreError> {
     const PAGES: &str = "
         select page_count * page_size from pragma_page_count(), pragma_page_size()";
     const SIZE: &str = "select pg_database_size(current_database())";
-    let bytes: i64 = match conn {
-        Conn::Sqlite(held) => sqlx::query_scalar(PAGES).fetch_one(&mut **held).await?,
-        Conn::Postgres(held) => sqlx::query_scalar(SIZE).fetch_one(&mut **held).await?,
-    };
+    let sql = conn.text(PAGES, SIZE);
+    let bytes: i64 = on!(conn, |c| sqlx::query_scalar(sql).fetch_one(c).await)?;
     Ok(bytes.unsigned_abs())
 }

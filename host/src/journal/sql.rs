@@ -6,7 +6,7 @@ use uuid::Uuid;
 use super::sweep::Keep;
 use super::{Appended, Channel, Entry, NewEntry, Written};
 use crate::apps::AppId;
-use crate::store::{Conn, StoreError, Tx, insert_all, on};
+use crate::store::{Conn, StoreError, Tx, bounded, insert_all, on};
 
 /// How many entries are read at once.
 const PAGE: i64 = 256;
@@ -169,11 +169,8 @@ pub(super) async fn last_of(
     };
     let ids: Vec<Uuid> = channels.iter().map(|channel| channel.app_id).collect();
     let topics: Vec<&str> = channels.iter().map(|channel| &*channel.topic).collect();
-    let rows: Vec<(Uuid, String, i64)> = sqlx::query_as(SQL)
-        .bind(ids)
-        .bind(topics)
-        .fetch_all(&mut **held)
-        .await?;
+    let asked = sqlx::query_as(SQL).bind(ids).bind(topics);
+    let rows: Vec<(Uuid, String, i64)> = bounded!(held, |c| asked.fetch_all(c).await)?;
     let written = rows.into_iter().map(|(app_id, topic, last)| Written {
         channel: Channel {
             app_id,

@@ -331,9 +331,16 @@ impl Kv {
             listening,
         };
         let written = async move {
-            let mutated = db.write_grouped(mutation).await?;
-            events.fired(mutated.fired, places);
-            Ok(mutated.changed)
+            match db.write_grouped(mutation).await {
+                Ok(mutated) => {
+                    events.fired(mutated.fired, places);
+                    Ok(mutated.changed)
+                }
+                Err(error) => {
+                    events.not_fired(places, &error);
+                    Err(error.into())
+                }
+            }
         };
         match is_heard {
             false => written.await,

@@ -9,7 +9,7 @@ use super::{Collection, Key, Value};
 use crate::apps::AppId;
 use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
-use crate::store::{Conn, Expected, Grouped, Lane, StoreError, Tx, insert_all, on};
+use crate::store::{Conn, Expected, Grouped, Held, Lane, StoreError, Tx, bounded, insert_all, on};
 use crate::triggers::firing::{Firing, KvEvent};
 
 /// How many entries go into one statement on Postgres.
@@ -289,7 +289,7 @@ impl Mutation {
         &self,
         value: &Value,
         now: DateTime<Utc>,
-        conn: &mut sqlx::PgConnection,
+        held: &mut Held<sqlx::Postgres>,
     ) -> Result<Option<String>, StoreError> {
         // The insertion reads from the locked row, so that it comes after the lock. xmax is 0 on
         // a row that was inserted and not updated.
@@ -304,14 +304,14 @@ impl Mutation {
                 returning (xmax = 0) as inserted
             )
             select (select value from old), (select inserted from new)";
-        let (old_value, inserted): (Option<String>, bool) = sqlx::query_as(SQL)
+        let query = sqlx::query_as(SQL)
             .bind(self.app_id)
             .bind(self.collection.as_str())
             .bind(self.key.as_str())
             .bind(value.as_str())
-            .bind(now)
-            .fetch_one(conn)
-            .await?;
+            .bind(now);
+        let (old_value, inserted): (Option<String>, bool) =
+            bounded!(held, |c| query.fetch_one(c).await)?;
         if old_value.is_none() && !inserted {
             // Another transaction added the key after we had looked: what it was is not known.
             // The writer tries again.

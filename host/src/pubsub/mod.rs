@@ -201,9 +201,16 @@ impl PubSub {
         // A task of its own: a caller who leaves must not keep what was written under our lease
         // from being run.
         let written = tokio::spawn(async move {
-            let published = db.write_grouped(publication).await?;
-            events.fired(published.fired, places);
-            Ok::<_, StoreError>(published.at)
+            match db.write_grouped(publication).await {
+                Ok(published) => {
+                    events.fired(published.fired, places);
+                    Ok(published.at)
+                }
+                Err(error) => {
+                    events.not_fired(places, &error);
+                    Err(error)
+                }
+            }
         });
         let published_at = written.await.unwrap_or(Err(StoreError::Closed))?;
         Ok(Receipt {

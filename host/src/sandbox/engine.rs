@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
@@ -163,9 +164,9 @@ impl<I: Imports> Sandbox<I> {
         self.executions_max
     }
 
-    /// Run a job. It goes on when the returned future is dropped.
+    /// Run a job. It ends, at its next yield, when the returned future is dropped.
     pub async fn execute(&self, job: Job<I>) -> Report {
-        let running = self.guests.spawn(run::run(self.shared.clone(), job));
+        let running = AbortOnDropHandle::new(self.guests.spawn(run::run(self.shared.clone(), job)));
         running.await.unwrap_or_else(|error| {
             metrics::counter!("picloud_sandbox_panics_total").increment(1);
             Report {

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
+use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
-use sqlx::{ConnectOptions, Connection};
 
-use super::conn::Held;
+use super::held::Held;
 use super::open::{Place, place};
 use super::{Conn, Durability, StoreError, Tx};
 
@@ -28,18 +28,12 @@ pub async fn write_beside(
                 .foreign_keys(true)
                 .busy_timeout(PATIENCE)
                 .disable_statement_logging();
-            Conn::Sqlite(Held::Own(Box::new(options.connect().await?)))
+            Conn::Sqlite(Held::own(options.connect().await?))
         }
-        Place::Postgres(options) => Conn::Postgres(Held::Own(Box::new(options.connect().await?))),
+        Place::Postgres(options) => Conn::Postgres(Held::own(options.connect().await?)),
     };
     let mut tx = Tx::begin(conn, Durability::PowerCut).await?;
     work(&mut tx).await?;
     tx.commit().await?;
-    match tx.conn {
-        Conn::Sqlite(Held::Own(conn)) => conn.close().await?,
-        Conn::Postgres(Held::Own(conn)) => conn.close().await?,
-        // They are opened above.
-        Conn::Sqlite(Held::Pooled(_)) | Conn::Postgres(Held::Pooled(_)) => {}
-    }
-    Ok(())
+    tx.conn.close().await
 }

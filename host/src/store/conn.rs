@@ -1,14 +1,47 @@
 //! Connections of either engine, and the macro that runs one expression on whichever it is.
 
 use std::any::Any;
-use std::ops::{Deref, DerefMut};
 
 use chrono::{DateTime, Utc};
-use sqlx::pool::PoolConnection;
 use sqlx::sqlite::SqliteRow;
-use sqlx::{Database, Postgres, QueryBuilder, Row, Sqlite};
+use sqlx::{Connection, Postgres, QueryBuilder, Row, Sqlite};
 
+use super::held::Held;
+use super::session::SessionId;
 use super::{Durability, Engine, StoreError, micros};
+
+/// Run one `sqlx` expression on a [`Held`](super::held::Held) connection, and wait for its answer
+/// no longer than one may.
+macro_rules! bounded {
+    ($held:expr, |$c:ident| $body:expr) => {{
+        let ($c, watch) = $held.watched();
+        watch.keep(async { $body }).await
+    }};
+}
+pub(crate) use bounded;
+
+/// Run one `sqlx` expression on whichever connection a [`Conn`] holds:
+/// `on!(conn, |c| sqlx::query(SQL).bind(id).execute(c).await)`.
+///
+/// The expression is compiled once for each driver, so it may only bind types that both know. It is
+/// waited for no longer than a statement may take.
+macro_rules! on {
+    ($conn:expr, |$c:ident| $body:expr) => {
+        match $conn {
+            $crate::store::Conn::Sqlite(held) => {
+                let ($c, watch) = held.watched();
+                let $c: &mut ::sqlx::SqliteConnection = $c;
+                watch.keep(async { $body }).await
+            }
+            $crate::store::Conn::Postgres(held) => {
+                let ($c, watch) = held.watched();
+                let $c: &mut ::sqlx::PgConnection = $c;
+                watch.keep(async { $body }).await
+            }
+        }
+    };
+}
+pub(crate) use on;
 
 /// A connection to either database.
 pub enum Conn {
@@ -34,34 +67,55 @@ impl Conn {
             Self::Postgres(_) => postgres,
         }
     }
-}
 
-/// A connection and how it is held.
-pub enum Held<D: Database> {
-    /// It goes back to its pool.
-    Pooled(PoolConnection<D>),
-    /// A writer's lane keeps it for life: the pool's health checks on every checkout and
-    /// return would cost more than the writes.
-    Own(Box<D::Connection>),
-}
-
-impl<D: Database> Deref for Held<D> {
-    type Target = D::Connection;
-
-    fn deref(&self) -> &D::Connection {
+    /// What its database's clock shows; on SQLite that is ours.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn now(&mut self) -> Result<DateTime<Utc>, StoreError> {
         match self {
-            Self::Pooled(conn) => conn,
-            Self::Own(conn) => conn,
+            Self::Sqlite(_) => Ok(micros(Utc::now())),
+            Self::Postgres(held) => {
+                let asked = sqlx::query_scalar("select clock_timestamp()");
+                Ok(bounded!(held, |c| asked.fetch_one(c).await)?)
+            }
         }
     }
-}
 
-impl<D: Database> DerefMut for Held<D> {
-    fn deref_mut(&mut self) -> &mut D::Connection {
+    /// Its session on Postgres, where the server can be asked about it.
+    pub(super) fn session(&self) -> Option<&SessionId> {
         match self {
-            Self::Pooled(conn) => conn,
-            Self::Own(conn) => conn,
+            Self::Sqlite(_) => None,
+            Self::Postgres(held) => held.session(),
         }
+    }
+
+    /// Whether it must not be used again.
+    pub(super) fn is_lost(&self) -> bool {
+        match self {
+            Self::Sqlite(held) => held.is_lost(),
+            Self::Postgres(held) => held.is_lost(),
+        }
+    }
+
+    /// Close it, if it is nobody else's, and hear what the database says of that.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(super) async fn close(self) -> Result<(), StoreError> {
+        match self {
+            Self::Sqlite(held) => {
+                if let Some(conn) = held.into_own() {
+                    conn.close().await?;
+                }
+            }
+            Self::Postgres(held) => {
+                if let Some(conn) = held.into_own() {
+                    conn.close().await?;
+                }
+            }
+        }
+        Ok(())
     }
 }
 
@@ -72,6 +126,8 @@ pub struct Tx {
     /// The instant of this transaction, by the database's clock: due times and leases are
     /// reckoned from it, so that nodes whose clocks differ agree.
     pub now: DateTime<Utc>,
+    /// Its number on Postgres, under which the server knows later whether it was committed.
+    pub(super) xid: Option<i64>,
     /// On SQLite: statements that have not been sent yet. Each sending wakes the connection's
     /// thread and is answered to ours, which costs more than a small statement does; so the
     /// beginning, what is only written, and the commit go together.
@@ -123,16 +179,32 @@ impl Tx {
     /// Begin, and read the clock. SQLite's is ours; Postgres's is asked for, because leases must
     /// not depend on a node's clock.
     pub(super) async fn begin(mut conn: Conn, durability: Durability) -> Result<Self, StoreError> {
-        let now = match &mut conn {
-            Conn::Sqlite(_) => micros(Utc::now()),
+        let (now, xid) = match &mut conn {
+            Conn::Sqlite(_) => (micros(Utc::now()), None),
             Conn::Postgres(held) => {
-                // One round trip for all of it.
+                // One round trip for all of it. A server that only reads has no numbers to give.
+                macro_rules! begin {
+                    ($set:literal) => {
+                        concat!(
+                            "begin; ",
+                            $set,
+                            "select now(), case when current_setting('transaction_read_only') = 'off'
+                                then pg_current_xact_id()::text::bigint end"
+                        )
+                    };
+                }
                 let begin = match durability {
-                    Durability::PowerCut => "begin; select now()",
-                    Durability::Kill => "begin; set local synchronous_commit = off; select now()",
+                    Durability::PowerCut => begin!(""),
+                    Durability::Kill => begin!("set local synchronous_commit = off; "),
                 };
-                let row = sqlx::raw_sql(begin).fetch_one(&mut **held).await?;
-                row.try_get(0)?
+                let row = bounded!(held, |c| sqlx::raw_sql(begin).fetch_one(c).await)?;
+                let xid: Option<i64> = row.try_get(1)?;
+                if xid.is_none() {
+                    // Where it leads to the server that writes now, another connection helps.
+                    held.lose();
+                    return Err(super::error::read_only());
+                }
+                (row.try_get(0)?, xid)
             }
         };
         let mut waiting = Waiting::nothing();
@@ -141,6 +213,7 @@ impl Tx {
         Ok(Self {
             begun: true,
             waiting,
+            xid,
             ..Self::of_one_statement(conn, now)
         })
     }
@@ -150,6 +223,7 @@ impl Tx {
         Self {
             conn,
             now,
+            xid: None,
             waiting: Waiting::nothing(),
             begun: false,
             is_last: false,
@@ -179,7 +253,7 @@ impl Tx {
             && self.waiting.count > 0
         {
             let mut waiting = std::mem::replace(&mut self.waiting, Waiting::nothing());
-            waiting.text.build().execute(&mut **held).await?;
+            bounded!(held, |c| waiting.text.build().execute(c).await)?;
         }
         Ok(&mut self.conn)
     }
@@ -238,7 +312,7 @@ impl Tx {
         };
         let mut waiting = std::mem::replace(&mut self.waiting, Waiting::nothing());
         let query = waiting.text.build_query_scalar();
-        Ok(query.fetch_all(&mut **held).await?)
+        Ok(bounded!(held, |c| query.fetch_all(c).await)?)
     }
 
     /// Say what this transaction makes, by its id or its name, to whoever writes down who did it.
@@ -268,33 +342,14 @@ impl Tx {
                 if self.begun {
                     self.waiting.next().push("commit");
                 }
-                self.waiting.text.build().execute(&mut **held).await?;
+                let commit = self.waiting.text.build();
+                bounded!(held, |c| commit.execute(c).await)?;
             }
             Conn::Postgres(held) if self.begun => {
-                sqlx::raw_sql("commit").execute(&mut **held).await?;
+                bounded!(held, |c| sqlx::raw_sql("commit").execute(c).await)?;
             }
             Conn::Postgres(_) => {}
         }
         Ok(())
     }
 }
-
-/// Run one `sqlx` expression on whichever connection a [`Conn`] holds:
-/// `on!(conn, |c| sqlx::query(SQL).bind(id).execute(c).await)`.
-///
-/// The expression is compiled once for each driver, so it may only bind types that both know.
-macro_rules! on {
-    ($conn:expr, |$c:ident| $body:expr) => {
-        match $conn {
-            $crate::store::Conn::Sqlite(held) => {
-                let $c: &mut ::sqlx::SqliteConnection = &mut *held;
-                $body
-            }
-            $crate::store::Conn::Postgres(held) => {
-                let $c: &mut ::sqlx::PgConnection = &mut *held;
-                $body
-            }
-        }
-    };
-}
-pub(crate) use on;

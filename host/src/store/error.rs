@@ -1,6 +1,7 @@
 //! What can go wrong between us and the database.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 /// A failure of the database, sorted by what a caller can do about it.
 ///
@@ -10,6 +11,16 @@ pub enum StoreError {
     /// It cannot be reached or cannot write now; the same call may succeed later.
     #[error("the database is unavailable: {0}")]
     Unavailable(Arc<sqlx::Error>),
+    /// The connection was lost while a write was committed, and the database could not be asked in
+    /// time whether it was. It may have been written, or not.
+    #[error("the database is unavailable; whether this was written is not known: {0}")]
+    InDoubt(Arc<sqlx::Error>),
+    /// A transaction took longer than one may, and was rolled back.
+    #[error("a write took longer than {0:?} and was cut off; nothing of it was written")]
+    CutOff(Duration),
+    /// What was to be written made our own code panic. Nothing of it was written.
+    #[error("a write failed by a mistake of ours; nothing of it was written")]
+    Panicked,
     /// A row of the same key exists.
     #[error("a row with the same key exists")]
     Duplicate,
@@ -48,7 +59,15 @@ pub enum StoreError {
 impl StoreError {
     /// Whether trying the same again later may help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Unavailable(_) | Self::Closed)
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::InDoubt(_) | Self::CutOff(_) | Self::Closed
+        )
+    }
+
+    /// Whether it may have been written all the same.
+    pub fn is_in_doubt(&self) -> bool {
+        matches!(self, Self::InDoubt(_))
     }
 }
 
@@ -83,16 +102,25 @@ impl From<sqlx::Error> for StoreError {
     }
 }
 
+/// That a server takes no writes now: a standby, say, to which a fail-over has led.
+pub(super) fn read_only() -> StoreError {
+    let error = std::io::Error::new(std::io::ErrorKind::ReadOnlyFilesystem, "it is read-only");
+    StoreError::Unavailable(Arc::new(sqlx::Error::Io(error)))
+}
+
 /// Codes after which the same statement may succeed later. SQLite's are numbers whose low byte
 /// is the primary code; Postgres's are five characters whose first two are the class.
 fn says_unavailable(code: &str) -> bool {
     // SQLITE_PERM, BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN, PROTOCOL
     const SQLITE: [u32; 8] = [3, 5, 6, 8, 10, 13, 14, 15];
-    // Connection failures, insufficient resources (a full disk among them), operator
-    // intervention (a shutdown among them), deadlock and serialisation failures, I/O errors.
-    const POSTGRES: [&str; 5] = ["08", "53", "57", "40", "58"];
+    // Connection failures, a refused login, deadlock and serialisation failures, insufficient
+    // resources (a full disk among them), operator intervention (a shutdown among them), I/O errors.
+    const POSTGRES: [&str; 6] = ["08", "28", "40", "53", "57", "58"];
+    // A read-only server, as after a fail-over; a transaction that was idle or took too long; a
+    // statement that was prepared on another server; a lock that was not to be had.
+    const POSTGRES_CODES: [&str; 6] = ["25006", "25P03", "25P04", "26000", "3D000", "55P03"];
     if code.len() == 5 && !code.starts_with(|c: char| c.is_ascii_digit() && c > '5') {
-        return POSTGRES.contains(&&code[..2]);
+        return POSTGRES.contains(&&code[..2]) || POSTGRES_CODES.contains(&code);
     }
     code.parse::<u32>()
         .is_ok_and(|code| SQLITE.contains(&(code & 0xff)))
@@ -104,7 +132,9 @@ mod tests {
 
     #[test]
     fn a_full_disk_or_a_lost_server_is_unavailable_and_a_broken_rule_is_not() {
-        for code in ["13", "5", "10", "778", "57P01", "53100", "08006", "40P01"] {
+        for code in [
+            "13", "5", "10", "778", "57P01", "53100", "08006", "40P01", "25006", "28000",
+        ] {
             assert!(says_unavailable(code), "{code}");
         }
         for code in ["19", "1", "2067", "23505", "42601", "22P02"] {

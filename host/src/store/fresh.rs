@@ -4,9 +4,9 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
-use sqlx::{AssertSqlSafe, ConnectOptions, Connection, PgConnection};
+use sqlx::{AssertSqlSafe, ConnectOptions, PgConnection};
 
-use super::conn::Held;
+use super::held::Held;
 use super::open::{Place, beside, lock, place};
 use super::{Conn, Durability, Engine, StoreError, Tx, migrate};
 
@@ -55,7 +55,7 @@ impl Fresh {
                     .connect()
                     .await?;
                 migrate::run_to(schema, &mut conn, Engine::Sqlite).await?;
-                let conn = Conn::Sqlite(Held::Own(Box::new(conn)));
+                let conn = Conn::Sqlite(Held::own(conn));
                 let tx = Tx::begin(conn, Durability::PowerCut).await?;
                 Ok(Self {
                     tx,
@@ -66,7 +66,7 @@ impl Fresh {
                 let mut conn = options.connect().await?;
                 refuse_what_is_not_empty(&mut conn).await?;
                 migrate::run_to(schema, &mut conn, Engine::Postgres).await?;
-                let conn = Conn::Postgres(Held::Own(Box::new(conn)));
+                let conn = Conn::Postgres(Held::own(conn));
                 let tx = Tx::begin(conn, Durability::PowerCut).await?;
                 Ok(Self { tx, file: None })
             }
@@ -85,18 +85,12 @@ impl Fresh {
     /// brings the schema up to date.
     pub async fn finish(mut self) -> Result<(), StoreError> {
         self.tx.commit().await?;
-        match self.tx.conn {
-            Conn::Sqlite(Held::Own(mut conn)) => {
-                migrate::run(&mut *conn, Engine::Sqlite).await?;
-                conn.close().await?;
-            }
-            Conn::Postgres(Held::Own(mut conn)) => {
-                migrate::run(&mut *conn, Engine::Postgres).await?;
-                conn.close().await?;
-            }
-            // They are opened above.
-            Conn::Sqlite(Held::Pooled(_)) | Conn::Postgres(Held::Pooled(_)) => {}
+        let mut conn = self.tx.conn;
+        match &mut conn {
+            Conn::Sqlite(held) => migrate::run(&mut **held, Engine::Sqlite).await?,
+            Conn::Postgres(held) => migrate::run(&mut **held, Engine::Postgres).await?,
         }
+        conn.close().await?;
         match &self.file {
             Some(file) => file.keep(),
             None => Ok(()),

@@ -8,12 +8,15 @@ mod conn;
 mod error;
 mod expected;
 mod fresh;
+mod held;
 mod id;
 mod migrate;
 mod notify;
 mod open;
 mod readable;
+mod readers;
 mod rows;
+mod session;
 mod snapshot;
 mod witness;
 mod writer;
@@ -25,11 +28,12 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 pub use beside::write_beside;
-pub(crate) use conn::on;
 pub use conn::{Announcement, Conn, Tx};
+pub(crate) use conn::{bounded, on};
 pub use error::StoreError;
 pub use expected::{ETag, Expected, entity_tags};
 pub use fresh::Fresh;
+pub use held::{Held, Watch};
 pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
 pub use readable::Readable;
@@ -80,7 +84,7 @@ impl Db {
             inner: Arc::new(Inner {
                 reads: opened.reads,
                 guest_reads: opened.guest_reads,
-                writer: Writer::start(opened.writes, announce),
+                writer: Writer::start(opened.writes, opened.keyed_lanes, announce),
                 announced: Mutex::new(Some(announced)),
                 _lock: opened.lock,
             }),

@@ -4,13 +4,16 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, PgPool, SqlitePool};
+use sqlx::{ConnectOptions, Connection, PgConnection, SqlitePool};
 
-use super::conn::Held;
+use super::held::{Beside, Held};
+use super::readers::{ACQUIRE_TIMEOUT, Readers};
+use super::session::{self, Sessions};
 use super::{Conn, Engine, StoreError, migrate};
 
 /// Readers of SQLite, and as many again for guests: WAL lets them run beside the writer.
@@ -22,28 +25,34 @@ const CHECKPOINT_PAGES: u32 = 4000;
 const LOGGED_PAGE_BYTES: usize = 4096 + 24;
 /// What the writer on SQLite keeps of the file in memory: 16 MiB, in SQLite's notation.
 const WRITER_CACHE_KIB: &str = "-16384";
+/// Connections to Postgres of one node, where it has room for so many.
+const CONNECTIONS_MAX: u32 = 43;
 /// Readers of Postgres for one node, and as many again for guests ([`super::Db::for_guests`]).
-const POSTGRES_READERS: u32 = 16;
-/// How long a reader waits for a connection before the database counts as unavailable.
-const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+const READERS_MAX: u32 = 16;
+/// How long nobody connects to Postgres again after a connection could not be made; it doubles.
+const CONNECT_PAUSE: Duration = Duration::from_millis(50);
+/// The longest such pause.
+const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
 
 pub(super) struct Opened {
     pub(super) reads: Reads,
     pub(super) guest_reads: Reads,
     pub(super) writes: Connector,
+    /// Lanes for [`Lane::Keyed`](super::Lane::Keyed).
+    pub(super) keyed_lanes: usize,
     pub(super) lock: Option<File>,
 }
 
 pub(super) enum Reads {
     Sqlite(SqlitePool),
-    Postgres(PgPool),
+    Postgres(Readers),
 }
 
 impl Reads {
     pub(super) async fn acquire(&self) -> Result<Conn, StoreError> {
         Ok(match self {
-            Self::Sqlite(pool) => Conn::Sqlite(Held::Pooled(pool.acquire().await?)),
-            Self::Postgres(pool) => Conn::Postgres(Held::Pooled(pool.acquire().await?)),
+            Self::Sqlite(pool) => Conn::Sqlite(Held::pooled(pool.acquire().await?)),
+            Self::Postgres(readers) => readers.acquire().await?,
         })
     }
 }
@@ -52,24 +61,93 @@ impl Reads {
 #[derive(Clone)]
 pub(super) enum Connector {
     Sqlite(Box<SqliteConnectOptions>),
-    Postgres(Box<PgConnectOptions>),
+    Postgres(PostgresConnector),
 }
 
 impl Connector {
     pub(super) async fn connect(&self) -> Result<Conn, StoreError> {
         Ok(match self {
-            Self::Sqlite(options) => Conn::Sqlite(Held::Own(Box::new(options.connect().await?))),
-            Self::Postgres(options) => {
-                let connecting = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect());
-                let mut conn = connecting.await.map_err(|_| sqlx::Error::PoolTimedOut)??;
+            Self::Sqlite(options) => Conn::Sqlite(Held::own(options.connect().await?)),
+            Self::Postgres(connector) => {
+                let (mut conn, beside) = connector.connect().await?;
                 // What is written is found by its keys. A table that was empty when Postgres last
                 // looked, and holds 100,000 rows now, must not be read as a whole for that.
-                sqlx::raw_sql("set enable_seqscan = off")
-                    .execute(&mut conn)
-                    .await?;
-                Conn::Postgres(Held::Own(Box::new(conn)))
+                let settings = sqlx::raw_sql("set enable_seqscan = off").execute(&mut conn);
+                let set = tokio::time::timeout(session::CONNECT_TIMEOUT, settings).await;
+                set.map_err(|_| session::timed_out("a new connection is not answered"))??;
+                Conn::Postgres(Held::own_beside(conn, beside))
             }
         })
+    }
+}
+
+/// Makes connections to Postgres. While none can be made, it says so at once to all who ask within
+/// the pause, which grows: hundreds of attempts at once would keep a server busy that has just
+/// come back.
+#[derive(Clone)]
+pub(super) struct PostgresConnector {
+    pub(super) options: Box<PgConnectOptions>,
+    sessions: Arc<Sessions>,
+    failed: Arc<Mutex<Option<Failed>>>,
+}
+
+/// Why the last connection could not be made.
+struct Failed {
+    error: StoreError,
+    pause: Duration,
+    again_at: Instant,
+}
+
+impl PostgresConnector {
+    fn new(options: PgConnectOptions) -> Self {
+        Self {
+            sessions: Sessions::new(options.clone()),
+            options: Box::new(options),
+            failed: Arc::default(),
+        }
+    }
+
+    pub(super) async fn connect(&self) -> Result<(PgConnection, Beside), StoreError> {
+        if let Some(failed) = &*self.failed()
+            && Instant::now() < failed.again_at
+        {
+            return Err(failed.error.clone());
+        }
+        let connected = async {
+            let mut conn = session::connect(&self.options).await?;
+            let id = session::begin(&mut conn).await?;
+            Ok::<_, sqlx::Error>((conn, id))
+        };
+        match connected.await {
+            Ok((conn, id)) => {
+                if self.failed().take().is_some() {
+                    tracing::info!("the database can be reached again");
+                }
+                let sessions = self.sessions.clone();
+                Ok((conn, Beside { id, sessions }))
+            }
+            Err(error) => {
+                let error = StoreError::from(error);
+                let mut failed = self.failed();
+                if failed.is_none() {
+                    tracing::warn!(%error, "the database cannot be reached; trying again");
+                }
+                let pause = failed.as_ref().map_or(CONNECT_PAUSE, |failed| {
+                    (failed.pause * 2).min(CONNECT_PAUSE_MAX)
+                });
+                *failed = Some(Failed {
+                    error: error.clone(),
+                    pause,
+                    again_at: Instant::now() + pause,
+                });
+                Err(error)
+            }
+        }
+    }
+
+    fn failed(&self) -> std::sync::MutexGuard<'_, Option<Failed>> {
+        // A panic while it was held cannot have left it half-written.
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -138,6 +216,7 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         reads: Reads::Sqlite(readers().await?),
         guest_reads: Reads::Sqlite(readers().await?),
         writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
+        keyed_lanes: 1,
         lock: Some(lock),
     })
 }
@@ -170,19 +249,75 @@ pub(super) fn beside(database: &Path, ending: &str) -> PathBuf {
 }
 
 async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> {
-    let readers = || {
-        PgPoolOptions::new()
-            .max_connections(POSTGRES_READERS)
-            .acquire_timeout(ACQUIRE_TIMEOUT)
-    };
-    let reads = readers().connect_with(options.clone()).await?;
-    migrate::run(&reads, Engine::Postgres).await?;
+    let mut conn = session::connect(&options).await?;
+    migrate::run(&mut conn, Engine::Postgres).await?;
+    let sizes = Sizes::within(room(&mut conn).await?);
+    conn.close().await?;
+    let connector = PostgresConnector::new(options);
     Ok(Opened {
-        reads: Reads::Postgres(reads),
-        guest_reads: Reads::Postgres(readers().connect_lazy_with(options.clone())),
-        writes: Connector::Postgres(Box::new(options)),
+        reads: Reads::Postgres(Readers::new(connector.clone(), sizes.readers)),
+        guest_reads: Reads::Postgres(Readers::new(connector.clone(), sizes.readers)),
+        writes: Connector::Postgres(connector),
+        keyed_lanes: sizes.keyed_lanes as usize,
         lock: None,
     })
+}
+
+/// How many connections Postgres may let this node have: what the server, the database and the role
+/// allow.
+async fn room(conn: &mut PgConnection) -> Result<u32, StoreError> {
+    const SQL: &str = "
+        select least(
+            cast(current_setting('max_connections') as bigint)
+                - cast(current_setting('superuser_reserved_connections') as bigint),
+            (select nullif(datconnlimit, -1) from pg_database where datname = current_database()),
+            (select nullif(rolconnlimit, -1) from pg_roles where rolname = current_user))";
+    let room: i64 = sqlx::query_scalar(SQL).fetch_one(conn).await?;
+    let room = u32::try_from(room).unwrap_or(0);
+    if room < Sizes::LEAST.connections() {
+        tracing::warn!(
+            room,
+            needed = Sizes::LEAST.connections(),
+            "Postgres allows fewer connections than a node needs: some work will wait for others"
+        );
+    }
+    Ok(room)
+}
+
+/// How many connections a node has of each kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Sizes {
+    /// For reading, and as many again for guests.
+    readers: u32,
+    keyed_lanes: u32,
+}
+
+impl Sizes {
+    /// Where there is no room for more.
+    const LEAST: Self = Self {
+        readers: 1,
+        keyed_lanes: 1,
+    };
+
+    /// The most that `room` allows.
+    fn within(room: u32) -> Self {
+        let room = room.min(CONNECTIONS_MAX);
+        let keyed_lanes = (room / 10).clamp(1, super::writer::KEYED_LANES as u32);
+        let others = Self {
+            readers: 0,
+            keyed_lanes,
+        };
+        let readers = room.saturating_sub(others.connections()) / 2;
+        Self {
+            readers: readers.clamp(1, READERS_MAX),
+            keyed_lanes,
+        }
+    }
+
+    /// All of them: four more lanes, two that listen, and one to ask the server about the others.
+    const fn connections(self) -> u32 {
+        2 * self.readers + self.keyed_lanes + 4 + 2 + 1
+    }
 }
 
 /// Lock the file next to the database for the life of this process. Two writers would be safe
@@ -207,4 +342,23 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
         ))
     })?;
     Ok(file)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Sizes;
+
+    #[test]
+    fn connections_fit_what_postgres_allows() {
+        for room in Sizes::LEAST.connections()..200 {
+            let sizes = Sizes::within(room);
+            assert!(sizes.connections() <= room, "{room}: {sizes:?}");
+        }
+        let usual = Sizes {
+            readers: 16,
+            keyed_lanes: 4,
+        };
+        assert_eq!(Sizes::within(97), usual);
+        assert_eq!(Sizes::within(10), Sizes::LEAST);
+    }
 }

@@ -82,7 +82,7 @@ macro_rules! insert_all {
                     query.push(")");
                 }
                 if let $crate::store::Conn::Postgres(held) = tx.conn().await? {
-                    query.build().execute(&mut **held).await?;
+                    $crate::store::bounded!(held, |c| query.build().execute(c).await)?;
                 }
             }
         }

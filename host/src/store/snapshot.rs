@@ -3,7 +3,7 @@
 use sqlx::ConnectOptions;
 use sqlx::sqlite::SqliteConnectOptions;
 
-use super::conn::Held;
+use super::held::Held;
 use super::open::{Place, place};
 use super::{Conn, StoreError, on};
 
@@ -28,12 +28,12 @@ pub async fn snapshot(url: &str) -> Result<Conn, StoreError> {
                 .filename(path)
                 .read_only(true)
                 .disable_statement_logging();
-            let conn = Conn::Sqlite(Held::Own(Box::new(options.connect().await?)));
+            let conn = Conn::Sqlite(Held::own(options.connect().await?));
             // The moment is that of the first statement that reads.
             (conn, "begin; select count(*) from sqlite_master")
         }
         Place::Postgres(options) => {
-            let conn = Conn::Postgres(Held::Own(Box::new(options.connect().await?)));
+            let conn = Conn::Postgres(Held::own(options.connect().await?));
             let begin = "set idle_in_transaction_session_timeout = 0; set statement_timeout = 0;
                 begin isolation level repeatable read read only; select 1";
             (conn, begin)

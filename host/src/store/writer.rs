@@ -12,12 +12,15 @@
 //! A transaction runs inside the lane's task, so a caller who leaves cannot drop it half-way:
 //! in sqlx 0.9.0 a future that is dropped while it begins leaves its connection inside the
 //! transaction (sqlx#4393).
+//!
+//! A commit whose answer is lost has happened, or it has not. The lane finds out before it says
+//! anything: it ends the lost session and asks the server what became of its transaction.
 
 use std::any::{Any, TypeId};
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -27,6 +30,7 @@ use metrics::Histogram;
 use tokio::sync::{mpsc, oneshot};
 
 use super::open::Connector;
+use super::session::{self, SessionId};
 use super::{Announcement, Conn, Engine, StoreError, Tx, Witness, micros, on};
 
 /// How much may wait for a lane before callers wait to queue.
@@ -38,7 +42,7 @@ const GROUP_MAX: usize = 256;
 const TRIES: u32 = 5;
 /// Lanes for [`Lane::Keyed`] on Postgres: enough to overlap the waits for the network and the
 /// disk, few enough that commits stay large.
-const KEYED_LANES: usize = 4;
+pub(super) const KEYED_LANES: usize = 4;
 /// After so many transactions in a row that need not wait for the disk, SQLite is told so.
 const RELAX_AFTER: u32 = 4;
 /// How long a patient write waits for company.
@@ -46,10 +50,14 @@ const PATIENCE: Duration = Duration::from_millis(2);
 /// For how long a reading of Postgres's clock is carried on with ours. Two clocks part by less
 /// than a millisecond in it, which is what a round trip takes.
 const CLOCK_LASTS: Duration = Duration::from_secs(1);
-/// How long one transaction may take before its connection counts as lost.
+/// How long one transaction may take before it is cut off, and its connection with it.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+/// For how long a lane tries to find out whether a commit happened whose answer was lost.
+const DOUBT_MAX: Duration = Duration::from_secs(10);
+/// How long it waits before it tries again.
+const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
-/// In whose company an item is written.
+/// Which commit queue an item uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Lane {
     /// Somebody waits for it: in the next commit, with everything else that is urgent.
@@ -60,6 +68,8 @@ pub enum Lane {
     /// After every earlier item of the same number, and beside those of others. For items that
     /// cannot share their statements.
     Keyed(u64),
+    /// On a connection that nothing else uses: what must not wait for anything that takes long.
+    Reserved,
 }
 
 /// What a write that was acknowledged outlives.
@@ -77,7 +87,7 @@ pub trait Grouped: Send + Sync + Sized + 'static {
     /// What the writer of one item learns.
     type Output: Send + 'static;
 
-    /// In whose company it is written.
+    /// Which commit queue it uses.
     fn lane(&self) -> Lane {
         Lane::Urgent
     }
@@ -91,6 +101,16 @@ pub trait Grouped: Send + Sync + Sized + 'static {
     /// itself.
     fn is_one_statement(_engine: Engine, _items: &[Self]) -> bool {
         false
+    }
+
+    /// What [`Self::apply`] answers for `items`, if its [single statement](Self::is_one_statement) on
+    /// Postgres was executed; none if it was not. Asked when its answer was lost and its session has
+    /// ended.
+    fn written(
+        _conn: &mut Conn,
+        _items: &[Self],
+    ) -> impl Future<Output = Result<Option<Vec<Self::Output>>, StoreError>> + Send {
+        async { Ok(None) }
     }
 
     /// Whether [`Self::apply`] may send the commit with its last statement on SQLite, where nothing
@@ -111,6 +131,7 @@ pub(super) struct Writer {
     alone: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
     patient: mpsc::Sender<Job>,
+    reserved: mpsc::Sender<Job>,
     keyed: Vec<mpsc::Sender<Job>>,
     failing: Arc<AtomicBool>,
 }
@@ -121,7 +142,13 @@ enum Job {
 }
 
 /// Work with a transaction to itself. It says whether to commit, and is told how that went.
-type Alone =
+struct Alone {
+    work: AloneWork,
+    /// Why it was cut off. It is dropped then, and tells nobody anything any more.
+    cut_off: Arc<OnceLock<StoreError>>,
+}
+
+type AloneWork =
     Box<dyn for<'t> FnOnce(Result<&'t mut Tx, StoreError>) -> BoxFuture<'t, Ending> + Send>;
 
 /// What becomes of the transaction after [`Alone`] work, and whom to tell once it has.
@@ -134,14 +161,17 @@ impl Writer {
     /// Lanes that tell `announced` what is to be told after a commit.
     pub(super) fn start(
         connector: Connector,
+        keyed_lanes: usize,
         announced: mpsc::UnboundedSender<Vec<Announcement>>,
     ) -> Self {
         let failing = Arc::new(AtomicBool::new(false));
-        let start = || {
+        let start = |name| {
             let (jobs, queue) = mpsc::channel(QUEUE);
             let worker = LaneWorker {
+                name,
                 connector: connector.clone(),
                 conn: None,
+                is_failing: false,
                 hasty_in_a_row: 0,
                 began: None,
                 failing: failing.clone(),
@@ -151,20 +181,17 @@ impl Writer {
             tokio::spawn(worker.run(queue));
             jobs
         };
-        let alone = start();
-        let (urgent, patient, keyed) = match connector {
-            Connector::Sqlite(_) => (alone.clone(), alone.clone(), vec![alone.clone()]),
-            Connector::Postgres(_) => (
-                start(),
-                start(),
-                (0..KEYED_LANES).map(|_| start()).collect(),
-            ),
+        let alone = start("alone");
+        let another = |name| match connector {
+            Connector::Sqlite(_) => alone.clone(),
+            Connector::Postgres(_) => start(name),
         };
         Self {
+            urgent: another("urgent"),
+            patient: another("patient"),
+            reserved: another("reserved"),
+            keyed: (0..keyed_lanes).map(|_| another("keyed")).collect(),
             alone,
-            urgent,
-            patient,
-            keyed,
             failing,
         }
     }
@@ -188,6 +215,7 @@ impl Writer {
         let lane = match item.lane() {
             Lane::Urgent => &self.urgent,
             Lane::Patient => &self.patient,
+            Lane::Reserved => &self.reserved,
             Lane::Keyed(key) => {
                 let place = key % self.keyed.len() as u64;
                 &self.keyed[usize::try_from(place).unwrap_or(0)]
@@ -212,7 +240,7 @@ impl Writer {
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job: Alone = Box::new(move |tx| {
+        let work: AloneWork = Box::new(move |tx| {
             Box::pin(async move {
                 let done = match tx {
                     Ok(tx) => work(tx).await,
@@ -228,17 +256,26 @@ impl Writer {
                 }
             })
         });
+        let cut_off = Arc::new(OnceLock::new());
+        let job = Alone {
+            work,
+            cut_off: cut_off.clone(),
+        };
         self.alone
             .send(Job::Alone(job))
             .await
             .map_err(|_| StoreError::Closed)?;
-        answer.await.map_err(|_| StoreError::Closed)?
+        let cause = |_| cut_off.get().cloned().unwrap_or(StoreError::Closed);
+        answer.await.map_err(cause)?
     }
 }
 
 struct LaneWorker {
+    name: &'static str,
     connector: Connector,
     conn: Option<Conn>,
+    /// Whether its last write failed because the database was unavailable.
+    is_failing: bool,
     /// How many transactions in a row need not wait for the disk.
     hasty_in_a_row: u32,
     /// When the last transaction began, by the database's clock and by ours.
@@ -259,7 +296,7 @@ impl LaneWorker {
                     Some(Job::Grouped(group)) if group.is_patient() => {
                         let (groups, alone) = with_company(group, &mut queue).await;
                         next = alone;
-                        self.write(async |lane| lane.together(groups).await).await;
+                        self.guarded(async |lane| lane.together(groups).await).await;
                         continue;
                     }
                     Some(job) => job,
@@ -267,30 +304,54 @@ impl LaneWorker {
                 },
             };
             match job {
-                Job::Alone(work) => self.write(async |lane| lane.alone(work).await).await,
+                Job::Alone(work) => self.guarded(async |lane| lane.alone(work).await).await,
                 Job::Grouped(first) => {
                     let mut groups = vec![first];
                     next = gather_waiting(&mut groups, &mut queue);
-                    self.write(async |lane| lane.together(groups).await).await;
+                    self.guarded(async |lane| lane.together(groups).await).await;
                 }
             }
         }
     }
 
-    /// A mistake of ours in one statement must not end every later write. Whoever waited learns
-    /// that nothing came of it; the connection goes with the work.
-    async fn write(&mut self, work: impl AsyncFnOnce(&mut Self)) {
+    /// The lane outlives a mistake of ours in its own code. Whoever waited learns that it was cut off.
+    async fn guarded(&mut self, work: impl AsyncFnOnce(&mut Self)) {
         if AssertUnwindSafe(work(self)).catch_unwind().await.is_err() {
-            metrics::counter!("picloud_store_panics_total").increment(1);
-            tracing::error!("a write panicked; this is a mistake of ours");
+            panicked();
         }
     }
 
     async fn together(&mut self, mut groups: Vec<Box<dyn Group>>) {
         self.group_size.record(total(&groups) as f64);
+        let mut written = self.written_together(&mut groups).await;
+        if let (Err(StoreError::Unavailable(_)), Connector::Postgres(_)) =
+            (&written, &self.connector)
+        {
+            // The connection went, and nothing was written: where there is another, nobody needs to
+            // know. Where there is none, that shows at once.
+            written = self.written_together(&mut groups).await;
+        }
+        self.note(&written);
+        match written {
+            Ok(()) => groups.into_iter().for_each(Group::done),
+            Err(error)
+                if error.is_unavailable()
+                    || (total(&groups) == 1 && !matches!(error, StoreError::Raced)) =>
+            {
+                groups.into_iter().for_each(|group| group.failed(&error));
+            }
+            // One of them is at fault.
+            Err(error) => {
+                tracing::debug!(%error, "a group could not be written; each of it is tried alone");
+                self.one_by_one(groups).await;
+            }
+        }
+    }
+
+    async fn written_together(&mut self, groups: &mut [Box<dyn Group>]) -> Result<(), StoreError> {
         let promised = groups.iter().map(|group| group.durability());
         let durability = promised.max().unwrap_or(Durability::PowerCut);
-        let is_one_statement = match (groups.as_slice(), &self.conn) {
+        let is_one_statement = match (&*groups, &self.conn) {
             ([group], Some(conn)) => group.is_one_statement(conn.engine()),
             _ => false,
         };
@@ -298,6 +359,7 @@ impl LaneWorker {
             true => self.one_statement(durability).await,
             false => None,
         };
+        let single = tx.as_ref().map(|tx| tx.conn.session().cloned());
         groups.sort_by_key(|group| group.may_commit());
         let written = self.transaction(tx, durability, async |tx| {
             let last = groups.len() - 1;
@@ -307,56 +369,67 @@ impl LaneWorker {
             }
             Ok(())
         });
-        let written = written.await;
-        let unavailable = written.as_ref().is_err_and(StoreError::is_unavailable);
-        self.failing.store(unavailable, Ordering::Relaxed);
-        match written {
-            Ok(()) => groups.into_iter().for_each(Group::done),
-            Err(error)
-                if error.is_unavailable()
-                    || (total(&groups) == 1 && !matches!(error, StoreError::Raced)) =>
-            {
-                groups.into_iter().for_each(|group| group.failed(&error));
+        match (written.await, single, groups) {
+            (Err(error), Some(session), [group]) if error.is_unavailable() => {
+                self.find_statement(error, session, group).await
             }
-            // One of them is at fault: each alone, in its order.
-            Err(error) => {
-                tracing::debug!(%error, "a group could not be written; each of it is tried alone");
-                for group in groups {
-                    for mut single in group.split() {
-                        let mut written = Err(StoreError::Raced);
-                        for _ in 0..TRIES {
-                            let durability = single.durability();
-                            let work = async |tx: &mut Tx| single.apply(tx).await;
-                            written = self.transaction(None, durability, work).await;
-                            if !matches!(written, Err(StoreError::Raced)) {
-                                break;
-                            }
-                        }
-                        match written {
-                            Ok(()) => single.done(),
-                            Err(error) => single.failed(&error),
-                        }
-                    }
+            (written, ..) => written,
+        }
+    }
+
+    /// Write each alone, in its order, until the database is unavailable: then the rest fails, too.
+    async fn one_by_one(&mut self, groups: Vec<Box<dyn Group>>) {
+        let mut unavailable = None;
+        for mut single in groups.into_iter().flat_map(Group::split) {
+            if let Some(error) = &unavailable {
+                single.failed(error);
+                continue;
+            }
+            let mut written = Err(StoreError::Raced);
+            for _ in 0..TRIES {
+                let durability = single.durability();
+                let work = async |tx: &mut Tx| single.apply(tx).await;
+                written = self.transaction(None, durability, work).await;
+                if !matches!(written, Err(StoreError::Raced)) {
+                    break;
+                }
+            }
+            self.note(&written);
+            match written {
+                Ok(()) => single.done(),
+                Err(error) => {
+                    unavailable = error.is_unavailable().then(|| match error.clone() {
+                        // Of this one it is not known; the others were not tried.
+                        StoreError::InDoubt(why) => StoreError::Unavailable(why),
+                        error => error,
+                    });
+                    single.failed(&error);
                 }
             }
         }
     }
 
-    async fn alone(&mut self, work: Alone) {
+    async fn alone(&mut self, Alone { work, cut_off }: Alone) {
         let mut tx = match self.begin(Durability::PowerCut).await {
             Ok(tx) => tx,
             Err(error) => {
+                self.note(&Err(error.clone()));
                 let ending = work(Err(error)).await;
                 return (ending.tell)(Ok(()));
             }
         };
-        let working = tokio::time::timeout(TRANSACTION_TIMEOUT, work(Ok(&mut tx)));
-        // Cut off, it drops whom to tell, who learns so; and the connection with it.
-        let Ok(ending) = working.await else {
-            tracing::error!(
-                "a transaction took longer than {TRANSACTION_TIMEOUT:?} and was cut off"
-            );
-            return;
+        let working = AssertUnwindSafe(work(Ok(&mut tx))).catch_unwind();
+        let ending = match tokio::time::timeout(TRANSACTION_TIMEOUT, working).await {
+            Ok(Ok(ending)) => ending,
+            cut => {
+                let error = match cut {
+                    Ok(_) => panicked(),
+                    Err(_) => took_too_long(),
+                };
+                // Whoever waits looks for it once the work, and with it whom to tell, is dropped.
+                let _ = cut_off.set(error);
+                return self.lose(tx);
+            }
         };
         let ended = if ending.commit {
             self.commit(tx).await
@@ -365,8 +438,8 @@ impl LaneWorker {
             Ok(())
         };
         // Its success shows nothing: it may not have written.
-        if ended.as_ref().is_err_and(StoreError::is_unavailable) {
-            self.failing.store(true, Ordering::Relaxed);
+        if ended.is_err() {
+            self.note(&ended);
         }
         (ending.tell)(ended);
     }
@@ -382,15 +455,40 @@ impl LaneWorker {
             Some(tx) => tx,
             None => self.begin(durability).await?,
         };
-        match tokio::time::timeout(TRANSACTION_TIMEOUT, work(&mut tx)).await {
-            Ok(Ok(())) => self.commit(tx).await,
-            Ok(Err(error)) => {
+        // A mistake of ours in one item must not end the writing of others.
+        let working = AssertUnwindSafe(work(&mut tx)).catch_unwind();
+        match tokio::time::timeout(TRANSACTION_TIMEOUT, working).await {
+            Ok(Ok(Ok(()))) => self.commit(tx).await,
+            Ok(Ok(Err(error))) => {
                 self.roll_back(tx).await;
                 Err(error)
             }
-            // The connection is in the middle of something: dropping it ends that.
-            Err(_) => Err(sqlx::Error::PoolTimedOut.into()),
+            Ok(Err(_)) => {
+                self.lose(tx);
+                Err(panicked())
+            }
+            Err(_) => {
+                self.lose(tx);
+                Err(took_too_long())
+            }
         }
+    }
+
+    /// Tell when writing begins to fail, and when it works again: once each.
+    fn note(&mut self, written: &Result<(), StoreError>) {
+        let unavailable = written
+            .as_ref()
+            .err()
+            .filter(|error| error.is_unavailable());
+        self.failing.store(unavailable.is_some(), Ordering::Relaxed);
+        match (self.is_failing, unavailable) {
+            (false, Some(error)) => {
+                tracing::warn!(lane = self.name, %error, "the database cannot be written");
+            }
+            (true, None) => tracing::info!(lane = self.name, "the database can be written again"),
+            _ => {}
+        }
+        self.is_failing = unavailable.is_some();
     }
 
     async fn begin(&mut self, durability: Durability) -> Result<Tx, StoreError> {
@@ -400,7 +498,11 @@ impl LaneWorker {
         if let Some(mut conn) = self.conn.take()
             && self.set_durability(&mut conn, durability).await.is_ok()
         {
+            let session = conn.session().cloned();
             tx = Tx::begin(conn, durability).await.ok();
+            if tx.is_none() {
+                self.end_session(session);
+            }
         }
         let tx = match tx {
             Some(tx) => tx,
@@ -463,12 +565,12 @@ impl LaneWorker {
     async fn commit(&mut self, mut tx: Tx) -> Result<(), StoreError> {
         match tx.commit().await {
             Ok(()) => {
-                self.conn = Some(tx.conn);
-                if !tx.announcements.is_empty() {
-                    // Without a listener nobody wants to know.
-                    let _ = self.announced.send(tx.announcements);
-                }
+                self.conn = Some(tx.conn).filter(|conn| !conn.is_lost());
+                self.announce(tx.announcements);
                 Ok(())
+            }
+            Err(error) if error.is_unavailable() && tx.xid.is_some() => {
+                self.find_commit(tx, error).await
             }
             Err(error) => {
                 // SQLite leaves the transaction open when a commit fails, on a full disk say.
@@ -478,8 +580,89 @@ impl LaneWorker {
         }
     }
 
+    fn announce(&self, announcements: Vec<Announcement>) {
+        if !announcements.is_empty() {
+            // Without a listener nobody wants to know.
+            let _ = self.announced.send(announcements);
+        }
+    }
+
+    /// Find out whether a transaction was committed whose commit was not answered.
+    async fn find_commit(&mut self, tx: Tx, error: StoreError) -> Result<(), StoreError> {
+        let (session, xid) = (tx.conn.session().cloned(), tx.xid);
+        let announcements = tx.announcements;
+        drop(tx.conn);
+        match self.find_out(session, Doubt::Commit(xid)).await {
+            Some(true) => {
+                self.announce(announcements);
+                Ok(())
+            }
+            Some(false) => Err(error),
+            None => Err(in_doubt(error)),
+        }
+    }
+
+    /// Find out whether the only statement of a transaction was executed that was not answered.
+    async fn find_statement(
+        &mut self,
+        error: StoreError,
+        session: Option<SessionId>,
+        group: &mut Box<dyn Group>,
+    ) -> Result<(), StoreError> {
+        if session.is_none() {
+            // SQLite says what happened.
+            return Err(error);
+        }
+        match self.find_out(session, Doubt::Statement(group)).await {
+            Some(true) => Ok(()),
+            Some(false) => Err(error),
+            None => Err(in_doubt(error)),
+        }
+    }
+
+    /// End the lost session, so that nothing that it was sent is done any more, and ask on a new
+    /// connection, until there is an answer or [`DOUBT_MAX`] is over.
+    async fn find_out(&mut self, lost: Option<SessionId>, mut doubt: Doubt<'_>) -> Option<bool> {
+        let lost = lost?;
+        metrics::counter!("picloud_store_answers_lost_total").increment(1);
+        let began = Instant::now();
+        loop {
+            if let Ok(Some((answer, conn))) = self.ask(&lost, &mut doubt).await {
+                self.conn = Some(conn);
+                return Some(answer);
+            }
+            if began.elapsed() > DOUBT_MAX {
+                return None;
+            }
+            tokio::time::sleep(DOUBT_PAUSE).await;
+        }
+    }
+
+    async fn ask(
+        &self,
+        lost: &SessionId,
+        doubt: &mut Doubt<'_>,
+    ) -> Result<Option<(bool, Conn)>, StoreError> {
+        let mut conn = self.connector.connect().await?;
+        let Conn::Postgres(held) = &mut conn else {
+            return Ok(None);
+        };
+        if !session::end(held, lost).await? {
+            return Ok(None);
+        }
+        let answer = match doubt {
+            Doubt::Commit(Some(xid)) => session::was_committed(held, *xid).await?,
+            Doubt::Commit(None) => None,
+            Doubt::Statement(group) => Some(group.was_written(&mut conn).await?),
+        };
+        Ok(answer.map(|answer| (answer, conn)))
+    }
+
     /// Keep the connection only if the rollback worked.
     async fn roll_back(&mut self, mut tx: Tx) {
+        if tx.conn.is_lost() {
+            return self.lose(tx);
+        }
         if !tx.is_begun() {
             // If it is lost, beginning the next transaction shows that.
             self.began = None;
@@ -490,7 +673,63 @@ impl LaneWorker {
             .execute(c)
             .await
             .map(|_| ()));
-        self.conn = ended.is_ok().then_some(tx.conn);
+        match ended {
+            Ok(()) => self.conn = Some(tx.conn),
+            Err(_) => self.lose(tx),
+        }
+    }
+
+    /// Give a connection up, with what it has begun.
+    fn lose(&mut self, tx: Tx) {
+        self.began = None;
+        self.end_session(tx.conn.session().cloned());
+    }
+
+    /// Have a session ended that may hold locks, and whose connection is lost.
+    fn end_session(&self, session: Option<SessionId>) {
+        let (Some(session), Connector::Postgres(connector)) = (session, &self.connector) else {
+            return;
+        };
+        let connector = connector.clone();
+        tokio::spawn(async move {
+            let began = Instant::now();
+            while began.elapsed() < DOUBT_MAX {
+                if let Ok((mut conn, _)) = connector.connect().await
+                    && matches!(session::end(&mut conn, &session).await, Ok(true))
+                {
+                    return;
+                }
+                tokio::time::sleep(DOUBT_PAUSE).await;
+            }
+            // The server ends it by itself: see the settings of a session.
+        });
+    }
+}
+
+/// What was not answered.
+enum Doubt<'g> {
+    /// The commit of a transaction, with its number.
+    Commit(Option<i64>),
+    /// The only statement of a group.
+    Statement(&'g mut Box<dyn Group>),
+}
+
+fn panicked() -> StoreError {
+    metrics::counter!("picloud_store_panics_total").increment(1);
+    tracing::error!("a write panicked; this is a mistake of ours");
+    StoreError::Panicked
+}
+
+fn took_too_long() -> StoreError {
+    tracing::error!("a transaction took longer than {TRANSACTION_TIMEOUT:?} and was cut off");
+    StoreError::CutOff(TRANSACTION_TIMEOUT)
+}
+
+/// That nobody knows whether it was written, because of `error`.
+fn in_doubt(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Unavailable(why) => StoreError::InDoubt(why),
+        error => error,
     }
 }
 
@@ -562,6 +801,8 @@ trait Group: Send {
     fn into_any(self: Box<Self>) -> Box<dyn Any>;
     fn absorb(&mut self, other: Box<dyn Group>);
     fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>>;
+    fn was_written<'a>(&'a mut self, conn: &'a mut Conn)
+    -> BoxFuture<'a, Result<bool, StoreError>>;
     fn done(self: Box<Self>);
     fn failed(self: Box<Self>, error: &StoreError);
     fn split(self: Box<Self>) -> Vec<Box<dyn Group>>;
@@ -620,6 +861,18 @@ impl<G: Grouped> Group for Members<G> {
                 witness.write(tx).await?;
             }
             Ok(())
+        })
+    }
+
+    fn was_written<'a>(
+        &'a mut self,
+        conn: &'a mut Conn,
+    ) -> BoxFuture<'a, Result<bool, StoreError>> {
+        Box::pin(async move {
+            let outputs = G::written(conn, &self.items).await?;
+            let was_written = outputs.is_some();
+            self.outputs = outputs.unwrap_or_default();
+            Ok(was_written)
         })
     }
 

@@ -19,6 +19,7 @@ use crate::dispatch::{Delivery, Payload};
 use crate::executions::ExecutionId;
 use crate::kv::{Collection, Key};
 use crate::pubsub::Topic;
+use crate::store::StoreError;
 use crate::telemetry::trace::{self, TraceParent};
 
 /// What makes deliveries of events.
@@ -146,11 +147,11 @@ impl Events {
                     .map(|OrderedBy::Key| format!("{}:{}", trigger.id, ordered())),
                 ..of_trigger(trigger, trigger.retry)
             };
-            let permit = match trigger.paused {
+            let mut permit = match trigger.paused {
                 true => None,
                 false => self.outbox.admit(app_id),
             };
-            let row = self.outbox.row(delivery, permit.as_ref(), trigger.paused);
+            let row = self.outbox.row(delivery, permit.as_mut(), trigger.paused);
             let trigger = trigger.clone();
             (Firing { trigger, row }, permit)
         };
@@ -161,9 +162,18 @@ impl Events {
     /// The mutation is committed: hand over what this node has taken on.
     pub fn fired(&self, fired: Vec<Option<(Delivery, Placed)>>, places: Places) {
         for (fired, permit) in fired.into_iter().zip(places.0) {
-            if let Some((delivery, placed)) = fired {
-                self.outbox.placed(delivery, permit, &placed);
+            match fired {
+                Some((delivery, placed)) => self.outbox.placed(delivery, permit, &placed),
+                None => Outbox::not_placed(permit),
             }
+        }
+    }
+
+    /// The mutation was not committed, because of `error`. Where that is in doubt, the leases of its
+    /// deliveries are given back, so that they are run if they are there.
+    pub fn not_fired(&self, places: Places, error: &StoreError) {
+        if !error.is_in_doubt() {
+            places.0.into_iter().for_each(Outbox::not_placed);
         }
     }
 }

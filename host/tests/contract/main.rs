@@ -11,6 +11,7 @@ mod database;
 mod instance;
 mod journal;
 mod kv;
+mod leases;
 mod outbox;
 mod overview;
 mod retention;

@@ -23,6 +23,7 @@ use picloud::journal::Journal;
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
 use picloud::store::{Db, Engine, Grouped, StoreError};
+use picloud::tasks::Tasks;
 
 use crate::database::Database;
 use crate::on_both_engines;
@@ -117,7 +118,7 @@ pub async fn rows(db: &Db) -> i64 {
     sql::depth(&mut db.read().await.unwrap()).await.unwrap()
 }
 
-async fn executions_of(db: &Db, delivery: &Delivery) -> usize {
+pub async fn executions_of(db: &Db, delivery: &Delivery) -> usize {
     let mut conn = db.read().await.unwrap();
     let filter = executions::Filter::default();
     executions::page(&mut conn, delivery.app_id, &filter, None, 100)
@@ -327,11 +328,15 @@ fn dispatcher(db: &Db, fake: &Arc<Fake>) -> Arc<Dispatcher> {
     let (outbox, handed) = Outbox::new(db.clone(), 10, 60_000);
     let tally = Tally::new(Journal::new(db.clone()));
     let dispatcher = Dispatcher::new(outbox, handed, fake.clone(), tally);
-    tokio::spawn(dispatcher.clone().run(Duration::from_secs(1)));
+    tokio::spawn(
+        dispatcher
+            .clone()
+            .run(Tasks::default(), Duration::from_secs(1)),
+    );
     dispatcher
 }
 
-async fn until_empty(db: &Db) {
+pub async fn until_empty(db: &Db) {
     for _ in 0..500 {
         if rows(db).await == 0 {
             return;
@@ -351,7 +356,7 @@ async fn until_attempted(fake: &Fake) {
     panic!("nothing was attempted");
 }
 
-async fn abandoned(db: &Db, delivery: &Delivery) -> Vec<AbandonReason> {
+pub async fn abandoned(db: &Db, delivery: &Delivery) -> Vec<AbandonReason> {
     let mut conn = db.read().await.unwrap();
     let before = uuid::Uuid::max().into();
     let rows = executions::abandoned_page(&mut conn, delivery.app_id, before, 10)
@@ -467,7 +472,7 @@ async fn i03_a_stale_worker_cannot_put_a_delivery_back(test: Database) {
     assert!(complete(&test.db, completion(&delivery, 2, fast)).await);
 }
 
-async fn dead_letters_of(db: &Db, delivery: &Delivery) -> Vec<DeadLetter> {
+pub async fn dead_letters_of(db: &Db, delivery: &Delivery) -> Vec<DeadLetter> {
     let mut conn = db.read().await.unwrap();
     let filter = dead_letters::Filter::default();
     dead_letters::page(&mut conn, delivery.app_id, &filter, None, 10)

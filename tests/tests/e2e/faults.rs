@@ -144,7 +144,7 @@ fn a_full_disk_is_said_and_recovered_from() {
     assert_eq!(server.get("/s").status, 200);
     limit_files(&server, "4096");
     wait_for("an error", || {
-        (server.get("/s").status == 500).then_some(())
+        (server.get("/s").status == 503).then_some(())
     });
     wait_for("not ready", || {
         (server.get("/readyz").status == 503).then_some(())
@@ -173,7 +173,7 @@ fn a_lost_postgres_is_said_and_recovered_from() {
         .serve("s", "kv::collection(\"c\").set(\"k\", 1); 1");
     assert_eq!(server.get("/s").status, 200);
     proxy.cut();
-    assert_eq!(server.get("/s").status, 500);
+    assert_eq!(server.get("/s").status, 503);
     wait_for("not ready", || {
         (server.get("/readyz").status == 503).then_some(())
     });
@@ -255,7 +255,8 @@ fn what_was_accepted_is_run(server: &Server, breaking: impl FnOnce()) {
         "a database that broke: {} accepted, {refused} refused",
         accepted.len()
     ));
-    assert!(!accepted.is_empty() && refused > 0);
+    // A short outage need not be seen by any caller; the server says that there was one.
+    assert!(!accepted.is_empty() && server.log().contains("the database cannot be"));
     wait_for("every accepted one", || {
         let list = server.api("GET", "/apps/a/kv", None).json();
         let ran = list["items"][0]["keys"].as_u64().unwrap_or(0);

@@ -100,7 +100,7 @@ fn kills_under_load_lose_nothing_and_double_nothing(engine: Engine) {
     let options = Options {
         // A delivery may lose its worker at each of its attempts.
         environment: vec![
-            ("PICLOUD_LEASE_MS", "1000".to_owned()),
+            ("PICLOUD_LEASE_MS", "3000".to_owned()),
             ("PICLOUD_TRIGGER_RETRY_MAX_ATTEMPTS", "100".to_owned()),
             ("PICLOUD_TRIGGER_RETRY_BASE_MS", "10".to_owned()),
         ],

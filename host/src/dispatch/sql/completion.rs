@@ -8,12 +8,14 @@ use chrono::TimeDelta;
 use super::{NewDelivery, insert, lock_order_key};
 use crate::apps::AppId;
 use crate::dead_letters::{self, DeadLetter, DeadLetterId, Named};
-use crate::dispatch::{Attempt, DeliveryId, WorkerId};
+use crate::dispatch::{Attempt, DeliveryId, Payload, WorkerId};
 use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned, insert_leased};
 use crate::executions::{AbandonedExecution, ExecutionError, Log};
 use crate::idempotency::{self, KeptAnswer, Key};
 use crate::journal::{self, Channel, kinds};
-use crate::store::{Conn, Durability, Engine, Grouped, Lane, StoreError, Tx, chunks, on, tuples};
+use crate::store::{
+    Conn, Durability, Engine, Grouped, Lane, StoreError, Tx, bounded, chunks, on, tuples,
+};
 
 /// The end of an attempt: what is kept of it, and what becomes of its row.
 #[derive(Debug, Clone)]
@@ -63,6 +65,8 @@ pub enum Also {
     HandlerFailed(DeadLetterId),
     /// The answer is kept for whoever calls with the same key.
     Keep(AppId, Key, KeptAnswer),
+    /// The key is free again: nothing was run.
+    Forget(AppId, Key),
 }
 
 /// What stands for words that the database did not take.
@@ -93,6 +97,22 @@ impl Completion {
             }
         }
         trimmed
+    }
+
+    /// Only what becomes of the row, in a form that the database takes whatever it is about: a dead
+    /// letter's payload is its text, and nobody is told.
+    pub fn bare(&self) -> Self {
+        let mut bare = self.trimmed();
+        bare.ended = None;
+        bare.also
+            .retain(|also| !matches!(also, Also::Enqueue(_) | Also::Keep(..)));
+        for also in &mut bare.also {
+            if let Also::DeadLetter(letter) = also {
+                letter.payload = Arc::new(Payload::of_text(&letter.payload.json()));
+                letter.history.clear();
+            }
+        }
+        bare
     }
 }
 
@@ -243,7 +263,7 @@ async fn delete_fenced(
                 .bind(attempts)
                 .bind(workers);
             if let Conn::Postgres(held) = tx.conn().await? {
-                deleted = query.fetch_all(&mut **held).await?;
+                deleted = bounded!(held, |c| query.fetch_all(c).await)?;
             }
         }
     }
@@ -286,6 +306,7 @@ async fn also(tx: &mut Tx, also: &[Also]) -> Result<(), StoreError> {
             Also::Keep(app_id, key, answer) => {
                 idempotency::sql::keep(tx, *app_id, key, answer).await?;
             }
+            Also::Forget(app_id, key) => idempotency::sql::forget(tx, *app_id, key).await?,
         }
     }
     Ok(())

@@ -1,0 +1,288 @@
+//! The leases that this process holds.
+//!
+//! A lease is held by what works on its delivery: a [`Lease`] is made before its row is written or
+//! claimed, and ends when it is known what became of the row. What is held is renewed, and nothing
+//! else: a row whose answer was lost, or whose work ended without an outcome, is given back. Who
+//! could not renew a lease in time stops the work: another node may have begun it.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::DeliveryId;
+
+/// A row of the outbox and the claim of it that a lease is for.
+pub type Claim = (DeliveryId, u32);
+
+/// All of them.
+pub(super) struct Leases {
+    // Locked for map operations and never across an await.
+    state: Mutex<State>,
+    /// There is something to give back.
+    pub(super) wake: Notify,
+    lasts: Duration,
+}
+
+#[derive(Default)]
+struct State {
+    held: HashMap<Claim, Holding>,
+    /// Rows that may be leased to this process although nothing works on them.
+    let_go: Vec<Claim>,
+    /// What was leased to this process and not held when it was last looked.
+    unheld: HashSet<Claim>,
+}
+
+struct Holding {
+    since: Instant,
+    /// When it ends unless it is renewed: not later than in the database, whose time is counted
+    /// from when the statement arrived there.
+    until: Instant,
+    /// Whether the row is known to be there.
+    is_placed: bool,
+    over: CancellationToken,
+}
+
+/// The lease on one delivery, for as long as something works on it.
+pub(super) struct Lease {
+    leases: Arc<Leases>,
+    claim: Claim,
+    over: CancellationToken,
+    has_ended: bool,
+}
+
+impl std::fmt::Debug for Lease {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Lease").field(&self.claim).finish()
+    }
+}
+
+impl Lease {
+    /// The row is there, with this lease on it.
+    pub(super) fn placed(&self) {
+        if let Some(holding) = self.leases.state().held.get_mut(&self.claim) {
+            holding.is_placed = true;
+        }
+    }
+
+    /// Wait until it is over: another node has the row, or may have it.
+    pub(super) async fn over(&self) {
+        self.over.cancelled().await;
+    }
+
+    /// The row is not leased any more, or never was.
+    pub(super) fn end(mut self) {
+        self.has_ended = true;
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut state = self.leases.state();
+        state.held.remove(&self.claim);
+        if !self.has_ended {
+            state.let_go.push(self.claim);
+            drop(state);
+            self.leases.wake.notify_one();
+        }
+    }
+}
+
+/// What the database is asked to do for the leases of this process.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    /// To be renewed.
+    pub(super) renew: Vec<Claim>,
+    /// To be given back.
+    pub(super) give_back: Vec<Claim>,
+}
+
+impl Leases {
+    pub(super) fn new(lasts: Duration) -> Arc<Self> {
+        Arc::new(Self {
+            state: Mutex::default(),
+            wake: Notify::new(),
+            lasts,
+        })
+    }
+
+    /// A lease on the row of `claim`, which is about to be written or was just claimed.
+    pub(super) fn take(self: &Arc<Self>, claim: Claim) -> Lease {
+        let since = Instant::now();
+        let over = CancellationToken::new();
+        let holding = Holding {
+            since,
+            until: since + self.lasts,
+            is_placed: false,
+            over: over.clone(),
+        };
+        self.state().held.insert(claim, holding);
+        Lease {
+            leases: self.clone(),
+            claim,
+            over,
+            has_ended: false,
+        }
+    }
+
+    /// The leases of which a fifth is over: the rest is for a database that is slow to answer.
+    pub(super) fn to_renew(&self) -> Vec<Claim> {
+        let before = Instant::now() + self.lasts * 4 / 5;
+        let state = self.state();
+        let held = state.held.iter();
+        let renew = held.filter(|(_, holding)| holding.is_placed && holding.until <= before);
+        renew.map(|(claim, _)| *claim).collect()
+    }
+
+    /// What is to be done now.
+    pub(super) fn due(&self) -> Due {
+        Due {
+            renew: self.to_renew(),
+            give_back: std::mem::take(&mut self.state().let_go),
+        }
+    }
+
+    /// These could not be given back.
+    pub(super) fn failed(&self, give_back: Vec<Claim>) {
+        self.state().let_go.extend(give_back);
+    }
+
+    /// It was done by a statement that was sent at `sent`, after which `leased` are leased to this
+    /// process. What is held and not among them is over; what is among them and not held twice in
+    /// a row is given back: in between, its claim may not have been heard of here yet.
+    pub(super) fn looked(&self, sent: Instant, asked: &[Claim], leased: &[Claim]) {
+        let leased: HashSet<Claim> = leased.iter().copied().collect();
+        let mut state = self.state();
+        for claim in asked {
+            let Some(holding) = state.held.get_mut(claim) else {
+                continue;
+            };
+            match leased.contains(claim) {
+                true => holding.until = sent + self.lasts,
+                false => holding.over.cancel(),
+            }
+        }
+        let unheld = leased
+            .iter()
+            .filter(|claim| !state.held.contains_key(*claim));
+        let unheld: HashSet<Claim> = unheld.copied().collect();
+        let stuck: Vec<Claim> = unheld.intersection(&state.unheld).copied().collect();
+        if !stuck.is_empty() {
+            metrics::counter!("picloud_leases_rescued_total").increment(stuck.len() as u64);
+            tracing::warn!(
+                count = stuck.len(),
+                "deliveries were leased to this node and nothing worked on them; given back"
+            );
+            state.let_go.extend(stuck);
+            self.wake.notify_one();
+        }
+        state.unheld = unheld;
+    }
+
+    /// End the leases that were not renewed in time. Answers how many.
+    pub(super) fn fence(&self) -> usize {
+        let now = Instant::now();
+        let state = self.state();
+        let late = state.held.values().filter(|holding| {
+            holding.is_placed && holding.until <= now && !holding.over.is_cancelled()
+        });
+        late.map(|holding| holding.over.cancel()).count()
+    }
+
+    /// How many are held, and for how long the oldest.
+    pub(super) fn held(&self) -> (usize, Duration) {
+        let state = self.state();
+        let oldest = state.held.values().map(|holding| holding.since.elapsed());
+        (state.held.len(), oldest.max().unwrap_or_default())
+    }
+
+    /// How long one lasts.
+    pub(super) fn lasts(&self) -> Duration {
+        self.lasts
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held cannot have left a map operation half-done.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn claim() -> Claim {
+        (DeliveryId::new(), 1)
+    }
+
+    fn leases(lasts_ms: u64) -> Arc<Leases> {
+        Leases::new(Duration::from_millis(lasts_ms))
+    }
+
+    fn is_over(lease: &Lease) -> bool {
+        lease.over.is_cancelled()
+    }
+
+    #[test]
+    fn only_what_is_held_and_placed_is_renewed() {
+        let leases = leases(0);
+        let (one, two) = (claim(), claim());
+        let held = leases.take(one);
+        held.placed();
+        let unplaced = leases.take(two);
+        assert_eq!(leases.due().renew, [one]);
+        held.end();
+        unplaced.end();
+        let due = leases.due();
+        assert!(due.renew.is_empty() && due.give_back.is_empty());
+    }
+
+    #[test]
+    fn what_was_dropped_without_an_end_is_given_back_once() {
+        let leases = leases(60_000);
+        let one = claim();
+        drop(leases.take(one));
+        let due = leases.due();
+        assert_eq!(due.give_back, [one]);
+        assert!(leases.due().give_back.is_empty());
+        leases.failed(due.give_back);
+        assert_eq!(leases.due().give_back, [one]);
+    }
+
+    #[test]
+    fn a_lease_that_the_database_does_not_know_is_over() {
+        let leases = leases(60_000);
+        let (one, two) = (claim(), claim());
+        let (lost, kept) = (leases.take(one), leases.take(two));
+        leases.looked(Instant::now(), &[one, two], &[two]);
+        assert!(is_over(&lost) && !is_over(&kept));
+    }
+
+    #[test]
+    fn what_is_leased_and_not_held_is_given_back_when_seen_twice() {
+        let leases = leases(60_000);
+        let one = claim();
+        leases.looked(Instant::now(), &[], &[one]);
+        assert!(leases.due().give_back.is_empty());
+        leases.looked(Instant::now(), &[], &[one]);
+        assert_eq!(leases.due().give_back, [one]);
+    }
+
+    #[test]
+    fn a_lease_that_was_not_renewed_in_time_is_fenced() {
+        let short = leases(0);
+        let lease = short.take(claim());
+        assert_eq!(short.fence(), 0, "its row may not be there yet");
+        lease.placed();
+        assert_eq!(short.fence(), 1);
+        assert!(is_over(&lease));
+        assert_eq!(short.fence(), 0);
+        let long = leases(60_000);
+        let lease = long.take(claim());
+        lease.placed();
+        assert_eq!(long.fence(), 0);
+        drop(lease);
+    }
+}
