@@ -31,6 +31,7 @@ pub mod routes;
 pub mod sandbox;
 pub mod scripts;
 pub mod secrets;
+pub mod stopping;
 pub mod store;
 pub mod tasks;
 pub mod telemetry;

@@ -8,10 +8,12 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::backup::Backups;
 use crate::config::Config;
@@ -33,14 +35,21 @@ use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
 use crate::secrets::Secrets;
 use crate::secrets::master_key::MasterKeys;
+use crate::stopping::{Stage, Stopping};
 use crate::store::Db;
-use crate::tasks::Tasks;
+use crate::tasks::{Task, Tasks};
 use crate::triggers::firing::Events;
 
 /// How often the database is asked for a sign of life.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long it may take to give one.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How long, after the grace, what is left to do may take: to answer whoever is cut off, to give
+/// back what is leased, to say that this node ends.
+const LEAVING_MAX: Duration = Duration::from_millis(1_500);
+/// How long after the grace the process ends, whatever hangs.
+const END_AFTER_GRACE: Duration = Duration::from_secs(2);
 
 /// Connections that the kernel holds for us until we accept them; `net.core.somaxconn` caps it.
 const CONNECTIONS_PENDING_MAX: u32 = 4_096;
@@ -85,6 +94,10 @@ pub struct Node {
     pub oidc: Option<Provider>,
     /// Slows down whoever guesses.
     pub guesses: Guesses,
+    /// What runs for as long as the node does.
+    pub tasks: Tasks,
+    /// How far it is on its way to its end.
+    pub stopping: Stopping,
     database_problem: Mutex<Option<String>>,
     metrics: PrometheusHandle,
 }
@@ -166,6 +179,8 @@ impl Node {
             replays,
             oidc,
             guesses: Guesses::default(),
+            tasks: Tasks::default(),
+            stopping: Stopping::default(),
             database_problem,
             metrics,
         }))
@@ -181,7 +196,10 @@ impl Node {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let mut problems: Vec<String> = database.iter().cloned().collect();
-        if self.dispatcher.is_stopping() {
+        drop(database);
+        problems.extend(self.directory.check_age().err().map(|old| old.to_string()));
+        problems.extend(self.tasks.problems());
+        if self.stopping.stage() > Stage::Serving {
             problems.push("shutting down".to_owned());
         }
         if problems.is_empty() {
@@ -196,8 +214,8 @@ impl Node {
         self.metrics.render()
     }
 
-    /// Let this node see at once what it has just changed. Others, and this one if it fails
-    /// here, see it within a second.
+    /// Let this node see at once what it has just changed, if the database lets it. Others see it
+    /// within a second.
     pub async fn refresh_directory(&self) {
         if let Err(error) = self.directory.refresh().await {
             tracing::warn!(%error, "a change could not be read back yet");
@@ -300,10 +318,59 @@ fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(CONNECTIONS_PENDING_MAX)
 }
 
+/// What tells a process to end.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.terminate.recv() => {}, _ = self.interrupt.recv() => {} }
+    }
+}
+
+impl Node {
+    /// Begin what runs for as long as the node does. Answers what says that it is there.
+    fn begin_tasks(self: &Arc<Self>) -> Task {
+        let (tasks, db, directory) = (&self.tasks, &self.db, &self.directory);
+        let node = self.clone();
+        tasks.spawn("node.watch_database", move || node.clone().watch_database());
+        let fresh = directory.clone();
+        tasks.spawn("directory.keep_fresh", move || fresh.clone().keep_fresh());
+        let aging = directory.clone();
+        tasks.spawn("directory.tell_age", move || {
+            aging.clone().keep_telling_its_age()
+        });
+        self.journal.follow(tasks);
+        let tally = self.tally.clone();
+        tasks.spawn("executions.tell", move || tally.clone().keep_telling());
+        let seen = (db.clone(), directory.clone());
+        tasks.spawn("overview.sample", move || {
+            waiting::keep_sampling(seen.0.clone(), seen.1.clone())
+        });
+        let (swept, retention) = ((db.clone(), directory.clone()), self.config.retention);
+        tasks.spawn("retention.sweep", move || {
+            retention.keep_sweeping(swept.0.clone(), swept.1.clone())
+        });
+        let (about, said) = (self.about.clone(), db.clone());
+        tasks.spawn("instance.say", move || {
+            about.clone().keep_saying(said.clone())
+        })
+    }
+}
+
 /// Run a node until it is told to stop; `metrics` is what it shows of them.
 ///
 /// # Errors
-/// When it cannot start.
+/// When it cannot start, or when what it cannot do without ends by itself.
 pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()> {
     let grace = Duration::from_millis(config.shutdown_grace_ms);
     let listener =
@@ -311,37 +378,87 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     let address = listener.local_addr()?;
     let node = Node::start(config, metrics).await?;
     node.welcome(address).await?;
+    let saying = node.begin_tasks();
     node.directory.refresh().await?;
-    tokio::spawn(node.clone().watch_database());
-    tokio::spawn(node.directory.clone().keep_fresh());
-    tokio::spawn(node.journal.clone().follow());
-    tokio::spawn(node.tally.clone().keep_telling());
-    let saying = tokio::spawn(node.about.clone().keep_saying(node.db.clone()));
-    tokio::spawn(waiting::keep_sampling(
-        node.db.clone(),
-        node.directory.clone(),
-    ));
-    let retention = node.config.retention;
-    tokio::spawn(retention.keep_sweeping(node.db.clone(), node.directory.clone()));
-    let tasks = Tasks::default();
-    let dispatching = tokio::spawn(node.dispatcher.clone().run(tasks, grace));
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let stopping = node.clone();
-    let stopped = async move {
-        tokio::select! { _ = terminate.recv() => {}, _ = interrupt.recv() => {} }
-        tracing::info!("stopping; running scripts get up to {grace:?}");
-        stopping.dispatcher.stop();
-    };
+    let mut dispatching = tokio::spawn(node.dispatcher.clone().run(node.tasks.clone(), grace));
+    let mut signals = Signals::new()?;
     println!("listening on http://{address}");
-    let serving = tokio::spawn(crate::http::serve(listener, node.clone(), stopped));
-    dispatching.await?;
-    saying.abort();
-    node.about.leave(&node.db).await;
-    // Idle connections need not keep us.
-    let served = tokio::time::timeout(Duration::from_secs(1), serving).await;
-    if let Ok(served) = served {
-        served?;
+    let mut serving = tokio::spawn(crate::http::serve(listener, node.clone()));
+    tokio::select! {
+        () = signals.next() => {}
+        ended = &mut dispatching => {
+            ended?;
+            bail!("the dispatcher ended by itself");
+        }
+        ended = &mut serving => {
+            ended?;
+            bail!("the server ended by itself");
+        }
+    }
+    stop(&node, signals, saying, dispatching, serving).await
+}
+
+/// Take a node through the [stages](Stage) of its end. No step after the grace waits without a
+/// bound: the database may be away, and what is not given back is taken over by others once its
+/// leases have ended.
+async fn stop(
+    node: &Node,
+    mut signals: Signals,
+    saying: Task,
+    dispatching: JoinHandle<()>,
+    serving: JoinHandle<()>,
+) -> anyhow::Result<()> {
+    let drain = Duration::from_millis(node.config.shutdown_drain_ms);
+    let grace = Duration::from_millis(node.config.shutdown_grace_ms);
+    tracing::info!("stopping; running scripts get up to {grace:?}");
+    end_after(drain + grace + END_AFTER_GRACE);
+    tokio::spawn(async move {
+        signals.next().await;
+        tracing::warn!("told to stop once more; ending at once");
+        std::process::exit(1);
+    });
+    node.stopping.enter(Stage::Leaving);
+    tokio::time::sleep(drain).await;
+    node.stopping.enter(Stage::Refusing);
+    node.dispatcher.stop();
+    let grace_ends_at = Instant::now() + grace;
+    let working = async {
+        let dispatched = dispatching.await;
+        node.stopping.enter(Stage::Closed);
+        // What it wrote after the node has left would bring the node back.
+        saying.end();
+        saying.ended().await;
+        node.about.leave(&node.db).await;
+        dispatched
+    };
+    let ending = async { tokio::join!(working, serving) };
+    let too_late = async {
+        tokio::time::sleep_until(grace_ends_at).await;
+        node.stopping.enter(Stage::Over);
+        tokio::time::sleep(LEAVING_MAX).await;
+    };
+    tokio::select! {
+        (dispatched, served) = ending => {
+            dispatched?;
+            served?;
+        }
+        () = too_late => {
+            tracing::warn!("what was to be done before the end took too long; it is left undone");
+        }
     }
     Ok(())
+}
+
+/// End the process after a while, whatever keeps it: on a thread of its own, so that this needs
+/// nothing that may hang.
+fn end_after(longest: Duration) {
+    let waiting = move || {
+        std::thread::sleep(longest);
+        tracing::error!("the process did not end in time; ending it");
+        std::process::exit(1);
+    };
+    let thread = std::thread::Builder::new().name("end".to_owned());
+    if let Err(error) = thread.spawn(waiting) {
+        tracing::warn!(%error, "no thread watches over the end");
+    }
 }

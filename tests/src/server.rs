@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -433,6 +433,13 @@ impl Server {
                 .expect("kill");
             assert!(child.wait().expect("it ends").success(), "{}", self.log());
         }
+    }
+
+    /// Wait for the end of the process, which was told to end or has a reason to. Says how it ended.
+    pub fn wait_for_end(&mut self) -> ExitStatus {
+        let mut child = self.child.take().expect("it runs");
+        let ended = wait_for("the process to end", || child.try_wait().expect("a child"));
+        ended
     }
 
     /// A request with everything given.

@@ -52,6 +52,8 @@ pub struct Config {
     pub streams: StreamLimits,
     /// How long a lease lasts without a heartbeat.
     pub lease_ms: u64,
+    /// How long a node that was told to stop serves on while it is not ready.
+    pub shutdown_drain_ms: u64,
     /// How long running scripts get to finish at shutdown.
     pub shutdown_grace_ms: u64,
     /// How deep events may cause events.
@@ -348,6 +350,7 @@ impl Values {
                 },
             },
             lease_ms: self.get("lease_ms", number(1_000..=600_000))?,
+            shutdown_drain_ms: self.get("shutdown_drain_ms", number(0..=3_600_000))?,
             shutdown_grace_ms: self.get("shutdown_grace_ms", number(0..=3_600_000))?,
             trigger_depth_max: self.get("max_trigger_depth", number(1..=64))? as u32,
             retry: RetryPolicy {

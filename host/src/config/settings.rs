@@ -156,6 +156,11 @@ pub const SETTINGS: &[Setting] = &[
         "How long a dead node's deliveries wait for another node",
     ),
     setting(
+        "shutdown_drain_ms",
+        "500",
+        "How long a stopping node, not ready any more, serves on before it refuses calls",
+    ),
+    setting(
         "shutdown_grace_ms",
         "10000",
         "How long running scripts may take at shutdown",

@@ -5,13 +5,19 @@
 //! no reason that a node does not start. Whoever changes one of them raises the
 //! version in the same transaction ([`raise_version`]) and asks for a [`Directory::refresh`] after
 //! it; other nodes notice within a second.
+//!
+//! The picture has an age: the time since it was last known to be true. While the database cannot
+//! be read it only grows. Then public routes go on being served as they were known, but beyond
+//! [`AGE_MAX`] nothing is decided by it that takes authority, which may have been taken away
+//! meanwhile.
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::apps::{self, App, AppId, HostPattern};
@@ -27,17 +33,44 @@ mod sql;
 
 /// How long a change made on another node may go unnoticed.
 const POLL: Duration = Duration::from_secs(1);
+/// How old the picture may be where it decides who may do what.
+pub const AGE_MAX: Duration = Duration::from_secs(10);
+/// How long one look at the database may take, loading included: so short that after a database
+/// that hung another one ends before [`AGE_MAX`] has passed again.
+const LOOK_MAX: Duration = Duration::from_secs(8);
+/// How long whoever asks for a refresh waits for it.
+const REFRESH_MAX: Duration = Duration::from_secs(5);
 
 /// The picture, and how it is kept true.
 pub struct Directory {
     db: Db,
     picture: ArcSwap<Picture>,
-    /// When the next picture may be loaded. One refresh at a time holds it, so that an older
-    /// picture never replaces a newer one.
-    next_load: tokio::sync::Mutex<Instant>,
+    began: Instant,
+    /// When the picture was last known to be true, in microseconds after `began`.
+    known_us: AtomicU64,
+    /// Whether the picture is too old for what takes authority.
+    is_stale: watch::Sender<bool>,
+    /// How many refreshes were asked for.
+    asked: AtomicU64,
+    /// Wakes whoever keeps it fresh.
+    wake: Notify,
+    /// How many of those refreshes are done.
+    refreshed: watch::Sender<u64>,
     /// Counts the pictures.
     changes: watch::Sender<u64>,
 }
+
+/// The picture is older than [`AGE_MAX`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the directory is {} s old: the database cannot be read", age.as_secs())]
+pub struct Stale {
+    age: Duration,
+}
+
+/// What was changed could not be read back in time. It is read as soon as the database answers.
+#[derive(Debug, thiserror::Error)]
+#[error("the directory could not be read within {} s", REFRESH_MAX.as_secs())]
+pub struct Unread;
 
 /// All of them at one version.
 #[derive(Default)]
@@ -262,17 +295,23 @@ pub async fn unreadable(conn: &mut Conn) -> Result<Vec<StoreError>, StoreError> 
 }
 
 impl Directory {
-    /// Load the picture.
+    /// Load the picture. It is kept true once somebody [keeps it fresh](Self::keep_fresh).
     ///
     /// # Errors
     /// When the database fails.
     pub async fn open(db: Db) -> Result<Arc<Self>, StoreError> {
+        let began = Instant::now();
         let picture = Picture::load(&mut db.read().await?).await?;
         picture.tell_unreadable(&Picture::default());
         Ok(Arc::new(Self {
             db,
             picture: ArcSwap::from_pointee(picture),
-            next_load: tokio::sync::Mutex::new(Instant::now()),
+            began,
+            known_us: AtomicU64::new(0),
+            is_stale: watch::Sender::new(false),
+            asked: AtomicU64::new(0),
+            wake: Notify::new(),
+            refreshed: watch::Sender::new(0),
             changes: watch::Sender::new(0),
         }))
     }
@@ -287,14 +326,80 @@ impl Directory {
         self.picture.load_full()
     }
 
-    /// Look whether the version rose, and load the picture if so. Loading takes at most half of
-    /// the time: where many change things at once, one picture then shows what all of them did.
+    /// For how long the picture is not known to be true.
+    pub fn age(&self) -> Duration {
+        let known = Duration::from_micros(self.known_us.load(Ordering::Acquire));
+        self.began.elapsed().saturating_sub(known)
+    }
+
+    /// Refuse to decide by the picture who may do what, where it is too old for that.
     ///
     /// # Errors
-    /// When the database fails; the picture stays as it was.
-    pub async fn refresh(&self) -> Result<(), StoreError> {
-        let mut next_load = self.next_load.lock().await;
-        if sql::version(&mut self.db.read().await?).await? == self.picture.load().version {
+    /// [`Stale`], which says how old it is.
+    pub fn check_age(&self) -> Result<(), Stale> {
+        let age = self.age();
+        match age > AGE_MAX {
+            true => Err(Stale { age }),
+            false => Ok(()),
+        }
+    }
+
+    /// Comes back once the picture is too old for what takes authority.
+    pub fn stale(&self) -> impl Future<Output = ()> + Send + use<> {
+        let mut is_stale = self.is_stale.subscribe();
+        async move {
+            // The sender goes only with the process.
+            let _ = is_stale.wait_for(|is_stale| *is_stale).await;
+        }
+    }
+
+    /// Wait until the picture shows what is committed now, or a while.
+    ///
+    /// # Errors
+    /// [`Unread`] when that takes too long. The picture may still be as it was.
+    pub async fn refresh(&self) -> Result<(), Unread> {
+        let number = self.asked.fetch_add(1, Ordering::AcqRel) + 1;
+        self.wake.notify_one();
+        let mut refreshed = self.refreshed.subscribe();
+        let refreshed = refreshed.wait_for(|refreshed| *refreshed >= number);
+        match tokio::time::timeout(REFRESH_MAX, refreshed).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Unread),
+        }
+    }
+
+    /// Look again and again whether the version rose, and at once where a refresh is asked for,
+    /// for ever. Nobody else loads pictures, so that an older one never replaces a newer one and
+    /// that a read which hangs holds up nobody but this.
+    ///
+    /// Loading takes at most half of the time: where many change things at once, one picture then
+    /// shows what all of them did.
+    pub async fn keep_fresh(self: Arc<Self>) {
+        let mut next_load = Instant::now();
+        loop {
+            // What is asked for from now on may be about what this look does not see.
+            let asked = self.asked.load(Ordering::Acquire);
+            let looked = tokio::time::timeout(LOOK_MAX, self.look(&mut next_load)).await;
+            match looked {
+                Ok(Ok(())) => {
+                    self.refreshed.send_replace(asked);
+                }
+                Ok(Err(error)) => tracing::warn!(%error, "the directory cannot be read"),
+                Err(_) => tracing::warn!("the directory cannot be read: nothing answers"),
+            }
+            // Where it failed, whoever asked still waits: they wake it no more.
+            let _ = tokio::time::timeout(POLL, self.wake.notified()).await;
+        }
+    }
+
+    /// Look whether the version rose, and load the picture if so.
+    async fn look(&self, next_load: &mut Instant) -> Result<(), StoreError> {
+        let looked = Instant::now();
+        let mut conn = self.db.read().await?;
+        let version = sql::version(&mut conn).await?;
+        drop(conn);
+        if version == self.picture.load().version {
+            self.known(looked);
             return Ok(());
         }
         tokio::time::sleep_until(*next_load).await;
@@ -302,18 +407,42 @@ impl Directory {
         let picture = Picture::load(&mut self.db.read().await?).await?;
         picture.tell_unreadable(&self.picture.load());
         self.picture.store(Arc::new(picture));
+        // After the picture: whoever sees the age sees a picture that is no older.
+        self.known(began);
         self.changes.send_modify(|count| *count += 1);
         *next_load = Instant::now() + began.elapsed();
         Ok(())
     }
 
-    /// Notice what other nodes change, for ever.
-    pub async fn keep_fresh(self: Arc<Self>) {
+    /// The picture was true at this instant.
+    fn known(&self, at: Instant) {
+        let us = at.saturating_duration_since(self.began).as_micros();
+        let us = u64::try_from(us).unwrap_or(u64::MAX);
+        self.known_us.fetch_max(us, Ordering::AcqRel);
+    }
+
+    /// Tell how old the picture is, and of its being too old as soon as it is, for ever.
+    pub async fn keep_telling_its_age(self: Arc<Self>) {
         loop {
-            tokio::time::sleep(POLL).await;
-            if let Err(error) = self.refresh().await {
-                tracing::warn!(%error, "changes by other nodes cannot be read");
+            let age = self.age();
+            metrics::gauge!("picloud_directory_age_seconds").set(age.as_secs_f64());
+            let stale = self.check_age();
+            let changed = self.is_stale.send_if_modified(|is_stale| {
+                std::mem::replace(is_stale, stale.is_err()) != stale.is_err()
+            });
+            match stale {
+                Err(stale) if changed => {
+                    tracing::error!(problem = %stale, "what takes authority is refused");
+                }
+                Ok(()) if changed => tracing::info!("the directory is fresh again"),
+                _ => {}
             }
+            let left = (AGE_MAX + Duration::from_millis(1)).saturating_sub(age);
+            let pause = match left.is_zero() {
+                true => POLL,
+                false => left.min(POLL),
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 }

@@ -7,6 +7,7 @@ pub mod api;
 mod database;
 mod machine;
 mod reach;
+mod running;
 pub mod sql;
 
 use std::path::Path;
@@ -118,6 +119,8 @@ pub async fn of_server(node: &Node, arrival: Arrival) -> Report {
     findings.extend(machine::check(config));
     let longest = Duration::from_millis(config.ceiling.timeout_ms);
     findings.push(leases(node.outbox.oldest_lease(), longest));
+    findings.push(running::directory(node.directory.age()));
+    findings.push(running::tasks(&node.tasks.problems()));
     let conn = node.db.read().await;
     findings.extend(database::check(config, conn, Depth::Asked).await);
     findings.into()

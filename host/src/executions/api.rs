@@ -25,7 +25,7 @@ use crate::http::extract::{
     Limit, PageQuery, Path, Query, SignedIn, app_named, instant, page_cursor,
 };
 use crate::http::problem::{Problem, ProblemType};
-use crate::http::stream::{self, EventStream};
+use crate::http::stream::{self, EventStream, Lasts};
 use crate::identity::Caller;
 use crate::identity::capability::Capability;
 use crate::journal::{Cap, Place};
@@ -238,7 +238,7 @@ async fn events(
         .caps
         .enter(vec![(user, node.config.streams.per_user)])?;
     let watcher = Watcher {
-        node,
+        node: node.clone(),
         caller,
         id,
         seen,
@@ -251,7 +251,7 @@ async fn events(
         let event = watcher.next().await?;
         Some((Ok(event), watcher))
     });
-    Ok(stream::response(events))
+    stream::response(&node, Lasts::WhileFresh, events)
 }
 
 /// Somebody who watches an execution.

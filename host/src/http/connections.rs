@@ -28,6 +28,7 @@ use tokio_io_timeout::TimeoutWriter;
 
 use crate::config::Config;
 use crate::identity::guesses::subscriber;
+use crate::stopping::{Stage, Stopping};
 
 /// What is kept of a request's head until it is whole; hyper answers 431 beyond.
 const HEAD_BUFFER_BYTES: usize = 128 * 1024;
@@ -116,17 +117,17 @@ impl Drop for Place {
 /// room for it while nothing is asked, or while a stream is written.
 pub type Responder = Arc<dyn Fn(SocketAddr, Request) -> BoxFuture<'static, Response> + Send + Sync>;
 
-/// Serve until `stopped`, and then until what is being answered is.
+/// Serve until the node is [closed](Stage::Closed), and then until what is being answered is.
 pub async fn serve(
     listener: TcpListener,
     responder: Responder,
     config: &Config,
-    stopped: impl Future<Output = ()>,
+    stopping: &Stopping,
 ) {
     let places = Places::new(config);
     let patience = Duration::from_millis(config.client_timeout_ms);
     let graceful = GracefulShutdown::new();
-    let mut stopped = pin!(stopped);
+    let mut stopped = pin!(stopping.reached(Stage::Closed));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -146,9 +147,11 @@ pub async fn serve(
             continue;
         };
         let (responder, watcher) = (responder.clone(), graceful.watcher());
+        let closed = stopping.reached(Stage::Closed);
         tokio::spawn(async move {
+            let conversing = converse(stream, peer, responder, patience, watcher, closed);
             // How a connection ends is its client's affair.
-            if let Err(error) = converse(stream, peer, responder, patience, watcher).await {
+            if let Err(error) = conversing.await {
                 tracing::trace!(%error, %peer, "a connection ended");
             }
             drop(place);
@@ -166,6 +169,7 @@ async fn converse(
     responder: Responder,
     patience: Duration,
     watcher: Watcher,
+    closed: impl Future<Output = ()>,
 ) -> Result<(), ConnectionError> {
     // Whoever reads next to nothing of a stream leaves little behind that is not delivered: the
     // kernel takes all of it, and no write of ours ever waits. So the kernel must count, too.
@@ -173,7 +177,11 @@ async fn converse(
     // A small event goes out at once, also while one before it is not acknowledged.
     stream.set_nodelay(true)?;
     // hyper waits for as long as it takes to know which protocol is spoken.
-    let is_http2 = tokio::time::timeout(patience, begins_http2(&stream)).await??;
+    let is_http2 = tokio::select! {
+        begun = tokio::time::timeout(patience, begins_http2(&stream)) => begun??,
+        // A browser that keeps a connection ready has nothing to wait for.
+        () = closed => return Ok(()),
+    };
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(patience));
     let service = service_fn(move |request: http::Request<_>| {

@@ -304,7 +304,10 @@ async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Granted, Re
         let (caller, app_id) = (None, None);
         return Ok(Granted { caller, app_id });
     }
+    // Before the database is asked, which may be away, and after: that may have taken long.
+    node.directory.check_age().map_err(Problem::from)?;
     let caller = caller(node, parts).await?;
+    node.directory.check_age().map_err(Problem::from)?;
     let refused_in = |app_id, problem| Refused {
         caller: Some(caller.clone()),
         app_id,

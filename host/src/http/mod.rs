@@ -38,6 +38,7 @@ use tower::ServiceExt;
 
 use crate::node::Node;
 use crate::routes::pattern;
+use crate::stopping::Stage;
 use crate::{
     apps, audit, backup, dead_letters, doctor, executions, identity, instance, journal, kv, oidc,
     overview, portable, pubsub, retention, routes, scripts, secrets, triggers,
@@ -95,12 +96,13 @@ fn own(node: Arc<Node>) -> Router {
         .with_state(node)
 }
 
-/// Serve every path of the instance until `stopped`, and then until what is being answered is.
-pub async fn serve(listener: TcpListener, node: Arc<Node>, stopped: impl Future<Output = ()>) {
+/// Serve every path of the instance until the node is [closed](Stage::Closed), and then until what
+/// is being answered is.
+pub async fn serve(listener: TcpListener, node: Arc<Node>) {
     let (own, served) = (own(node.clone()), node.clone());
     let responder: Responder =
         Arc::new(move |peer, request| answer(own.clone(), served.clone(), peer, request).boxed());
-    connections::serve(listener, responder, &node.config, stopped).await;
+    connections::serve(listener, responder, &node.config, &node.stopping).await;
 }
 
 /// The API and the dashboard are on the instance's own host, where it has one.
@@ -216,12 +218,18 @@ fn check_head(request: &Request) -> Result<(), Problem> {
 /// at. Calls of the apps' routes do not go through axum's router, which could only tell that they
 /// are none of its own: an idle one starts some 50 µs earlier so.
 async fn answer(own: Router, node: Arc<Node>, peer: SocketAddr, request: Request) -> Response {
-    let method = request.method().clone();
+    let (method, version) = (request.method().clone(), request.version());
     let fitting = |answer: Response| fitting(&method, answer);
     trace::follow(request, async |mut request| {
         if let Err(problem) = check_head(&request) {
             return fitting(problem.into_response());
         }
+        let path = request.uri().path();
+        if node.stopping.stage() >= Stage::Refusing && !system::is_always_answered(path) {
+            return fitting(Problem::stopping("The node is stopping; try again").into_response());
+        }
+        let over = node.stopping.reached(Stage::Over);
+        let stopping = node.clone();
         let answered = async {
             if pattern::is_reserved(request.uri().path()) {
                 request.extensions_mut().insert(ConnectInfo(peer));
@@ -231,8 +239,16 @@ async fn answer(own: Router, node: Arc<Node>, peer: SocketAddr, request: Request
                 fitting(user_routes::answer(State(node), request).await)
             }
         };
-        match AssertUnwindSafe(answered).catch_unwind().await {
-            Ok(response) => response,
+        let answered = tokio::select! {
+            biased;
+            answered = AssertUnwindSafe(answered).catch_unwind() => answered,
+            () = over => {
+                let detail = "The node stops, and this had not ended in time; it may still end";
+                Ok(fitting(Problem::stopping(detail).into_response()))
+            }
+        };
+        match answered {
+            Ok(response) => leaving(&stopping, version, response),
             Err(panic) => {
                 let said = panic.downcast_ref::<&str>().copied().map(str::to_owned);
                 let said = said.or_else(|| panic.downcast_ref::<String>().cloned());
@@ -242,6 +258,16 @@ async fn answer(own: Router, node: Arc<Node>, peer: SocketAddr, request: Request
         }
     })
     .await
+}
+
+/// An answer of a node that is to stop asks for its connection to be closed: what comes next on it
+/// may find nobody. HTTP/2 says so once for all.
+fn leaving(node: &Node, version: Version, mut response: Response) -> Response {
+    if version < Version::HTTP_2 && node.stopping.stage() >= Stage::Leaving {
+        let close = HeaderValue::from_static("close");
+        response.headers_mut().insert(header::CONNECTION, close);
+    }
+    response
 }
 
 /// An answer as its method wants it (RFC 9110, 9.3.2 and 9.3.6): to HEAD the length alone, to

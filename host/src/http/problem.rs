@@ -11,6 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::apps::AppError;
 use crate::dead_letters::DeadLetterError;
+use crate::directory::Stale;
 use crate::dispatch::dispatcher::GateFull;
 use crate::identity::IdentityError;
 use crate::kv::KvError;
@@ -143,6 +144,11 @@ impl Problem {
         Self::new(ProblemType::Unavailable, detail).with_header(header::RETRY_AFTER, "1")
     }
 
+    /// The node stops (503); it closes the connection.
+    pub fn stopping(detail: impl Into<String>) -> Self {
+        Self::unavailable(detail).with_header(header::CONNECTION, "close")
+    }
+
     /// Our own fault (500). The cause is logged under an id that the caller is told.
     pub fn internal(cause: impl std::fmt::Display) -> Self {
         let id = uuid::Uuid::now_v7();
@@ -219,6 +225,13 @@ impl From<StoreError> for Problem {
             return Self::unavailable("The database cannot be reached now; try again");
         }
         Self::internal(error)
+    }
+}
+
+impl From<Stale> for Problem {
+    fn from(stale: Stale) -> Self {
+        let detail = format!("This node cannot tell what you may do: {stale}; try again");
+        Self::unavailable(detail)
     }
 }
 
@@ -378,6 +391,7 @@ impl From<PubSubError> for Problem {
             PubSubError::TokenSubject => Self::invalid_field("subject", detail),
             PubSubError::NoMasterKey => Self::new(ProblemType::NoMasterKey, detail),
             PubSubError::NotOpen(_) => Self::not_found(detail),
+            PubSubError::Unread(_) => Self::unavailable(detail),
             PubSubError::Store(error) => error.into(),
         }
     }

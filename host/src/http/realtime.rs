@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::cors::{self, Credentials};
 use super::problem::Problem;
-use super::stream::{self, Credential, RENEW_EVERY, query_values};
+use super::stream::{self, Credential, Lasts, RENEW_EVERY, query_values};
 use super::{address, endpoints};
 use crate::apps::AppId;
 use crate::cors::{LetIn, MAX_AGE_S, lets_in};
@@ -143,6 +143,7 @@ async fn subscriber(node: &Node, parts: &Parts, asked: &Asked) -> Result<Subscri
     if !takes_token && !takes_session {
         return Ok(Subscriber::Anybody);
     }
+    node.directory.check_age()?;
     let bearer = endpoints::bearer(parts).map(str::to_owned);
     let bearer = bearer.or_else(|| query_values(parts, "token").pop());
     let token = bearer.filter(|token| token.starts_with(tokens::PREFIX));
@@ -169,6 +170,10 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     let limits = node.config.streams;
     let client = address::of(parts, &node.config.trusted_proxies);
     let mut payer = Cap::Address(client);
+    let lasts = match &subscriber {
+        Subscriber::Anybody => Lasts::AnyAge,
+        Subscriber::Holder(_) | Subscriber::User(_) => Lasts::WhileFresh,
+    };
     let mut caps = vec![
         (payer.clone(), limits.per_address),
         (Cap::App(asked.app_id), limits.per_app),
@@ -207,7 +212,7 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     let channels = watch.topics.clone();
     let subscription =
         stream::subscribe(node, channels, &begin, until, Box::new(watch), payer).await?;
-    Ok(stream::answer(subscription, place, ready).into_response())
+    Ok(stream::answer(node, lasts, subscription, place, ready)?.into_response())
 }
 
 /// Whether a stream of topics may go on.

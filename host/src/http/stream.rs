@@ -7,7 +7,8 @@ use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, header};
 use axum::response::sse::{Event, KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
-use futures_util::{Stream, stream};
+use futures_util::future::Either;
+use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value, json};
 
 use super::endpoints;
@@ -17,6 +18,7 @@ use crate::journal::{
     Begin, Cap, Channel, Cursors, Place, Subscription, Told, TooMany, TooManyReplays, Until, Watch,
 };
 use crate::node::Node;
+use crate::stopping::Stage;
 
 /// How long a stream may be silent: shorter than what proxies wait for (nginx: 60 s).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -113,13 +115,28 @@ pub(crate) async fn subscribe(
     Ok(subscription)
 }
 
+/// For how long a stream goes on, at most. A client whose stream ends comes back with its id, to
+/// this node or to another.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lasts {
+    /// Until the node stops.
+    AnyAge,
+    /// And only while the node knows well enough who may hear it.
+    WhileFresh,
+}
+
 /// A stream as it is answered; it holds its place until it ends. `ready` is what its first event
 /// says.
+///
+/// # Errors
+/// As [`response`].
 pub(crate) fn answer(
+    node: &Node,
+    lasts: Lasts,
     subscription: Subscription,
     place: Place,
     ready: Map<String, Value>,
-) -> EventStream {
+) -> Result<EventStream, Problem> {
     // Boxed: the closure's future has room for it twice.
     let state = (Box::new(subscription), place, Some(ready));
     let events = stream::unfold(state, async |(mut subscription, place, mut ready)| {
@@ -127,13 +144,33 @@ pub(crate) fn answer(
         let event = event(told, &mut ready);
         Some((Ok::<_, Infallible>(event), (subscription, place, ready)))
     });
-    response(events)
+    response(node, lasts, events)
 }
 
 /// Events as they are answered.
+///
+/// # Errors
+/// 503 when the node is about to stop: the stream would end at once, and its client come back.
 pub(crate) fn response(
+    node: &Node,
+    lasts: Lasts,
     events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
-) -> EventStream {
+) -> Result<EventStream, Problem> {
+    if node.stopping.stage() >= Stage::Leaving {
+        return Err(Problem::stopping("The node is stopping; try again"));
+    }
+    let stopping = node.stopping.reached(Stage::Leaving);
+    // Boxed where there are two: streams of topics that everybody may hear should stay small.
+    let over = match lasts {
+        Lasts::AnyAge => Either::Left(stopping),
+        Lasts::WhileFresh => {
+            let stale = node.directory.stale();
+            Either::Right(Box::pin(async move {
+                tokio::select! { () = stopping => {}, () = stale => {} }
+            }))
+        }
+    };
+    let events = events.take_until(over);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
@@ -142,7 +179,7 @@ pub(crate) fn response(
         HeaderName::from_static("x-accel-buffering"),
         HeaderValue::from_static("no"),
     );
-    EventStream(response)
+    Ok(EventStream(response))
 }
 
 /// A stream of Server-Sent Events.
@@ -216,5 +253,5 @@ pub(crate) async fn of_user(
         .enter(vec![(user.clone(), node.config.streams.per_user)])?;
     let until = Until::Renewed(RENEW_EVERY);
     let subscription = subscribe(node, vec![channel], &begin, until, watch, user).await?;
-    Ok(answer(subscription, place, Map::new()))
+    answer(node, Lasts::WhileFresh, subscription, place, Map::new())
 }

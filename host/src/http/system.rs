@@ -13,12 +13,20 @@ use crate::node::Node;
 use crate::sandbox::SDK_VERSION;
 use crate::store::SCHEMA_VERSION;
 
+/// Whether a path is answered for as long as the process lives, also while it stops.
+pub(super) fn is_always_answered(path: &str) -> bool {
+    PATHS.contains(&path)
+}
+
+const PATHS: [&str; 4] = ["/healthz", "/readyz", "/version", "/metrics"];
+
 pub(super) fn router() -> Router<Arc<Node>> {
+    let [is_alive, is_ready, versions, counted] = PATHS;
     Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/version", get(version))
-        .route("/metrics", get(metrics))
+        .route(is_alive, get(healthz))
+        .route(is_ready, get(readyz))
+        .route(versions, get(version))
+        .route(counted, get(metrics))
 }
 
 /// The process lives: nothing else is asked.

@@ -24,6 +24,7 @@ use crate::node::Node;
 use crate::routes::DispatchMode;
 use crate::routes::table::{Match, NoMatch};
 use crate::sandbox::{self, Outcome};
+use crate::stopping::Stage;
 use crate::telemetry::trace::Span;
 
 /// Says that an answer is an earlier call's, with the same `Idempotency-Key`.
@@ -144,6 +145,11 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
     let method = request.method().as_str().to_owned();
     let headers = header_pairs(request.headers());
     let body = body_of(node, request).await?;
+    // The body may have taken long to come. What enters the outbox after the dispatcher has given
+    // back what it holds would wait for the end of its lease.
+    if node.stopping.stage() >= Stage::Refusing {
+        return Err(Problem::stopping("The node is stopping; try again"));
+    }
     let request = sandbox::Request {
         method,
         path,

@@ -49,6 +49,8 @@ struct Instance {
     nodes: Vec<NodeView>,
     queue: Queue,
     disk: Disk,
+    /// For how long the node that answers has not read who may do what, and which routes there are.
+    directory_age_ms: u64,
 }
 
 async fn show(State(node): State<Arc<Node>>) -> Result<Json<Instance>, Problem> {
@@ -77,5 +79,6 @@ async fn show(State(node): State<Arc<Node>>) -> Result<Json<Instance>, Problem> 
             cache_bytes,
             free_bytes,
         },
+        directory_age_ms: u64::try_from(node.directory.age().as_millis()).unwrap_or(u64::MAX),
     }))
 }

@@ -21,11 +21,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 use serde_json::Value;
+use tokio::sync::mpsc::UnboundedReceiver;
 use uuid::Uuid;
 
 use crate::apps::AppId;
 use crate::directory::Picture;
-use crate::store::{Db, Engine};
+use crate::store::{Announcement, Db, Engine};
+use crate::tasks::Tasks;
 pub use caps::{Cap, Caps, Place, Replay, ReplayLimits, Replays, TooMany, TooManyReplays};
 pub use cursors::{Begin, Cursors};
 use fanout::Fanout;
@@ -169,6 +171,8 @@ pub struct Journal {
     db: Db,
     fanout: Fanout,
     outgoing: Option<Outgoing>,
+    /// What transactions of this process announce; held by whoever follows them.
+    announced: tokio::sync::Mutex<Option<UnboundedReceiver<Vec<Announcement>>>>,
     /// How many streams hear the events of the instance, here.
     watching: AtomicUsize,
 }
@@ -177,10 +181,12 @@ impl Journal {
     /// The journal, which hears of what is written once it [follows](Self::follow).
     pub fn new(db: Db) -> Arc<Self> {
         let outgoing = (db.engine() == Engine::Postgres).then(Outgoing::default);
+        let announced = tokio::sync::Mutex::new(db.announcements());
         Arc::new(Self {
             db,
             fanout: Fanout::default(),
             outgoing,
+            announced,
             watching: AtomicUsize::new(0),
         })
     }
@@ -199,16 +205,30 @@ impl Journal {
         self.fanout.send(channel, &[Arc::new(entry)]);
     }
 
-    /// Follow what is written, here and on other nodes, for ever.
-    pub async fn follow(self: Arc<Self>) {
-        let Some(mut announced) = self.db.announcements() else {
-            return;
-        };
+    /// Follow what is written, here and on other nodes, for as long as `tasks` run.
+    pub fn follow(self: &Arc<Self>, tasks: &Tasks) {
+        let journal = || self.clone();
+        let here = journal();
+        tasks.spawn("journal.follow", move || here.clone().follow_this_node());
         if self.outgoing.is_some() {
-            tokio::spawn(self.clone().tell_other_nodes());
-            tokio::spawn(self.clone().hear_other_nodes());
-            tokio::spawn(self.clone().look_by_itself());
+            let [telling, hearing, looking] = [journal(), journal(), journal()];
+            tasks.spawn("journal.tell_nodes", move || {
+                telling.clone().tell_other_nodes()
+            });
+            tasks.spawn("journal.hear_nodes", move || {
+                hearing.clone().hear_other_nodes()
+            });
+            tasks.spawn("journal.look", move || looking.clone().look_by_itself());
         }
+    }
+
+    /// Follow what this node writes, for ever.
+    async fn follow_this_node(self: Arc<Self>) {
+        let mut announced = self.announced.lock().await;
+        let Some(announced) = announced.as_mut() else {
+            // Another journal on the same handle follows it.
+            return std::future::pending().await;
+        };
         while let Some(announcements) = announced.recv().await {
             for announcement in announcements {
                 if let Ok(appended) = announcement.downcast::<Appended>() {

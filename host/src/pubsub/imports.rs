@@ -81,8 +81,8 @@ fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
         | PubSubError::TokenSubject
         | PubSubError::NoMasterKey
         | PubSubError::NotOpen(_) => wit::Error::InvalidTokenRequest(text),
-        PubSubError::Store(error) => {
-            tracing::warn!(%error, "a guest's call about topics failed");
+        PubSubError::Unread(_) | PubSubError::Store(_) => {
+            tracing::warn!(error = %text, "a guest's call about topics failed");
             wit::Error::Unavailable
         }
     })

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::apps::AppId;
-use crate::directory::Directory;
+use crate::directory::{Directory, Unread};
 use crate::journal::{Channel, Journal, NewEntry};
 use crate::secrets::master_key::MasterKeys;
 use crate::store::{Db, StoreError};
@@ -67,6 +67,9 @@ pub enum PubSubError {
     /// The topic is not open.
     #[error("the topic `{0}` is not open to subscribers")]
     NotOpen(String),
+    /// It is done, and this node does not know it yet.
+    #[error("it is done, but {0}")]
+    Unread(#[from] Unread),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

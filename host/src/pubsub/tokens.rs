@@ -16,7 +16,6 @@ use super::{PubSub, PubSubError, sql};
 use crate::apps::AppId;
 use crate::directory::{self, Picture};
 use crate::secrets::master_key::{MasterKeys, Sealed};
-use crate::store::StoreError;
 use crate::triggers::Glob;
 
 /// The most topics of a token.
@@ -256,8 +255,7 @@ impl PubSub {
             })
         });
         let rotated = rotated.await?;
-        let refreshed: Result<(), StoreError> = self.directory.refresh().await;
-        refreshed?;
+        self.directory.refresh().await?;
         Ok(rotated)
     }
 }

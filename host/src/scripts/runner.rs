@@ -380,6 +380,8 @@ enum Missing {
     Script,
     Trigger,
     Principal,
+    /// It may be there: the directory cannot be read.
+    Unread,
 }
 
 impl Missing {
@@ -406,6 +408,11 @@ impl Missing {
                 "the user who registered the trigger was removed or disabled",
                 Answer::PlatformFault,
             ),
+            Self::Unread => (
+                OutcomeKind::PlatformFault,
+                "this node does not know of it, and the directory cannot be read",
+                Answer::PlatformFault,
+            ),
         };
         let (error, now) = (ExecutionError::new(what), micros(Utc::now()));
         Attempted {
@@ -425,9 +432,11 @@ impl Executor for Runner {
             };
             let mut picture = self.directory.picture();
             if Self::found(&picture, &delivery).is_err() {
-                // Another node may have made it a moment ago. If the database does not answer,
-                // what we know stands.
-                let _ = self.directory.refresh().await;
+                // Another node may have made it a moment ago. What is missing from an old picture
+                // is not known to be gone: then the delivery is tried again.
+                if self.directory.refresh().await.is_err() {
+                    return Missing::Unread.attempted(&delivery, execution_id);
+                }
                 picture = self.directory.picture();
             }
             let (app, script, who) = match Self::found(&picture, &delivery) {

@@ -15,6 +15,7 @@ use picloud::journal::{
 use picloud::pubsub::Topic;
 use picloud::pubsub::sql::Publication;
 use picloud::store::{Db, StoreError};
+use picloud::tasks::Tasks;
 use serde_json::Value;
 use tokio::sync::{Notify, watch};
 use uuid::Uuid;
@@ -58,7 +59,7 @@ struct Stream {
 
 fn following(db: &Db) -> Arc<Journal> {
     let journal = Journal::new(db.clone());
-    tokio::spawn(journal.clone().follow());
+    journal.follow(&Tasks::default());
     journal
 }
 

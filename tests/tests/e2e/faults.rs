@@ -113,14 +113,11 @@ fn a_stop_lets_scripts_finish(engine: Engine) {
     let answer = std::thread::scope(|scope| {
         let call = scope.spawn(|| server.get("/s").status);
         std::thread::sleep(Duration::from_millis(200));
-        std::process::Command::new("kill")
-            .args(["-TERM", &server.pid().to_string()])
-            .status()
-            .unwrap();
+        server.signal("TERM");
         call.join().unwrap()
     });
     assert_eq!(answer, 200);
-    server.stop();
+    assert!(server.wait_for_end().success(), "{}", server.log());
 }
 
 /// A limit on the size of files is as good as a full disk: writes to the log of SQLite fail.

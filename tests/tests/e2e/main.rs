@@ -29,6 +29,8 @@ mod sandbox;
 mod secrets;
 mod setup;
 mod spine;
+mod stale;
+mod stopping;
 mod traces;
 mod triggers;
 mod users;

@@ -123,7 +123,7 @@ types! {
     OidcUnreachable = "oidc_unreachable", SERVICE_UNAVAILABLE, "The sign-in failed",
         "The provider cannot be reached now.";
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available now",
-        "The database cannot be reached now.";
+        "The database cannot be reached now, the node has not been able to read for too long to tell what you may do, or it is stopping; `Retry-After` says when to try again.";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much at once",
         "As many executions run as may at once.";
     TimedOut = "timed_out", GATEWAY_TIMEOUT, "The script took too long",

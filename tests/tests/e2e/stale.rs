@@ -1,0 +1,169 @@
+//! A node that cannot read who may do what: it says so, decides nothing by it, and goes on serving
+//! what is everybody's.
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use picloud_tests::{Engine, EventStream, Options, Server, wait_for};
+use serde_json::json;
+
+/// What a node asks to see whether its directory is true.
+const LOOK: &[u8] = b"select version from directory_version";
+
+/// A way to the test Postgres on which, while it is bad, a connection that looks at the directory
+/// is swallowed: nothing passes any more and it stays open, as behind a router that lost it.
+struct Way {
+    port: u16,
+    is_bad: Arc<AtomicBool>,
+}
+
+impl Way {
+    fn start() -> Self {
+        let url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it");
+        let mut parts = url.split(['@', '/']);
+        let target = parts.find(|part| part.contains(':') && !part.ends_with(':'));
+        let target = target.expect("a host and a port").to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let is_bad = Arc::new(AtomicBool::new(false));
+        let bad = is_bad.clone();
+        std::thread::spawn(move || {
+            for inside in listener.incoming().map_while(Result::ok) {
+                let Ok(outside) = TcpStream::connect(&target) else {
+                    continue;
+                };
+                let back = (outside.try_clone().unwrap(), inside.try_clone().unwrap());
+                std::thread::spawn(move || carry(back.0, back.1, |_| false));
+                let bad = bad.clone();
+                std::thread::spawn(move || {
+                    let looks = |sent: &[u8]| sent.windows(LOOK.len()).any(|text| text == LOOK);
+                    carry(inside, outside, |sent| {
+                        bad.load(Ordering::Relaxed) && looks(sent)
+                    });
+                });
+            }
+        });
+        Self { port, is_bad }
+    }
+
+    /// Let looks at the directory be swallowed, or let them pass on connections that are made now.
+    fn set_bad(&self, is_bad: bool) {
+        self.is_bad.store(is_bad, Ordering::Relaxed);
+    }
+}
+
+/// Carry bytes until some are to be swallowed, and then nothing more.
+fn carry(mut from: TcpStream, mut to: TcpStream, swallows: impl Fn(&[u8]) -> bool) {
+    let mut piece = [0; 16 * 1024];
+    let mut is_swallowed = false;
+    while let Ok(length @ 1..) = from.read(&mut piece) {
+        is_swallowed = is_swallowed || swallows(&piece[..length]);
+        if !is_swallowed && to.write_all(&piece[..length]).is_err() {
+            break;
+        }
+    }
+    let _ = to.shutdown(std::net::Shutdown::Both);
+}
+
+#[test]
+fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
+    let way = Way::start();
+    let options = Options {
+        postgres_through: Some(way.port),
+        ..Options::default()
+    };
+    let stale = Server::start_with(Engine::Postgres, options);
+    // Its database's address is the other way; so is this node's, whose looks are swallowed, too.
+    let app = stale.app("a");
+    let script = app.script("s", "1");
+    app.route("s", "GET /s");
+    for (topic, auth_mode) in [("open", "public"), ("ours", "session")] {
+        let path = format!("/apps/a/topics/{topic}");
+        let opened = stale.api("PUT", &path, Some(json!({ "auth_mode": auth_mode })));
+        assert_eq!(opened.status, 200, "{}", opened.text());
+    }
+    let (reader, token) = stale.join(
+        "reader",
+        "member",
+        json!([{ "app": "a", "role": "viewer" }]),
+    );
+    let read = || stale.api_as(&token, "GET", "/apps/a/scripts", None);
+    assert_eq!(read().status, 200);
+    let bearer = format!("Bearer {}", stale.token);
+    let listen = |path: &str| {
+        let headers = [("authorization", bearer.as_str())];
+        EventStream::open(&stale.url, path, &headers).unwrap()
+    };
+    let [public, ours, events] = [
+        "/realtime?topic=open",
+        "/realtime?topic=ours",
+        "/api/v1/events",
+    ]
+    .map(listen);
+    for stream in [&public, &ours, &events] {
+        stream.expect("ready");
+    }
+
+    way.set_bad(true);
+    // Connections that have the statement prepared would send its name only.
+    stale.end_database_connections();
+    let began = Instant::now();
+    // What another node does.
+    stale.sql(&format!(
+        "delete from members where user_id = '{reader}';
+         update directory_version set version = version + 1"
+    ));
+    let problem = wait_for("the node to say how old its directory is", || {
+        let told = stale.get("/readyz");
+        let problems = told.json()["problems"].to_string();
+        (told.status == 503 && problems.contains("the directory is 1")).then_some(problems)
+    });
+    assert!(problem.contains("s old"), "{problem}");
+    let after = began.elapsed();
+    assert!(after < Duration::from_secs(14), "{after:?}");
+    for refused in [
+        read(),
+        stale.api("GET", "/apps", None),
+        stale.api(
+            "POST",
+            &format!("/scripts/{script}/execute"),
+            Some(json!({})),
+        ),
+        stale.call(
+            "GET",
+            "/realtime?topic=ours",
+            &[("authorization", &bearer)],
+            None,
+        ),
+    ] {
+        assert_eq!(refused.status, 503, "{}", refused.text());
+        assert_eq!(refused.problem(), "unavailable");
+        assert_eq!(refused.headers["retry-after"], "1");
+        assert!(
+            refused.text().contains("the directory is"),
+            "{}",
+            refused.text()
+        );
+    }
+    // Who may hear these is not known any more. They end without a word: there is an id to come
+    // back with.
+    assert_eq!((ours.next(), events.next()), (None, None));
+    // This is everybody's.
+    assert_eq!(stale.get("/s").status, 200);
+    assert_eq!(stale.get("/healthz").status, 200);
+    assert_eq!(listen("/realtime?topic=open").expect("ready").name, "ready");
+
+    way.set_bad(false);
+    let began = Instant::now();
+    wait_for("the node to be ready again", || {
+        (stale.get("/readyz").status == 200).then_some(())
+    });
+    let after = began.elapsed();
+    assert!(after < Duration::from_secs(10), "{after:?}");
+    assert_eq!(read().status, 404, "the role was taken away");
+    assert_eq!(stale.api("GET", "/apps", None).status, 200);
+    drop(public);
+}
