@@ -88,7 +88,7 @@ fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
     let (reader, token) = stale.join(
         "reader",
         "member",
-        json!([{ "app": "a", "role": "viewer" }]),
+        json!({ "a": "viewer" }),
     );
     let read = || stale.api_as(&token, "GET", "/apps/a/scripts", None);
     assert_eq!(read().status, 200);
