@@ -102,7 +102,7 @@ impl Ctx {
                 "event" => {
                     let text = known.event.as_ref()?;
                     // The host made it; a text that is no JSON would still tell something.
-                    let parse = || json::parse(text).unwrap_or_else(|_| text.into());
+                    let parse = || json::parse_told(text).unwrap_or_else(|_| text.into());
                     current.event.get_or_insert_with(parse).clone()
                 }
                 _ => return None,

@@ -77,7 +77,7 @@ mod real {
         match error {
             kv::Error::InvalidCollection(problem) => format!("the collection's name {problem}"),
             kv::Error::InvalidKey(problem) => format!("the key {problem}"),
-            kv::Error::InvalidValue(problem) => format!("the value is not JSON: {problem}"),
+            kv::Error::InvalidValue(problem) => format!("the value: {problem}"),
             kv::Error::InvalidCursor => {
                 "the cursor was not made by a list of this collection".to_owned()
             }
@@ -120,7 +120,7 @@ mod real {
             pubsub::Error::InvalidTopic(problem) | pubsub::Error::InvalidTokenRequest(problem) => {
                 problem
             }
-            pubsub::Error::InvalidMessage(problem) => format!("the message is not JSON: {problem}"),
+            pubsub::Error::InvalidMessage(problem) => format!("the message: {problem}"),
             pubsub::Error::TooLarge(pubsub::TooLarge { bytes, bytes_max }) => {
                 format!("the message has {bytes} bytes; the limit is {bytes_max}")
             }

@@ -7,16 +7,32 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::ctx::{Ctx, RequestRef};
 
-/// How deep a value may be nested, both ways: what is written can be read again.
+/// How deep a value may be nested, both ways: what is written can be read again. The host says
+/// the same (`host/src/json.rs`).
 pub const DEPTH_MAX: usize = 100;
+/// How deep what the host tells may be nested: a value lies a few deep in its event, and that in
+/// the event of a dead letter.
+const TOLD_DEPTH_MAX: usize = DEPTH_MAX + 8;
 
 /// Read a JSON text. Whole numbers stay whole where they fit 64 bits.
 ///
 /// # Errors
 /// What is wrong with the text, and where.
 pub fn parse(text: &str) -> Result<Dynamic, String> {
+    parse_within(text, DEPTH_MAX)
+}
+
+/// The same for what the host tells: an event, or a dead letter.
+///
+/// # Errors
+/// What is wrong with the text, and where.
+pub fn parse_told(text: &str) -> Result<Dynamic, String> {
+    parse_within(text, TOLD_DEPTH_MAX)
+}
+
+fn parse_within(text: &str, depth_max: usize) -> Result<Dynamic, String> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Value { depth: 0 }
+    let value = Value { depth: 0, depth_max }
         .deserialize(&mut deserializer)
         .and_then(|value| deserializer.end().map(|()| value));
     value.map_err(|error| error.to_string())
@@ -25,15 +41,18 @@ pub fn parse(text: &str) -> Result<Dynamic, String> {
 /// A value at a depth.
 struct Value {
     depth: usize,
+    depth_max: usize,
 }
 
 impl Value {
     fn inner<E: serde::de::Error>(&self) -> Result<Self, E> {
-        match self.depth < DEPTH_MAX {
+        let Self { depth, depth_max } = *self;
+        match depth < depth_max {
             true => Ok(Self {
-                depth: self.depth + 1,
+                depth: depth + 1,
+                depth_max,
             }),
-            false => Err(E::custom(format!("nested more than {DEPTH_MAX} deep"))),
+            false => Err(E::custom(format!("nested more than {depth_max} deep"))),
         }
     }
 }
@@ -143,9 +162,6 @@ struct Writer {
 
 impl Writer {
     fn value(&mut self, value: &Dynamic) -> Result<(), String> {
-        if self.path.len() > DEPTH_MAX {
-            return Err(format!("nested more than {DEPTH_MAX} deep"));
-        }
         // A shared value, captured by a closure say, is what it holds.
         if value.is_shared() {
             return self.value(&value.flatten_clone());
@@ -200,6 +216,9 @@ impl Writer {
         items: impl ExactSizeIterator<Item = T>,
         mut write: impl FnMut(&mut Self, T) -> Result<(), String>,
     ) -> Result<(), String> {
+        if self.path.len() >= DEPTH_MAX {
+            return Err(format!("nested more than {DEPTH_MAX} deep"));
+        }
         self.out.push(open);
         let empty = items.len() == 0;
         for (at, item) in items.enumerate() {
@@ -285,6 +304,14 @@ mod tests {
             value = Array::from([value]).into();
         }
         assert!(stringify(&value, false).is_err());
+        let mut empty = Dynamic::from(Array::new());
+        for _ in 1..DEPTH_MAX {
+            empty = Array::from([empty]).into();
+        }
+        assert!(parse(&stringify(&empty, false).unwrap()).is_ok());
+        assert!(stringify(&Array::from([empty]).into(), false).is_err());
+        let told = |depth| parse_told(&format!("{{\"kv\":{{\"value\":{}}}}}", deep(depth)));
+        assert!(told(DEPTH_MAX).is_ok(), "an event of the deepest value");
     }
 
     #[test]

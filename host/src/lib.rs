@@ -20,6 +20,7 @@ pub mod identity;
 pub mod imports;
 pub mod instance;
 pub mod journal;
+pub mod json;
 pub mod kv;
 pub mod node;
 pub mod oidc;

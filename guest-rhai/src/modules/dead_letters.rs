@@ -11,7 +11,7 @@ fn list(cursor: Option<&str>) -> Native<Map> {
         Ok(page) => page,
         Err(problem) => return fail(CALL, problem),
     };
-    let parse = |text: &String| json::parse(text).or_else(|problem| fail(CALL, problem));
+    let parse = |text: &String| json::parse_told(text).or_else(|problem| fail(CALL, problem));
     let entries: Array = entries.iter().map(parse).collect::<Native<_>>()?;
     let next = next.map_or(Dynamic::UNIT, Dynamic::from);
     Ok(Map::from([

@@ -7,7 +7,7 @@ use serde_json::{Map, Value, json};
 
 use super::client::{Client, encoded};
 use super::cors::CorsArgs;
-use super::output::{Failure, Output, cell, table};
+use super::output::{Failure, Output, cell, json_or_text, table};
 use super::show::script_id;
 use super::{AppArg, Done};
 
@@ -107,8 +107,8 @@ impl Kv {
                 } else {
                     value
                 };
-                let value = serde_json::from_str(&text).unwrap_or(Value::String(text));
-                client.put_text(&kv_path(&app, &collection, &key), value.to_string())?;
+                let value = json_or_text("VALUE", &text)?;
+                client.put_text(&kv_path(&app, &collection, &key), value.into())?;
             }
             Self::Delete {
                 collection,

@@ -10,6 +10,7 @@ use super::manage::{print_list, print_one, sure};
 use super::output::{Failure, Output, cell};
 use super::show::script_id;
 use super::{AppArg, Done};
+use crate::json::{EVENT_DEPTH_MAX, Json};
 
 /// Triggers.
 #[derive(Subcommand)]
@@ -426,8 +427,9 @@ impl DeadLetters {
                         "-" => std::io::read_to_string(std::io::stdin())?,
                         path => std::fs::read_to_string(path)?,
                     };
-                    body["payload"] = serde_json::from_str(&text)
-                        .map_err(|error| Failure::Usage(format!("{path} is not JSON: {error}")))?;
+                    let payload = Json::parse_within(text, EVENT_DEPTH_MAX)
+                        .map_err(|refused| Failure::Usage(format!("{path}: {refused}")))?;
+                    body["payload"] = json!(payload);
                 }
                 let done = client.post(&format!("{}/replay", of(&id)), &body)?;
                 out.show(&done, |done| {

@@ -5,6 +5,8 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use crate::json::Json;
+
 /// What a shell says of a program that SIGPIPE ended: 128 and the signal's number.
 const CLOSED_PIPE: i32 = 128 + 13;
 
@@ -155,6 +157,15 @@ pub(super) fn cell(value: &Value) -> String {
         Value::Null => "-".to_owned(),
         Value::String(text) => text.clone(),
         other => other.to_string(),
+    }
+}
+
+/// What somebody gave as `name`: JSON, or else a text.
+pub(super) fn json_or_text(name: &str, text: &str) -> Result<Json, Failure> {
+    match Json::parse(text.to_owned()) {
+        Ok(json) => Ok(json),
+        Err(refused) if refused.is_malformed() => Ok(Json::text(text)),
+        Err(refused) => Err(Failure::Usage(format!("{name}: {refused}"))),
     }
 }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::{Map, Value, json};
 
 use super::client::{Client, encoded};
-use super::output::{Failure, Output, cell};
+use super::output::{Failure, Output, cell, json_or_text};
 use super::{AppArg, Done};
 
 /// How often `--follow` looks.
@@ -91,7 +91,7 @@ impl Invoke {
             } else {
                 data
             };
-            body["body"] = serde_json::from_str(&text).unwrap_or(Value::String(text));
+            body["body"] = json!(json_or_text("--data", &text)?);
         }
         let done = client.post(&format!("/scripts/{id}/execute"), &body)?;
         out.show(&done, |done| {

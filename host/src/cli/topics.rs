@@ -7,6 +7,7 @@ use super::client::{Client, encoded};
 use super::manage::{print_list, print_one};
 use super::output::{Failure, Output};
 use super::{AppArg, Done};
+use crate::json::Json;
 
 /// Topics that are open to subscribers.
 #[derive(Subcommand)]
@@ -122,10 +123,12 @@ pub(super) struct Publish {
 
 impl Publish {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
-        let message: Value = serde_json::from_str(&self.message).map_err(|error| {
-            Failure::Usage(format!(
-                "MESSAGE is not JSON: {error}; a text is written '\"like this\"'"
-            ))
+        let message = Json::parse(self.message).map_err(|refused| {
+            let hint = match refused.is_malformed() {
+                true => "; a text is written '\"like this\"'",
+                false => "",
+            };
+            Failure::Usage(format!("MESSAGE: {refused}{hint}"))
         })?;
         let (app, topic) = (encoded(&self.app.app), encoded(&self.topic));
         let path = format!("/apps/{app}/topics/{topic}/messages");

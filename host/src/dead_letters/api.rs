@@ -26,6 +26,7 @@ use crate::http::extract::{
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::Caller;
 use crate::identity::capability::Capability;
+use crate::json;
 use crate::node::Node;
 use crate::scripts::ScriptId;
 use crate::triggers::{Source, TriggerId};
@@ -258,7 +259,11 @@ struct DeadLetterWithHistory {
     #[serde(flatten)]
     view: DeadLetterView,
     /// What happened, verbatim; null where that is kept from you.
-    payload: Value,
+    #[schemars(with = "Value")]
+    payload: Option<json::Json>,
+    /// Whether the payload is not as it was stored: what an older version took and no reader
+    /// holds is repaired.
+    payload_repaired: bool,
     /// Every attempt, oldest first; none where they are kept from you.
     history: Vec<Attempt>,
 }
@@ -273,12 +278,13 @@ async fn whole(
     let letter = letter.ok_or_else(|| not_found(id))?;
     let hidden = hides_payloads(node, who, app_id);
     let (payload, history) = match hidden {
-        true => (Value::Null, Vec::new()),
-        false => (letter.original(), letter.history.clone()),
+        true => (None, Vec::new()),
+        false => (Some(letter.original()), letter.history.clone()),
     };
     Ok(Json(DeadLetterWithHistory {
         view: DeadLetterView::of(letter, hidden),
-        payload,
+        payload_repaired: payload.as_ref().is_some_and(|read| read.repaired),
+        payload: payload.map(|read| read.value),
         history,
     }))
 }

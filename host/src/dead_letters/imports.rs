@@ -3,6 +3,7 @@
 use super::sql::Filter;
 use super::{AtVersion, DeadLetterError, DeadLetterId, DeadLetters, Resolution, State, sql};
 use crate::imports::GuestImports;
+use crate::json::Json;
 use crate::sandbox::DeadLetterImports;
 use crate::sandbox::bindings::dead_letters as wit;
 
@@ -41,7 +42,7 @@ impl DeadLetterImports for GuestImports {
         Ok(wit::Page {
             entries: letters
                 .iter()
-                .map(|letter| letter.told().to_string())
+                .map(|letter| Json::written(&letter.told()).into())
                 .collect(),
             next: next.map(|id| id.to_string()),
         })

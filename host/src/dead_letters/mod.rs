@@ -11,7 +11,6 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 use serde_json::value::RawValue;
 use uuid::Uuid;
 
@@ -21,7 +20,9 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::{Attempt, Delivery, DeliveryId, Payload};
 use crate::executions::ExecutionId;
 use crate::identity::UserId;
+use crate::json::{self, EVENT_DEPTH_MAX, Json, NotJson, Read};
 use crate::journal::{self, Channel, NewEntry, kinds};
+use crate::sandbox::{Body, Request};
 use crate::scripts::ScriptId;
 use crate::store::{Db, Id, StoreError, Tx};
 use crate::telemetry::trace::TraceParent;
@@ -189,6 +190,9 @@ pub enum DeadLetterError {
         /// What is wrong.
         problem: String,
     },
+    /// The edited payload is none that JSON can be here.
+    #[error("the payload: {0}")]
+    UnfitPayload(NotJson),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -239,34 +243,42 @@ impl DeadLetter {
         (self.id, self.script_id)
     }
 
-    /// What scripts see of it.
-    pub fn told(&self) -> serde_json::Value {
-        json!({
-            "id": self.id,
-            "original": self.original(),
-            "attempts": self.attempts,
-            "last_error": self.last_error,
-            "trigger_id": self.trigger_id,
-            "script_id": self.script_id,
-            "first_attempt_at": self.first_attempt_at,
-            "last_attempt_at": self.last_attempt_at,
-        })
+    /// What scripts see of it. It never fails, whatever the payload is.
+    pub fn told(&self) -> Told<'_> {
+        let Read { value, repaired } = self.original();
+        Told {
+            id: self.id,
+            original: value,
+            original_repaired: repaired,
+            attempts: self.attempts,
+            last_error: &self.last_error,
+            trigger_id: self.trigger_id,
+            script_id: self.script_id,
+            first_attempt_at: self.first_attempt_at,
+            last_attempt_at: self.last_attempt_at,
+        }
     }
 
-    /// The event that tells a handler of it.
+    /// The event that tells a handler of it. It never fails, whatever the payload is.
     pub fn event(&self) -> Payload {
-        let event = json!({ "id": self.id, "source": "dead_letter", "dead_letter": self.told() });
-        let text = RawValue::from_string(event.to_string());
-        Payload::Event(text.expect("a JSON value's text is JSON"))
+        let event = Event {
+            id: self.id,
+            source: "dead_letter",
+            dead_letter: self.told(),
+        };
+        Payload::Event(Json::written(&event).into_raw())
     }
 
-    /// What happened, as people read and edit it: the event, or the request of a route.
-    pub fn original(&self) -> serde_json::Value {
-        let value = match &*self.payload {
-            Payload::Event(event) => serde_json::from_str(event.get()),
-            Payload::Request(request) => serde_json::to_value(request),
-        };
-        value.expect("a payload is JSON")
+    /// What happened, as people read and edit it: the event, or the request of a route. An event
+    /// that was written before values were checked is repaired; it never fails.
+    pub fn original(&self) -> Read {
+        match &*self.payload {
+            Payload::Event(event) => Json::read(event.get(), EVENT_DEPTH_MAX),
+            Payload::Request(request) => Read {
+                value: Json::written(request),
+                repaired: false,
+            },
+        }
     }
 
     /// The delivery that repeats it.
@@ -302,23 +314,19 @@ impl DeadLetter {
                 self.app_id,
                 self.script_id,
                 invocation_type,
-                Payload::Event(RawValue::NULL.to_owned()),
+                Payload::nothing(),
                 self.retry,
             )
         })
     }
 
     /// `edited`, as the payload of a delivery like this one's.
-    fn edited(&self, edited: &RawValue) -> Result<Payload, DeadLetterError> {
+    fn edited(&self, edited: Box<RawValue>) -> Result<Payload, DeadLetterError> {
+        let edited = Json::within(edited, EVENT_DEPTH_MAX).map_err(DeadLetterError::UnfitPayload)?;
         match &*self.payload {
-            Payload::Request(_) => {
-                let request = serde_json::from_str(edited.get());
-                request
-                    .map(Payload::Request)
-                    .map_err(|error| error.to_string())
-            }
-            Payload::Event(_) if edited.get().starts_with('{') => {
-                Ok(Payload::Event(edited.to_owned()))
+            Payload::Request(_) => edited_request(edited.as_str()).map(Payload::Request),
+            Payload::Event(_) if edited.as_str().starts_with('{') => {
+                Ok(Payload::Event(edited.into_raw()))
             }
             Payload::Event(_) => Err("an event is an object".to_owned()),
         }
@@ -327,6 +335,44 @@ impl DeadLetter {
             problem,
         })
     }
+}
+
+/// What scripts see of a dead letter.
+#[derive(Debug, Serialize)]
+pub struct Told<'l> {
+    id: DeadLetterId,
+    original: Json,
+    /// That it is not as it was stored: it was written before values were checked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    original_repaired: bool,
+    attempts: u32,
+    last_error: &'l str,
+    trigger_id: Option<TriggerId>,
+    script_id: ScriptId,
+    first_attempt_at: DateTime<Utc>,
+    last_attempt_at: DateTime<Utc>,
+}
+
+/// What tells a handler of a dead letter.
+#[derive(Serialize)]
+struct Event<'l> {
+    id: DeadLetterId,
+    source: &'static str,
+    dead_letter: Told<'l>,
+}
+
+/// A request that somebody edited. Its body is what its type says, as when it came.
+fn edited_request(text: &str) -> Result<Request, String> {
+    let request: Request = serde_json::from_str(text).map_err(|error| error.to_string())?;
+    if let Some(Body {
+        content_type: Some(content_type),
+        bytes,
+    }) = &request.body
+        && json::is_content_type(content_type)
+    {
+        json::check_bytes(bytes).map_err(|refused| format!("its body: {refused}"))?;
+    }
+    Ok(request)
 }
 
 /// A dead letter and the script that it is of.
@@ -339,7 +385,7 @@ const NAMED_MAX: usize = 20;
 pub fn news(kind: &str, app_id: AppId, letters: &[Named]) -> NewEntry {
     let first = letters.iter().take(NAMED_MAX);
     let scripts: BTreeSet<ScriptId> = letters.iter().map(|(_, script_id)| *script_id).collect();
-    let data = json!({
+    let data = serde_json::json!({
         "count": letters.len(),
         "ids": first.map(|(id, _)| id).collect::<Vec<_>>(),
         "script_ids": scripts.iter().take(NAMED_MAX).collect::<Vec<_>>(),
@@ -392,7 +438,7 @@ impl DeadLetters {
             Box::pin(async move {
                 let letter = sql::get(tx.conn().await?, app_id, id).await?;
                 let letter = letter.ok_or_else(|| DeadLetterError::NotFound(id.to_string()))?;
-                let edited = payload.map(|payload| letter.edited(&payload).map(Arc::new));
+                let edited = payload.map(|payload| letter.edited(payload).map(Arc::new));
                 let delivery = letter.replay(edited.transpose()?, version)?;
                 let delivery_id = delivery.id;
                 if !sql::replayed(tx, id, delivery_id, principal_id).await? {

@@ -8,9 +8,10 @@ use uuid::Uuid;
 use super::{DeadLetter, DeadLetterId, Resolution, State};
 use crate::apps::AppId;
 use crate::dispatch::sql::RetryRow;
-use crate::dispatch::{Attempt, DeliveryId};
+use crate::dispatch::{Attempt, DeliveryId, Payload};
 use crate::executions::ExecutionId;
 use crate::identity::UserId;
+use crate::json::Json;
 use crate::scripts::ScriptId;
 use crate::store::{Conn, StoreError, Tx, on};
 use crate::telemetry::trace::TraceParent;
@@ -62,10 +63,10 @@ impl TryFrom<DeadLetterRow> for DeadLetter {
         let number = |column, value: i64| {
             u32::try_from(value).map_err(|error| inconsistent((column, error.to_string())))
         };
+        // Whatever stands there can be looked at and settled.
         let payload = serde_json::from_str(&row.payload)
-            .map_err(|error| inconsistent(("payload", error.to_string())))?;
-        let history: Vec<Attempt> = serde_json::from_str(&row.history)
-            .map_err(|error| inconsistent(("history", error.to_string())))?;
+            .unwrap_or_else(|_| Payload::Event(Json::text(&row.payload).into_raw()));
+        let history: Vec<Attempt> = serde_json::from_str(&row.history).unwrap_or_default();
         Ok(Self {
             payload: Arc::new(payload),
             history,
@@ -305,7 +306,7 @@ pub async fn insert(tx: &mut Tx, letter: &DeadLetter) -> Result<(), StoreError> 
             first_attempt_at, last_attempt_at, state, handler_failed, created_at, traceparent)
         values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18,
                 $19, $20, $21, $22, $23, $24, $25, $26, $27)";
-    let history = serde_json::to_string(&letter.history).expect("our own types are always JSON");
+    let history = Json::written(&letter.history);
     let payload = letter.payload.json();
     on!(tx.conn().await?, |c| {
         sqlx::query(SQL)

@@ -37,6 +37,7 @@ use crate::executions::sql::Ended;
 use crate::executions::{ExecutionId, OutcomeKind};
 use crate::idempotency::Known;
 use crate::identity::UserId;
+use crate::json::Json;
 use crate::sandbox::{Outcome, Request};
 use crate::scripts::ScriptId;
 use crate::store::Id;
@@ -133,10 +134,14 @@ impl Payload {
         Self::Event(text)
     }
 
+    /// An event of which nothing is known yet.
+    pub fn nothing() -> Self {
+        Self::Event(RawValue::NULL.to_owned())
+    }
+
     /// Its JSON.
     pub fn json(&self) -> String {
-        serde_json::to_string(self)
-            .expect("a payload is strings, numbers and JSON, which are always JSON")
+        Json::written(self).into()
     }
 }
 

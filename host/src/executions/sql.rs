@@ -3,9 +3,13 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{AbandonReason, AbandonedExecution, Execution, ExecutionId, Log, OutcomeKind};
+use super::{
+    AbandonReason, AbandonedExecution, Execution, ExecutionError, ExecutionId, Log, OutcomeKind,
+};
 use crate::apps::AppId;
 use crate::dispatch::WorkerId;
+use crate::json::{self, DEPTH_MAX};
+use crate::sandbox::{Level, LogLine};
 use crate::scripts::ScriptId;
 use crate::store::{Conn, Engine, Grouped, Id, StoreError, Tx, insert_all, on};
 use crate::triggers::TriggerId;
@@ -135,11 +139,10 @@ impl TryFrom<ExecutionRow> for Execution {
             status: row.status.and_then(|status| u16::try_from(status).ok()),
             duration_us: row.duration_us.unsigned_abs(),
             fuel: row.fuel.unsigned_abs(),
-            error: row
-                .error
-                .map(|text| serde_json::from_str(&text))
-                .transpose()
-                .map_err(|error| inconsistent(id, "error", error))?,
+            // One that cannot be read is shown as it stands.
+            error: row.error.map(|text| {
+                serde_json::from_str(&text).unwrap_or_else(|_| ExecutionError::new(text))
+            }),
             id,
             app_id: row.app_id,
             script_id: row.script_id,
@@ -209,15 +212,31 @@ pub async fn get(conn: &mut Conn, id: ExecutionId) -> Result<Option<Ended>, Stor
         .fetch_optional(c)
         .await)?;
     let Some(row) = row else { return Ok(None) };
-    let lines = serde_json::from_str(&row.logs).map_err(|error| inconsistent(id, "logs", error))?;
     let log = Log {
-        lines,
+        lines: lines(&row.logs, row.execution.started_at),
         truncated: row.logs_truncated,
     };
     Ok(Some(Ended {
         execution: row.execution.try_into()?,
         log,
     }))
+}
+
+/// The lines of a log. Fields that no reader holds, which older versions kept, are repaired; what
+/// is no log at all is one line.
+fn lines(text: &str, at: DateTime<Utc>) -> Vec<LogLine> {
+    // Lines, a line, its fields.
+    const FIELD_DEPTH: usize = 3;
+    let as_it_stands = serde_json::from_str(text);
+    let repaired = || serde_json::from_str(&json::readable(text, DEPTH_MAX + FIELD_DEPTH));
+    as_it_stands.or_else(|_| repaired()).unwrap_or_else(|_| {
+        vec![LogLine {
+            at,
+            level: Level::Warn,
+            message: format!("this log cannot be read; it is: {text}"),
+            fields: serde_json::Map::new(),
+        }]
+    })
 }
 
 /// Which executions a list shows.

@@ -16,6 +16,7 @@ use crate::apps::App;
 use crate::directory::Picture;
 use crate::idempotency::TTL_S_MAX;
 use crate::identity::Caller;
+use crate::json;
 use crate::node::Node;
 
 /// Who calls, as the endpoint's rule found.
@@ -54,7 +55,7 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), Problem> {
     };
     let text = String::from_utf8_lossy(value.as_bytes()).to_ascii_lowercase();
     let essence = text.split(';').next().unwrap_or_default().trim();
-    if essence == "application/json" || essence.ends_with("+json") {
+    if json::is_media_type(essence) {
         return Ok(());
     }
     let detail = format!("send `Content-Type: application/json`, not `{essence}`");

@@ -14,6 +14,7 @@ use crate::dead_letters::DeadLetterError;
 use crate::directory::Stale;
 use crate::dispatch::dispatcher::GateFull;
 use crate::identity::IdentityError;
+use crate::json::NotJson;
 use crate::kv::KvError;
 use crate::oidc::OidcError;
 use crate::pubsub::PubSubError;
@@ -82,6 +83,17 @@ impl Problem {
     /// A field with a value that it cannot have (422).
     pub fn invalid_field(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self::new(ProblemType::InvalidRequest, detail).with("field", field.into())
+    }
+
+    /// A field that is no JSON (400), or none that every reader holds (422).
+    pub fn not_json(field: &str, error: &NotJson) -> Self {
+        let of = match error.is_malformed() {
+            true => ProblemType::MalformedRequest,
+            false => ProblemType::InvalidRequest,
+        };
+        Self::new(of, format!("the {field}: {error}"))
+            .with("field", field)
+            .with("at", error.pointer.as_str())
     }
 
     /// Nothing there, or nothing that the caller may see (404).
@@ -331,6 +343,7 @@ impl From<DeadLetterError> for Problem {
             }
             DeadLetterError::NothingToPin => Self::invalid_field("at_version", detail),
             DeadLetterError::InvalidPayload { .. } => Self::invalid_field("payload", detail),
+            DeadLetterError::UnfitPayload(refused) => Self::not_json("payload", &refused),
             DeadLetterError::Store(error) => error.into(),
         }
     }
@@ -371,6 +384,7 @@ impl From<KvError> for Problem {
                 bytes_max,
                 ..
             } => Self::body_too_large(bytes_max).with("field", "value"),
+            KvError::InvalidValue(refused) => Self::not_json("value", &refused),
             _ => Self::invalid_field(field, detail),
         }
     }
@@ -383,7 +397,7 @@ impl From<PubSubError> for Problem {
             PubSubError::InvalidTopic | PubSubError::InvalidGlob(_) => {
                 Self::invalid_field("topic", detail)
             }
-            PubSubError::InvalidMessage(_) => Self::invalid_field("message", detail),
+            PubSubError::InvalidMessage(refused) => Self::not_json("message", &refused),
             PubSubError::TooLarge { bytes_max, .. } => {
                 Self::body_too_large(bytes_max).with("field", "message")
             }

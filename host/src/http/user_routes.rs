@@ -20,6 +20,7 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::sql::Placed;
 use crate::dispatch::{Answer, Delivery, Payload};
 use crate::idempotency::{KEY_BYTES_MAX, Key, Known, is_key};
+use crate::json;
 use crate::node::Node;
 use crate::routes::DispatchMode;
 use crate::routes::table::{Match, NoMatch};
@@ -331,21 +332,20 @@ fn check_body(content_type: &str, bytes: &[u8]) -> Result<(), Problem> {
         .unwrap_or_default()
         .trim()
         .to_ascii_lowercase();
-    let json = essence == "application/json" || essence.ends_with("+json");
+    let is_json = json::is_media_type(&essence);
     let form = essence == "application/x-www-form-urlencoded";
     // Text may name another charset; JSON (RFC 8259) and forms may not.
     let text =
         essence.starts_with("text/") && !content_type.to_ascii_lowercase().contains("charset");
-    if (json || form || text) && std::str::from_utf8(bytes).is_err() {
+    if (is_json || form || text) && std::str::from_utf8(bytes).is_err() {
         return Err(Problem::malformed(format!(
             "the body is not UTF-8, as `{essence}` is"
         )));
     }
-    if json {
-        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-            .map_err(|error| Problem::malformed(format!("the body is not JSON: {error}")))?;
+    match is_json {
+        true => json::check_bytes(bytes).map_err(|refused| Problem::not_json("body", &refused)),
+        false => Ok(()),
     }
-    Ok(())
 }
 
 /// What a sync caller gets.
@@ -433,6 +433,7 @@ mod tests {
         for (content_type, body, fine) in [
             ("application/json", &b"{\"a\": 1}"[..], true),
             ("application/json", b"{\"a\": ", false),
+            ("application/json", b"\"\\ud83d\"", false),
             ("application/problem+json; x=y", b"[", false),
             ("application/json", b"\"\xff\"", false),
             ("text/plain", b"\xff", false),

@@ -6,6 +6,7 @@ use uuid::Uuid;
 use super::sweep::Keep;
 use super::{Appended, Channel, Entry, NewEntry, Written};
 use crate::apps::AppId;
+use crate::json::{DEPTH_MAX, Json};
 use crate::store::{Conn, StoreError, Tx, bounded, insert_all, on};
 
 /// How many entries are read at once.
@@ -126,7 +127,8 @@ pub(super) async fn after(
             id: row.id,
             kind: row.kind,
             about: row.about,
-            body: row.body,
+            // Written before messages were checked, perhaps.
+            body: Json::read(&row.body, DEPTH_MAX).value.into(),
         };
         entry.told(channel.clone(), Some(row.seq), row.written_at)
     });

@@ -131,8 +131,10 @@ async fn show(
         .get(collection.clone(), key.clone())
         .await?;
     let value = value.ok_or_else(|| missing(&collection, &key))?;
-    let value = RawValue::from_string(value).map_err(Problem::internal)?;
-    Ok(Tagged::of(value))
+    Ok(Tagged {
+        etag: value.etag(),
+        answer: Json(value.read().value.into_raw()),
+    })
 }
 
 async fn set(

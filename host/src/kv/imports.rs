@@ -1,6 +1,6 @@
 //! The key-value store, as guests call it.
 
-use super::{Kv, KvError, Page};
+use super::{Kv, KvError, Page, Stored};
 use crate::imports::GuestImports;
 use crate::sandbox::KvImports;
 use crate::sandbox::bindings::kv;
@@ -22,7 +22,8 @@ impl GuestImports {
 impl KvImports for GuestImports {
     async fn get(&mut self, collection: String, key: String) -> Result<Option<String>, kv::Error> {
         let store = self.readable()?;
-        told(Some(store.get(collection, key).await))
+        let value = told(Some(store.get(collection, key).await))?;
+        Ok(value.map(Stored::into_text))
     }
 
     async fn set(
@@ -64,7 +65,7 @@ impl KvImports for GuestImports {
         let Page { entries, next } = told(listed)?;
         let entry = |entry: super::Entry| kv::Entry {
             key: entry.key,
-            value: Box::<str>::from(entry.value).into(),
+            value: entry.value.into(),
         };
         Ok(kv::Page {
             entries: entries.into_iter().map(entry).collect(),
@@ -84,7 +85,7 @@ fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
     Err(match error {
         KvError::InvalidCollection(problem) => kv::Error::InvalidCollection(problem.into()),
         KvError::InvalidKey(problem) => kv::Error::InvalidKey(problem.into()),
-        KvError::InvalidValue(problem) => kv::Error::InvalidValue(problem),
+        KvError::InvalidValue(refused) => kv::Error::InvalidValue(refused.to_string()),
         KvError::InvalidCursor => kv::Error::InvalidCursor,
         KvError::InvalidLimit(limit) => kv::Error::InvalidLimit(limit),
         KvError::TooLarge {

@@ -4,17 +4,19 @@ pub mod api;
 pub mod imports;
 pub mod sql;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::hash::Hash;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::apps::AppId;
-use crate::store::{Db, Expected, StoreError};
+use crate::json::{self, DEPTH_MAX, Json, NotJson};
+use crate::store::{Db, ETag, Expected, StoreError};
 use crate::triggers::firing::{Events, Origin};
 
 /// The longest name of a collection, in bytes.
@@ -38,9 +40,9 @@ pub enum KvError {
     /// The key is no key.
     #[error("the key {0}")]
     InvalidKey(&'static str),
-    /// The value is not JSON.
-    #[error("the value is not JSON: {0}")]
-    InvalidValue(String),
+    /// The value is none that JSON can be here.
+    #[error("the value: {0}")]
+    InvalidValue(NotJson),
     /// The cursor was not made for this collection.
     #[error("the cursor was not made by a list of this collection")]
     InvalidCursor,
@@ -127,9 +129,9 @@ fn bounded(what: &'static str, text: String, bytes_max: usize) -> Result<String,
     Ok(text)
 }
 
-/// A JSON text.
+/// A value that fits the store.
 #[derive(Debug, Clone)]
-pub struct Value(String);
+pub struct Value(Json);
 
 impl Value {
     /// Take `text` if it is JSON of at most `bytes_max` bytes.
@@ -138,14 +140,58 @@ impl Value {
     /// [`KvError::InvalidValue`], [`KvError::TooLarge`].
     pub fn parse(text: String, bytes_max: usize) -> Result<Self, KvError> {
         let text = bounded("value", text, bytes_max)?;
-        serde_json::from_str::<&RawValue>(&text)
-            .map_err(|error| KvError::InvalidValue(error.to_string()))?;
-        Ok(Self(text))
+        Json::parse(text)
+            .map(Self)
+            .map_err(KvError::InvalidValue)
     }
 
     /// The text.
     pub fn as_str(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// The value.
+    pub fn json(&self) -> &Json {
         &self.0
+    }
+}
+
+/// A value as the database has it, which may have been written before values were checked.
+#[derive(Debug, Clone)]
+pub struct Stored(String);
+
+impl Stored {
+    /// What stands in the database.
+    pub fn new(text: String) -> Self {
+        Self(text)
+    }
+
+    /// The value as it is read, [repaired](json::readable) if need be.
+    pub fn read(&self) -> json::Read {
+        Json::read(&self.0, DEPTH_MAX)
+    }
+
+    /// The text of that value.
+    pub fn into_text(self) -> String {
+        match json::readable(&self.0, DEPTH_MAX) {
+            Cow::Borrowed(_) => self.0,
+            Cow::Owned(repaired) => repaired,
+        }
+    }
+
+    /// Of what stands there: also a value that is repaired each time can be corrected.
+    pub fn etag(&self) -> ETag {
+        ETag::of(self)
+    }
+}
+
+/// As it stands there, for its [`ETag`] only.
+impl Serialize for Stored {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match serde_json::from_str::<&RawValue>(&self.0) {
+            Ok(raw) => raw.serialize(serializer),
+            Err(_) => self.0.serialize(serializer),
+        }
     }
 }
 
@@ -156,7 +202,8 @@ pub struct Entry {
     /// The key.
     pub key: String,
     /// The value.
-    pub value: Box<RawValue>,
+    #[schemars(with = "serde_json::Value")]
+    pub value: Json,
 }
 
 /// Some entries of a collection, in the byte order of their keys.
@@ -278,10 +325,11 @@ impl Kv {
     ///
     /// # Errors
     /// [`KvError`]; nothing was changed.
-    pub async fn get(&self, collection: String, key: String) -> Result<Option<String>, KvError> {
+    pub async fn get(&self, collection: String, key: String) -> Result<Option<Stored>, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
         let mut conn = self.store.db.read().await?;
-        Ok(sql::get(&mut conn, self.app_id, &collection, &key).await?)
+        let value = sql::get(&mut conn, self.app_id, &collection, &key).await?;
+        Ok(value.map(Stored))
     }
 
     /// Whether a key has a value.
@@ -399,17 +447,11 @@ impl Kv {
             _ => None,
         };
         let entries = rows.into_iter().map(|(key, value)| {
-            let id = format!("{}/{key}", collection.as_str());
-            let value = RawValue::from_string(value).map_err(|error| StoreError::Inconsistent {
-                table: "kv",
-                column: "value",
-                id,
-                problem: error.to_string(),
-            })?;
-            Ok(Entry { key, value })
+            let value = Stored(value).read().value;
+            Entry { key, value }
         });
         Ok(Page {
-            entries: entries.collect::<Result<_, StoreError>>()?,
+            entries: entries.collect(),
             next,
         })
     }
@@ -448,6 +490,8 @@ mod tests {
             Value::parse("{a".into(), 100),
             Err(KvError::InvalidValue(_))
         ));
+        let refused = Value::parse(r#"{"a":["\ud83d"]}"#.into(), 100).unwrap_err();
+        assert!(refused.to_string().starts_with("the value: at /a/0 "), "{refused}");
         assert!(matches!(
             Value::parse("\"12345\"".into(), 3),
             Err(KvError::TooLarge { .. })

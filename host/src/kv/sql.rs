@@ -3,9 +3,8 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
 
-use super::{Collection, Key, Value};
+use super::{Collection, Key, Stored, Value};
 use crate::apps::AppId;
 use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
@@ -207,8 +206,8 @@ impl Grouped for Mutation {
             let mut fired = Vec::new();
             fired.resize_with(item.listening.len(), || None);
             if changed {
-                let event = item.event(tx.now, old_value.as_deref())?;
-                let payload = event.payload().map_err(|error| item.inconsistent(error))?;
+                let event = item.event(tx.now, old_value);
+                let payload = event.payload();
                 for (n, firing) in item.listening.iter().enumerate() {
                     if let Some(row) = firing.row(&event, &payload) {
                         rows.push(row);
@@ -252,8 +251,7 @@ impl Mutation {
         }
         let sql = tx.text(SQL, SQL_POSTGRES);
         let value = self.value_by(tx.conn().await?, sql).await?;
-        let value = value.map(RawValue::from_string).transpose();
-        let value = value.map_err(|error| self.inconsistent(error))?;
+        let value = value.map(Stored::new);
         self.expected.check(value.as_ref())
     }
 
@@ -332,22 +330,9 @@ impl Mutation {
         })?)
     }
 
-    fn event<'e>(
-        &'e self,
-        at: DateTime<Utc>,
-        old_value: Option<&'e str>,
-    ) -> Result<KvEvent<'e>, StoreError> {
-        let value = self.value.as_ref().map(Value::as_str);
+    fn event(&self, at: DateTime<Utc>, old_value: Option<String>) -> KvEvent<'_> {
+        let value = self.value.as_ref().map(Value::json);
+        let old_value = old_value.map(|text| Stored::new(text).read());
         KvEvent::new(&self.collection, &self.key, value, old_value, at)
-            .map_err(|error| self.inconsistent(error))
-    }
-
-    fn inconsistent(&self, error: serde_json::Error) -> StoreError {
-        StoreError::Inconsistent {
-            table: "kv",
-            column: "value",
-            id: format!("{}/{}", self.collection.as_str(), self.key.as_str()),
-            problem: error.to_string(),
-        }
     }
 }

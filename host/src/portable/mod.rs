@@ -18,7 +18,7 @@ use crate::archive::{ArchiveError, Format, Giver, MakeError, Reader, Writer};
 use crate::dispatch::retry::RetryPolicy;
 use crate::idempotency::{EventPolicy, RoutePolicy};
 use crate::identity::UserId;
-use crate::kv::{self, Collection, Key, KvError, Value};
+use crate::kv::{self, Collection, Key, KvError, Stored, Value};
 use crate::pubsub::topics::parse_glob;
 use crate::pubsub::{self, AuthMode, OpenTopic};
 use crate::routes::{self, DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId};
@@ -233,8 +233,10 @@ pub async fn export(
             };
             after = (collection.clone(), key.clone());
             let mut lines = Vec::new();
-            for entry in &page {
-                serde_json::to_writer(&mut lines, entry).map_err(std::io::Error::from)?;
+            // As they are read: a file has no value that an import refuses.
+            for (collection, key, value) in page {
+                let entry = (collection, key, Stored::new(value).into_text());
+                serde_json::to_writer(&mut lines, &entry).map_err(std::io::Error::from)?;
                 lines.push(b'\n');
             }
             archive.write(&lines)?;

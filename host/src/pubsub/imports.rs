@@ -72,7 +72,7 @@ fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
     let text = error.to_string();
     Err(match error {
         PubSubError::InvalidTopic | PubSubError::InvalidGlob(_) => wit::Error::InvalidTopic(text),
-        PubSubError::InvalidMessage(problem) => wit::Error::InvalidMessage(problem),
+        PubSubError::InvalidMessage(refused) => wit::Error::InvalidMessage(refused.to_string()),
         PubSubError::TooLarge { bytes, bytes_max } => wit::Error::TooLarge(wit::TooLarge {
             bytes: bytes as u64,
             bytes_max: bytes_max as u64,

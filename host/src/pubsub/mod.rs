@@ -9,11 +9,11 @@ pub mod topics;
 use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::apps::AppId;
 use crate::directory::{Directory, Unread};
+use crate::json::{self, NotJson};
 use crate::journal::{Channel, Journal, NewEntry};
 use crate::secrets::master_key::MasterKeys;
 use crate::store::{Db, StoreError};
@@ -42,9 +42,9 @@ pub enum PubSubError {
     /// What names topics is no glob of topics.
     #[error("{0}")]
     InvalidGlob(String),
-    /// The message is not JSON.
-    #[error("the message is not JSON: {0}")]
-    InvalidMessage(String),
+    /// The message is none that JSON can be here.
+    #[error("the message: {0}")]
+    InvalidMessage(NotJson),
     /// The message is larger than the limit.
     #[error("the message has {bytes} bytes; the limit is {bytes_max}")]
     TooLarge {
@@ -109,8 +109,7 @@ impl Message {
         if bytes > bytes_max {
             return Err(PubSubError::TooLarge { bytes, bytes_max });
         }
-        serde_json::from_str::<&RawValue>(text)
-            .map_err(|error| PubSubError::InvalidMessage(error.to_string()))?;
+        json::check(text).map_err(PubSubError::InvalidMessage)?;
         // In JSON a line can end only between two tokens, where a space will do. An event of a
         // stream is then one line, too.
         Ok(Self(text.trim().replace(['\n', '\r'], " ")))

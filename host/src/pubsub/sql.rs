@@ -8,6 +8,7 @@ use super::{AuthMode, OpenTopic, SubscriberKey, Topic};
 use crate::apps::AppId;
 use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
+use crate::json::{DEPTH_MAX, Json};
 use crate::journal::{self, Channel, NewEntry};
 use crate::secrets::master_key::Sealed;
 use crate::store::{Conn, Grouped, Lane, Readable, StoreError, Tx, on};
@@ -51,9 +52,9 @@ impl Grouped for Publication {
         let mut done = Vec::with_capacity(items.len());
         for item in items {
             if !item.listening.is_empty() {
-                let payload = PubSubEvent::new(&item.topic, &item.entry.body, item.entry.id, at)
-                    .and_then(|event| event.payload())
-                    .map_err(|error| item.inconsistent(&error))?;
+                let message = Json::read(&item.entry.body, DEPTH_MAX).value;
+                let event = PubSubEvent::new(&item.topic, &message, item.entry.id, at);
+                let payload = event.payload();
                 let firings = item.listening.iter();
                 rows.extend(firings.map(|firing| firing.row_with(&payload)));
             }
@@ -80,17 +81,6 @@ impl Grouped for Publication {
             journal::sql::append(tx, channel, &entries).await?;
         }
         Ok(done)
-    }
-}
-
-impl Publication {
-    fn inconsistent(&self, error: &serde_json::Error) -> StoreError {
-        StoreError::Inconsistent {
-            table: "journal",
-            column: "body",
-            id: self.entry.id.to_string(),
-            problem: error.to_string(),
-        }
     }
 }
 

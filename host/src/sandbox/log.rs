@@ -4,6 +4,8 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::json;
+
 /// How many lines an execution keeps at most, however short they are.
 const LINES_MAX: usize = 10_000;
 /// What a line costs besides its text: its time, its level and its JSON.
@@ -87,7 +89,10 @@ impl Log {
             }
             self.bytes_left -= bytes;
             // A guest that sends something else than JSON gets it back as text.
-            let value = serde_json::from_str(&value).unwrap_or(serde_json::Value::String(value));
+            let parsed = json::check(&value)
+                .ok()
+                .and_then(|()| serde_json::from_str(&value).ok());
+            let value = parsed.unwrap_or(serde_json::Value::String(value));
             kept.insert(name, value);
         }
         let at = micros_now();

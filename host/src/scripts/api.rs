@@ -10,7 +10,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use super::{Kind, Script, ScriptError, ScriptId, ScriptLimits, sql};
 use crate::apps::{AppId, NAME_BYTES_MAX};
@@ -25,6 +25,7 @@ use crate::http::extract::{
 };
 use crate::http::problem::{DiagnosticView, Problem, ProblemType};
 use crate::identity::capability::Capability;
+use crate::json;
 use crate::node::Node;
 use crate::sandbox::{self, LogLine, Outcome};
 use crate::store::{ETag, Expected, StoreError};
@@ -522,8 +523,10 @@ struct Execute {
     query: std::collections::BTreeMap<String, String>,
     #[serde(default)]
     headers: std::collections::BTreeMap<String, String>,
+    /// Any JSON.
     #[serde(default, deserialize_with = "present")]
-    body: Option<Value>,
+    #[schemars(with = "Option<serde_json::Value>")]
+    body: Option<Box<RawValue>>,
 }
 
 fn post_method() -> String {
@@ -535,8 +538,8 @@ fn root_path() -> String {
 }
 
 /// `null` is a body; only an absent one is none.
-fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Value>, D::Error> {
-    Value::deserialize(from).map(Some)
+fn present<'de, D: serde::Deserializer<'de>>(from: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(from).map(Some)
 }
 
 /// What a script answered.
@@ -596,11 +599,13 @@ async fn execute(
         .collect();
     let given = headers.iter().find(|(name, _)| name == "content-type");
     let content_type = given.map_or("application/json".to_owned(), |(_, ty)| ty.clone());
-    let body = call.body.map(|body| sandbox::Body {
+    let body = call.body.map(json::Json::of).transpose();
+    let body = body.map_err(|refused| Problem::not_json("body", &refused))?;
+    let body = body.map(|body| sandbox::Body {
         // Text of another type than JSON is sent as it is.
-        bytes: match body {
-            Value::String(text) if !content_type.contains("json") => text.into(),
-            body => body.to_string().into(),
+        bytes: match serde_json::from_str::<String>(body.as_str()) {
+            Ok(text) if !json::is_content_type(&content_type) => text.into(),
+            _ => String::from(body).into(),
         },
         content_type: Some(content_type),
     });

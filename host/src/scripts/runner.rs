@@ -21,6 +21,7 @@ use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Via};
 use crate::imports::{GuestImports, Services};
+use crate::json::{self, TOLD_DEPTH_MAX};
 use crate::sandbox::{
     Code, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report, Request, Sandbox,
 };
@@ -445,7 +446,12 @@ impl Executor for Runner {
             };
             let (request, event) = match &*delivery.payload {
                 Payload::Request(request) => (Some(request.clone()), None),
-                Payload::Event(event) => (None, Some(event.get().to_owned())),
+                // One that was written before values were checked is repaired: a guest that
+                // cannot read it could never be done with it.
+                Payload::Event(event) => {
+                    let event = json::readable(event.get(), TOLD_DEPTH_MAX);
+                    (None, Some(event.into_owned()))
+                }
             };
             let call = Call {
                 app,

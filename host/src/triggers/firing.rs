@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use serde::Serialize;
-use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use super::{Kind, KvFilter, Op, OrderedBy, Trigger};
@@ -17,6 +16,7 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::sql::{NewDelivery, Placed};
 use crate::dispatch::{Delivery, Payload};
 use crate::executions::ExecutionId;
+use crate::json::{Json, Read};
 use crate::kv::{Collection, Key};
 use crate::pubsub::Topic;
 use crate::store::StoreError;
@@ -180,7 +180,7 @@ impl Events {
 
 /// A delivery of a trigger, without what happened.
 fn of_trigger(trigger: &Trigger, retry: RetryPolicy) -> Delivery {
-    let nothing = Payload::Event(RawValue::NULL.to_owned());
+    let nothing = Payload::nothing();
     Delivery {
         trigger_id: Some(trigger.id),
         principal_id: Some(trigger.registered_by_principal),
@@ -228,28 +228,28 @@ pub struct KvEvent<'e> {
 struct KvChange<'e> {
     collection: &'e str,
     key: &'e str,
-    value: Option<&'e RawValue>,
-    old_value: Option<&'e RawValue>,
+    value: Option<&'e Json>,
+    old_value: Option<Json>,
+    /// That the old value is not as it was stored: it was written before values were checked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    old_value_repaired: bool,
 }
 
 impl<'e> KvEvent<'e> {
-    /// What happened to a key: which value it has now and which it had, as JSON.
-    ///
-    /// # Errors
-    /// When a value is not JSON.
+    /// What happened to a key: which value it has now and which it had.
     pub fn new(
         collection: &'e Collection,
         key: &'e Key,
-        value: Option<&'e str>,
-        old_value: Option<&'e str>,
+        value: Option<&'e Json>,
+        old_value: Option<Read>,
         at: DateTime<Utc>,
-    ) -> Result<Self, serde_json::Error> {
-        let op = match (old_value, value) {
+    ) -> Self {
+        let op = match (&old_value, value) {
             (None, _) => Op::Insert,
             (Some(_), Some(_)) => Op::Update,
             (Some(_), None) => Op::Delete,
         };
-        Ok(Self {
+        Self {
             id: Uuid::now_v7(),
             source: "kv",
             op,
@@ -257,17 +257,15 @@ impl<'e> KvEvent<'e> {
             kv: KvChange {
                 collection: collection.as_str(),
                 key: key.as_str(),
-                value: value.map(serde_json::from_str).transpose()?,
-                old_value: old_value.map(serde_json::from_str).transpose()?,
+                value,
+                old_value_repaired: old_value.as_ref().is_some_and(|read| read.repaired),
+                old_value: old_value.map(|read| read.value),
             },
-        })
+        }
     }
 
     /// Its JSON: the same event for each of its deliveries.
-    ///
-    /// # Errors
-    /// Never, for what [`Self::new`] let through.
-    pub fn payload(&self) -> Result<Arc<Payload>, serde_json::Error> {
+    pub fn payload(&self) -> Arc<Payload> {
         payload(self)
     }
 }
@@ -285,48 +283,41 @@ pub struct PubSubEvent<'e> {
 #[derive(Serialize)]
 struct Published<'e> {
     topic: &'e str,
-    message: &'e RawValue,
+    message: &'e Json,
     message_id: Uuid,
     published_at: DateTime<Utc>,
 }
 
 impl<'e> PubSubEvent<'e> {
-    /// What was published; `message` is JSON.
-    ///
-    /// # Errors
-    /// When it is not.
+    /// What was published.
     pub fn new(
         topic: &'e Topic,
-        message: &'e str,
+        message: &'e Json,
         message_id: Uuid,
         published_at: DateTime<Utc>,
-    ) -> Result<Self, serde_json::Error> {
-        Ok(Self {
+    ) -> Self {
+        Self {
             id: message_id,
             source: "pubsub",
             op: "publish",
             at: published_at,
             pubsub: Published {
                 topic: topic.as_str(),
-                message: serde_json::from_str(message)?,
+                message,
                 message_id,
                 published_at,
             },
-        })
+        }
     }
 
     /// Its JSON: the same event for each of its deliveries.
-    ///
-    /// # Errors
-    /// Never, for what [`Self::new`] let through.
-    pub fn payload(&self) -> Result<Arc<Payload>, serde_json::Error> {
+    pub fn payload(&self) -> Arc<Payload> {
         payload(self)
     }
 }
 
-fn payload(event: &impl Serialize) -> Result<Arc<Payload>, serde_json::Error> {
-    let text = serde_json::value::to_raw_value(event)?;
-    Ok(Arc::new(Payload::Event(text)))
+fn payload(event: &impl Serialize) -> Arc<Payload> {
+    Arc::new(Payload::Event(Json::written(event).into_raw()))
 }
 
 impl Firing {
