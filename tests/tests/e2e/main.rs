@@ -15,6 +15,7 @@ mod faults;
 mod followed;
 mod handover;
 mod idempotency;
+mod json_values;
 mod kills;
 mod limits;
 mod nodes;
