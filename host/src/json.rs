@@ -9,7 +9,7 @@
 //! whatever is there: it never fails, and answers what can be shown, delivered and corrected.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
 use serde::{Serialize, Serializer};
@@ -108,13 +108,15 @@ impl Json {
     }
 
     fn checked(text: String) -> Result<Self, NotJson> {
-        RawValue::from_string(text).map(Self).map_err(|error| NotJson {
-            fault: Fault::Malformed,
-            pointer: String::new(),
-            line: error.line(),
-            column: error.column(),
-            what: error.to_string(),
-        })
+        RawValue::from_string(text)
+            .map(Self)
+            .map_err(|error| NotJson {
+                fault: Fault::Malformed,
+                pointer: String::new(),
+                line: error.line(),
+                column: error.column(),
+                what: error.to_string(),
+            })
     }
 }
 
@@ -444,7 +446,7 @@ impl<'t> Scan<'t> {
         let digits = escape.strip_prefix(b"\\u")?;
         digits.iter().try_fold(0, |unit, digit| {
             let digit = char::from(*digit).to_digit(16)?;
-            Some(unit << 4 | u16::try_from(digit).ok()?)
+            Some((unit << 4) | u16::try_from(digit).ok()?)
         })
     }
 
@@ -564,7 +566,10 @@ impl<'t> Scan<'t> {
         let mut pointer = String::new();
         for open in &self.open {
             match open {
-                Open::Array(item) => pointer.push_str(&format!("/{item}")),
+                Open::Array(item) => {
+                    // Writing to a string cannot fail.
+                    let _ = write!(pointer, "/{item}");
+                }
                 Open::Object(name) if name.is_empty() && name.start == 0 => {}
                 Open::Object(name) => {
                     let name = self.text.get(name.clone()).unwrap_or_default();
@@ -667,31 +672,53 @@ mod tests {
             ),
             (r#"["\ud83d\ud83d\ude00"]"#, Fault::LoneSurrogate, "at /0 "),
             (r#"["\ud83dA"]"#, Fault::LoneSurrogate, "at /0 "),
-            (r#"{"\ud83d":1}"#, Fault::LoneSurrogate, "at line 1, column 3: "),
+            (
+                r#"{"\ud83d":1}"#,
+                Fault::LoneSurrogate,
+                "at line 1, column 3: ",
+            ),
             (
                 r#"{"a/b~":{"x":1e999}}"#,
                 Fault::NumberRange,
                 "at /a~1b~0/x (line 1, column 14): the number 1e999 is beyond what a double holds",
             ),
             ("-1e309", Fault::NumberRange, "at line 1, column 1: "),
-            (&"9".repeat(400), Fault::NumberRange, "at line 1, column 1: "),
+            (
+                &"9".repeat(400),
+                Fault::NumberRange,
+                "at line 1, column 1: ",
+            ),
             (&nested(101), Fault::TooDeep, "nested more than 100 deep"),
         ] {
             let error = refused(text);
-            assert_eq!((error.fault, error.is_malformed()), (fault, false), "{text}");
+            assert_eq!(
+                (error.fault, error.is_malformed()),
+                (fault, false),
+                "{text}"
+            );
             assert!(error.to_string().contains(says), "{text}: {error}");
         }
-        let long = format!("{{\"{}\":{{\"{}\":1e999}}}}", "é".repeat(1000), "b".repeat(1000));
+        let long = format!(
+            "{{\"{}\":{{\"{}\":1e999}}}}",
+            "é".repeat(1000),
+            "b".repeat(1000)
+        );
         assert!(refused(&long).pointer.len() < 300);
     }
 
     #[test]
     fn what_is_no_json_is_refused_with_its_place() {
         for (text, says) in [
-            ("", "not JSON at line 1, column 1: it ends where a value is missing"),
+            (
+                "",
+                "not JSON at line 1, column 1: it ends where a value is missing",
+            ),
             ("{\"a\": ", "not JSON at /a (line 1, column 7): it ends"),
             ("[1 2]", "at /0 (line 1, column 4): `,` or `]` is missing"),
-            ("{\"a\":1,}", "at line 1, column 8: the name of a member is missing"),
+            (
+                "{\"a\":1,}",
+                "at line 1, column 8: the name of a member is missing",
+            ),
             ("{\"a\" 1}", "at /a (line 1, column 6): `:` is missing"),
             ("[01]", "`,` or `]` is missing"),
             ("[1.]", "a digit is missing"),
@@ -711,14 +738,20 @@ mod tests {
             assert!(error.to_string().contains(says), "{text}: {error}");
         }
         let error = check_bytes(b"\n\"\xff\"").unwrap_err();
-        assert_eq!(error.to_string(), "not JSON at line 2, column 2: the text is not UTF-8");
+        assert_eq!(
+            error.to_string(),
+            "not JSON at line 2, column 2: the text is not UTF-8"
+        );
     }
 
     #[test]
     fn what_is_stored_is_repaired_where_it_must_be() {
         for (stored, read) in [
             (r#"{"a":"x\ud83dy"}"#, r#"{"a":"x\ufffdy"}"#),
-            (r#"{"\ude00":"\ud83d\ud83d\ude00"}"#, r#"{"\ufffd":"\ufffd\ud83d\ude00"}"#),
+            (
+                r#"{"\ude00":"\ud83d\ud83d\ude00"}"#,
+                r#"{"\ufffd":"\ufffd\ud83d\ude00"}"#,
+            ),
             (r#"[1e999,-1e999,1]"#, r#"["1e999","-1e999",1]"#),
             ("nonsense", r#""nonsense""#),
             ("", r#""""#),
@@ -728,7 +761,10 @@ mod tests {
         }
         let deep = readable(&nested(200), DEPTH_MAX).into_owned();
         let inside = format!("\"{}\"", nested(100));
-        assert_eq!(deep, format!("{}{inside}{}", "[".repeat(100), "]".repeat(100)));
+        assert_eq!(
+            deep,
+            format!("{}{inside}{}", "[".repeat(100), "]".repeat(100))
+        );
         let cut = format!("{}{}", "[".repeat(200), "]".repeat(199));
         assert_eq!(readable(&cut, DEPTH_MAX), format!("\"{cut}\""));
         let huge = nested(1_000_000);

@@ -20,8 +20,8 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::dispatch::{Attempt, Delivery, DeliveryId, Payload};
 use crate::executions::ExecutionId;
 use crate::identity::UserId;
-use crate::json::{self, EVENT_DEPTH_MAX, Json, NotJson, Read};
 use crate::journal::{self, Channel, NewEntry, kinds};
+use crate::json::{self, EVENT_DEPTH_MAX, Json, NotJson, Read};
 use crate::sandbox::{Body, Request};
 use crate::scripts::ScriptId;
 use crate::store::{Db, Id, StoreError, Tx};
@@ -322,7 +322,8 @@ impl DeadLetter {
 
     /// `edited`, as the payload of a delivery like this one's.
     fn edited(&self, edited: Box<RawValue>) -> Result<Payload, DeadLetterError> {
-        let edited = Json::within(edited, EVENT_DEPTH_MAX).map_err(DeadLetterError::UnfitPayload)?;
+        let edited =
+            Json::within(edited, EVENT_DEPTH_MAX).map_err(DeadLetterError::UnfitPayload)?;
         match &*self.payload {
             Payload::Request(_) => edited_request(edited.as_str()).map(Payload::Request),
             Payload::Event(_) if edited.as_str().starts_with('{') => {

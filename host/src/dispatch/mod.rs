@@ -141,7 +141,12 @@ impl Payload {
 
     /// Its JSON.
     pub fn json(&self) -> String {
-        Json::written(self).into()
+        // Text, numbers and JSON are always JSON. If it ever were not so, a panic would leave a
+        // delivery that nobody can end.
+        serde_json::to_string(self).unwrap_or_else(|error| {
+            let problem = Json::text(&error.to_string());
+            format!(r#"{{"event":{}}}"#, problem.as_str())
+        })
     }
 }
 

@@ -140,9 +140,7 @@ impl Value {
     /// [`KvError::InvalidValue`], [`KvError::TooLarge`].
     pub fn parse(text: String, bytes_max: usize) -> Result<Self, KvError> {
         let text = bounded("value", text, bytes_max)?;
-        Json::parse(text)
-            .map(Self)
-            .map_err(KvError::InvalidValue)
+        Json::parse(text).map(Self).map_err(KvError::InvalidValue)
     }
 
     /// The text.
@@ -491,7 +489,10 @@ mod tests {
             Err(KvError::InvalidValue(_))
         ));
         let refused = Value::parse(r#"{"a":["\ud83d"]}"#.into(), 100).unwrap_err();
-        assert!(refused.to_string().starts_with("the value: at /a/0 "), "{refused}");
+        assert!(
+            refused.to_string().starts_with("the value: at /a/0 "),
+            "{refused}"
+        );
         assert!(matches!(
             Value::parse("\"12345\"".into(), 3),
             Err(KvError::TooLarge { .. })

@@ -13,8 +13,8 @@ use uuid::Uuid;
 
 use crate::apps::AppId;
 use crate::directory::{Directory, Unread};
-use crate::json::{self, NotJson};
 use crate::journal::{Channel, Journal, NewEntry};
+use crate::json::{self, NotJson};
 use crate::secrets::master_key::MasterKeys;
 use crate::store::{Db, StoreError};
 use crate::triggers::firing::{Events, Origin};

@@ -3,7 +3,7 @@
 use picloud::apps::{AppId, Slug, sql as apps};
 use picloud::directory::Directory;
 use picloud::dispatch::outbox::Outbox;
-use picloud::kv::{Kv, KvError, KvStore};
+use picloud::kv::{Kv, KvError, KvStore, Stored};
 use picloud::store::StoreError;
 use picloud::triggers::firing::{Events, Origin};
 
@@ -31,7 +31,8 @@ async fn app(test: &Database, name: &'static str) -> Kv {
 }
 
 async fn get(kv: &Kv, key: &str) -> Option<String> {
-    kv.get("c".into(), key.into()).await.unwrap()
+    let value = kv.get("c".into(), key.into()).await.unwrap();
+    value.map(Stored::into_text)
 }
 
 async fn set(kv: &Kv, key: &str, value: &str) {

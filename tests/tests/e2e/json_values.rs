@@ -69,7 +69,12 @@ fn api(server: &Server, method: &str, path: &str, body: &str) -> Answer {
 #[track_caller]
 fn is_refused(answer: &Answer, field: &str, place: &str, says: &str) {
     let problem = (answer.status, answer.problem());
-    assert_eq!(problem, (422, "invalid_request".to_owned()), "{}", answer.text());
+    assert_eq!(
+        problem,
+        (422, "invalid_request".to_owned()),
+        "{}",
+        answer.text()
+    );
     let problem = answer.json();
     assert_eq!(problem["field"], field, "{problem}");
     assert_eq!(problem["at"], place, "{problem}");
@@ -144,14 +149,25 @@ fn what_no_reader_holds_is_refused_where_it_enters(engine: Engine) {
             true => api(&server, "PUT", path, "{\"a\": "),
             false => server.call("POST", path, &[], Some(b"{\"a\": ")),
         };
-        assert_eq!((answer.status, answer.problem()), (400, "malformed_request".to_owned()));
+        assert_eq!(
+            (answer.status, answer.problem()),
+            (400, "malformed_request".to_owned())
+        );
         let detail = answer.json()["detail"].as_str().unwrap().to_owned();
-        assert!(detail.contains("line 1") && detail.contains("column"), "{detail}");
+        assert!(
+            detail.contains("line 1") && detail.contains("column"),
+            "{detail}"
+        );
     }
     // Of another type than JSON it is nobody's business.
     let text = [("content-type", "text/plain")];
     let odd = &odd_values()[0].text;
-    assert_eq!(server.call("POST", "/s", &text, Some(odd.as_bytes())).status, 200);
+    assert_eq!(
+        server
+            .call("POST", "/s", &text, Some(odd.as_bytes()))
+            .status,
+        200
+    );
     assert_eq!(app.kv("things", "k"), Value::Null);
     // A file, too, that was made elsewhere.
     app.set("things", "k", json!("POISON"));
@@ -191,10 +207,18 @@ fn what_a_guest_writes_is_refused_with_its_place(engine: Engine) {
            said"#,
     );
     let said = server.get("/rhai").json();
-    let said: Vec<&str> = said.as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    let said: Vec<&str> = said
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(Value::as_str)
+        .collect();
     for (n, says) in [
         (0, "kv.set: the value: `x[0]` is the number inf"),
-        (1, "pubsub::publish_durable: the message: `x[0]` is the number inf"),
+        (
+            1,
+            "pubsub::publish_durable: the message: `x[0]` is the number inf",
+        ),
         (2, "`x` is the number NaN"),
         (4, "kv.set: the value: `x[0]"),
         (4, "nested more than 100 deep"),
@@ -219,8 +243,14 @@ fn what_a_guest_writes_is_refused_with_its_place(engine: Engine) {
         assert_eq!(failed.problem(), "script_failed");
         let id = failed.json()["execution_id"].as_str().unwrap().to_owned();
         let kept = server.api("GET", &format!("/executions/{id}"), None).json();
-        let error = kept["error"]["message"].as_str().unwrap().replace("\\\\", "\\");
-        assert!(error.contains("invalid-value") || error.contains("InvalidValue"), "{error}");
+        let error = kept["error"]["message"]
+            .as_str()
+            .unwrap()
+            .replace("\\\\", "\\");
+        assert!(
+            error.contains("invalid-value") || error.contains("InvalidValue"),
+            "{error}"
+        );
         assert!(error.contains(says) && error.contains(place), "{error}");
     }
     assert_eq!(app.entries("fixture"), []);
@@ -230,10 +260,7 @@ fn the_deepest_value_goes_everywhere(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
     handlers(&app);
-    app.serve(
-        "list",
-        r#"kv::collection("things").get("k")"#,
-    );
+    app.serve("list", r#"kv::collection("things").get("k")"#);
     let mut deepest = json!([]);
     for _ in 1..100 {
         deepest = json!({ "a": deepest });
@@ -267,7 +294,10 @@ fn a_stored_value_is_read_and_corrected(engine: Engine) {
     let app = server.app("a");
     handlers(&app);
     app.serve("get", r#"kv::collection("things").get(ctx.request.body)"#);
-    app.serve("list", r#"kv::collection("things").list().entries.map(|e| e.value)"#);
+    app.serve(
+        "list",
+        r#"kv::collection("things").list().entries.map(|e| e.value)"#,
+    );
     let odd = odd_values();
     let mut statements = String::new();
     for (n, Odd { text, .. }) in odd.iter().enumerate() {
@@ -282,14 +312,24 @@ fn a_stored_value_is_read_and_corrected(engine: Engine) {
     let read: Vec<Value> = odd.iter().map(|odd| odd.read.clone()).collect();
     let listed = server.api("GET", "/apps/a/kv/things", None);
     assert_eq!(listed.status, 200, "{}", listed.text());
-    let listed: Vec<Value> = app.entries("things").into_iter().map(|entry| entry.1).collect();
+    let listed: Vec<Value> = app
+        .entries("things")
+        .into_iter()
+        .map(|entry| entry.1)
+        .collect();
     assert_eq!(listed, read);
     assert_eq!(server.get("/list").json(), json!(read));
     // What is exported can be imported.
     succeed(&server.cli(&["export", "a", "--kv"]));
     succeed(&server.cli(&["import", "a.zip", "--as", "b", "--without-domains"]));
     let imported = server.known_app("b").entries("things");
-    assert_eq!(imported.into_iter().map(|entry| entry.1).collect::<Vec<_>>(), read);
+    assert_eq!(
+        imported
+            .into_iter()
+            .map(|entry| entry.1)
+            .collect::<Vec<_>>(),
+        read
+    );
     for (n, read) in read.iter().enumerate() {
         let key = format!("k{n}");
         assert_eq!(server.post("/get", &json!(key)).json(), *read);
@@ -305,7 +345,10 @@ fn a_stored_value_is_read_and_corrected(engine: Engine) {
         let handled = wait_for("the handler", || {
             Some(app.kv("handled", &key)).filter(|kv| !kv.is_null())
         });
-        assert_eq!((&handled["value"], &handled["old_value"]), (&json!(7), read));
+        assert_eq!(
+            (&handled["value"], &handled["old_value"]),
+            (&json!(7), read)
+        );
         assert_eq!(handled["old_value_repaired"], true);
     }
     assert_eq!(app.dead_letters(""), Vec::<Value>::new());
@@ -315,9 +358,16 @@ fn a_stored_delivery_dies_and_is_settled(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
     handlers(&app);
-    app.script("lister", "dead_letters::list().entries.map(|e| e.original.kv.value)");
+    app.script(
+        "lister",
+        "dead_letters::list().entries.map(|e| e.original.kv.value)",
+    );
     let trigger = server.api("GET", "/apps/a/triggers", None).json()["items"].clone();
-    let trigger = trigger.as_array().unwrap().iter().find(|one| one["name"] == "things");
+    let trigger = trigger
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|one| one["name"] == "things");
     let trigger = format!("/triggers/{}", trigger.unwrap()["id"].as_str().unwrap());
     let paused = server.api("POST", &format!("{trigger}/pause"), None);
     assert_eq!(paused.status, 200, "{}", paused.text());
@@ -349,8 +399,16 @@ fn a_stored_delivery_dies_and_is_settled(engine: Engine) {
     });
     let letters = app.dead_letters("state=unresolved");
     assert_eq!(letters.len(), odd.len());
-    assert!(letters.iter().all(|letter| letter["handler_failed"] == false), "{letters:?}");
-    let lister = server.api("GET", "/apps/a/scripts?name=lister", None).json()["items"][0].clone();
+    assert!(
+        letters
+            .iter()
+            .all(|letter| letter["handler_failed"] == false),
+        "{letters:?}"
+    );
+    let lister = server
+        .api("GET", "/apps/a/scripts?name=lister", None)
+        .json()["items"][0]
+        .clone();
     let execute = format!("/scripts/{}/execute", lister["id"].as_str().unwrap());
     let listed = server.api("POST", &execute, Some(json!({}))).json();
     assert_eq!(listed["outcome"], "answered", "{listed}");
@@ -372,7 +430,11 @@ fn a_stored_delivery_dies_and_is_settled(engine: Engine) {
                 let body = json!({ "payload": payload });
                 server.api("POST", &format!("{path}/replay"), Some(body))
             }
-            _ => server.api("POST", &format!("{path}/resolve"), Some(json!({ "reason": "ignored" }))),
+            _ => server.api(
+                "POST",
+                &format!("{path}/resolve"),
+                Some(json!({ "reason": "ignored" })),
+            ),
         };
         assert_eq!(settled.status, 200, "{}", settled.text());
     }
@@ -380,7 +442,9 @@ fn a_stored_delivery_dies_and_is_settled(engine: Engine) {
         (app.kv("handled", "k1")["value"] == 41).then_some(())
     });
     // It fails again, and is a dead letter again.
-    let again = wait_for("a dead letter", || app.dead_letters("state=unresolved").pop());
+    let again = wait_for("a dead letter", || {
+        app.dead_letters("state=unresolved").pop()
+    });
     assert!(again["replay_of"].is_string(), "{again}");
     let resolve = json!({ "reason": "ignored", "all": true });
     let resolved = server.api("POST", "/apps/a/dead-letters/resolve", Some(resolve));
@@ -420,7 +484,9 @@ fn what_is_no_json_at_all_is_shown(engine: Engine) {
     let headers = [("authorization", token.as_str()), ("if-match", tag)];
     let put = server.call("PUT", "/api/v1/apps/a/kv/things/k", &headers, Some(b"7"));
     assert_eq!(put.status, 204, "{}", put.text());
-    wait_for("the handler", || (app.kv("handled", "k")["value"] == 7).then_some(()));
+    wait_for("the handler", || {
+        (app.kv("handled", "k")["value"] == 7).then_some(())
+    });
     let path = format!("/executions/{}", logged["id"].as_str().unwrap());
     let shown = server.api("GET", &path, None);
     assert_eq!(shown.status, 200, "{}", shown.text());

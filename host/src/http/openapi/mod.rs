@@ -186,6 +186,7 @@ fn problem_schema() -> Value {
             "status": { "type": "integer", "description": "The status of the answer" },
             "detail": { "type": "string", "description": "What is wrong here, and what to do" },
             "field": { "type": "string", "description": "The field of the request that is wrong" },
+            "at": { "type": "string", "description": "The place in the JSON of the field, as a JSON pointer (RFC 6901)" },
             "execution_id": { "type": "string", "format": "uuid", "description": "The execution, where there was one" },
         },
     })
