@@ -1,7 +1,7 @@
 //! `picloud topics` and `picloud publish`.
 
 use clap::{Args, Subcommand};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::client::{Client, encoded};
 use super::manage::{print_list, print_one};
