@@ -2,6 +2,7 @@ import { api } from './api/client.ts';
 import { Problem } from './api/problem.ts';
 import type { App, Page } from './api/types.ts';
 import { live } from './live.svelte.ts';
+import { onceMore } from './once-more.ts';
 
 /** The apps that somebody may see: what the navigation and every page of an app read. */
 class Apps {
@@ -13,7 +14,8 @@ class Apps {
 		live.listen([{ kind: 'app' }, { kind: 'domain' }], () => void this.load());
 	}
 
-	async load(): Promise<void> {
+	/** Fetch all of them. */
+	readonly load = onceMore(async () => {
 		try {
 			const all: App[] = [];
 			let cursor: string | null = null;
@@ -29,7 +31,7 @@ class Apps {
 			this.problem = Problem.of(error);
 		}
 		this.loaded = true;
-	}
+	});
 
 	named(slug: string): App | undefined {
 		return this.all.find((app) => app.slug === slug || app.id === slug);

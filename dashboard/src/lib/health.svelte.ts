@@ -1,5 +1,6 @@
 import { api, type Answer } from './api/client.ts';
 import { live } from './live.svelte.ts';
+import { onceMore } from './once-more.ts';
 
 /** How an app does, over the last hour. */
 export type Health = Answer<'GET /overview'>['items'][number];
@@ -7,7 +8,6 @@ export type Health = Answer<'GET /overview'>['items'][number];
 /** Every app at a glance: the badges of the navigation and the list of apps. */
 class HealthOfApps {
 	#of = $state.raw(new Map<string, Health>());
-	#asked = 0;
 
 	constructor() {
 		const kinds = ['dead_letter', 'execution'];
@@ -26,13 +26,10 @@ class HealthOfApps {
 	}
 
 	/** A failure leaves what was known: what a badge says is no reason to disturb. */
-	async load(): Promise<void> {
-		const asked = ++this.#asked;
+	readonly load = onceMore(async () => {
 		const answer = await api('GET /overview').catch(() => null);
-		if (answer && asked === this.#asked) {
-			this.#of = new Map(answer.items.map((health) => [health.app_id, health]));
-		}
-	}
+		if (answer) this.#of = new Map(answer.items.map((health) => [health.app_id, health]));
+	});
 }
 
 export const health = new HealthOfApps();

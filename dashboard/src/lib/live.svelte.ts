@@ -32,6 +32,8 @@ class Live {
 	#source: EventSource | null = null;
 	#again: ReturnType<typeof setTimeout> | undefined;
 	#wait = AGAIN_MS;
+	/** How often it was refused in a row. */
+	#refusals = 0;
 
 	/** Hear of changes to any of the topics, until the answer is called. */
 	listen(topics: Topic[], heard: () => void): () => void {
@@ -50,7 +52,11 @@ class Live {
 		}
 	}
 
-	/** Open the stream. The browser resumes it by the last id when it breaks. */
+	/**
+	 * Open the stream. The browser resumes it by the last id when it breaks. Nothing is known of
+	 * what happened before it is open for the first time, so what pages have by then is fetched
+	 * anew: no sooner, or what happens in between would be missed.
+	 */
 	connect(): void {
 		this.close();
 		const source = new EventSource('/api/v1/events');
@@ -59,9 +65,11 @@ class Live {
 		source.addEventListener('ready', () => {
 			this.connected = true;
 			this.#wait = AGAIN_MS;
+			this.#refusals = 0;
+			if (isFirst) this.tellAll();
 			// What ran is not in the journal, so what happened in between is fetched.
-			if (isFirst) isFirst = false;
 			else this.tell('execution');
+			isFirst = false;
 		});
 		source.addEventListener('gap', () => this.tellAll());
 		source.addEventListener('message', ({ data }) => {
@@ -75,11 +83,10 @@ class Live {
 		source.addEventListener('error', () => {
 			this.connected = false;
 			if (source.readyState !== EventSource.CLOSED || this.#source !== source) return;
-			// Refused: the browser does not try again by itself.
-			this.#again = setTimeout(() => {
-				this.connect();
-				this.tellAll();
-			}, this.#wait);
+			// Refused: the browser does not try again by itself. Where that lasts, because there are
+			// too many streams say, pages are fetched anew as often as it is tried.
+			if (++this.#refusals > 1) this.tellAll();
+			this.#again = setTimeout(() => this.connect(), this.#wait);
 			this.#wait = Math.min(this.#wait * 2, AGAIN_MS_MAX);
 		});
 	}

@@ -113,7 +113,6 @@ class Session {
 		this.expired = false;
 		for (const { goOn } of this.#waiting.splice(0)) goOn();
 		live.connect();
-		if (before) live.tellAll();
 	}
 }
 
