@@ -4,6 +4,9 @@ import type { Wire } from "./send.js";
 import { readStream, type StreamEvent } from "./stream.js";
 import { backoffMs, TIMER_MAX_MS, wait, type Backoff } from "./wait.js";
 
+/** How long `getToken` may take. */
+const TOKEN_MS = 30_000;
+
 /**
  * How a subscription is:
  * `connecting` for the first time, `open`, `reconnecting` after the connection was lost,
@@ -133,7 +136,7 @@ export class Line implements TopicSource {
   async #connect(signal: AbortSignal, onReady: () => void): Promise<void> {
     const topics = this.#topics;
     this.#expired = false;
-    const token = this.#token ?? (await this.#settings.getToken?.(topics));
+    const token = this.#token ?? (await this.#getToken(signal));
     if (signal.aborted) return;
     this.#token = token;
     let serverNow = 0;
@@ -147,7 +150,6 @@ export class Line implements TopicSource {
         if (event.event === "ready") {
           onReady();
           this.#renewBefore(event.data.expires_at, serverNow);
-          this.#listener.onStatus("open");
         }
         if (event.event === "expired") {
           this.#expired = true;
@@ -160,8 +162,17 @@ export class Line implements TopicSource {
         }
         if (event.id !== undefined) this.cursor = event.id;
         this.#listener.onEvent(event);
+        if (event.event === "ready") this.#listener.onStatus("open");
       },
     });
+  }
+
+  /** A token from the page; one that does not come must not keep us from starting anew. */
+  async #getToken(signal: AbortSignal): Promise<string | null | undefined> {
+    const { getToken } = this.#settings;
+    if (!getToken) return;
+    const late = wait(TOKEN_MS, signal).then(() => Promise.reject(new TimeoutError("`getToken` is late")));
+    return Promise.race([getToken(this.#topics), late]);
   }
 
   /** Come back with a new token shortly before the server would end the stream. */
@@ -174,7 +185,7 @@ export class Line implements TopicSource {
 
   async #renew(signal: AbortSignal): Promise<void> {
     try {
-      const token = await this.#settings.getToken?.(this.#topics);
+      const token = await this.#getToken(signal);
       if (signal.aborted) return;
       this.#token = token;
       this.#restart();

@@ -37,6 +37,8 @@ class Group implements Listener {
   status: Status = "connecting";
   /** Whether it began with what is published now, and not at a place of the past. */
   readonly #isLive: boolean;
+  /** The topics that its stream had when it opened last: one that came later is not open yet. */
+  #open: ReadonlySet<unknown> = new Set();
 
   constructor(first: Follower, getToken: GetToken | undefined, makeSource: (listener: Listener) => TopicSource) {
     this.getToken = getToken;
@@ -57,12 +59,18 @@ class Group implements Listener {
   }
 
   onEvent(event: StreamEvent): void {
+    if (event.event === "ready") this.#open = new Set(event.data.topics as unknown[]);
     this.#each((follower) => follower.hear(event));
   }
 
   onStatus(status: Status, error?: Error): void {
     this.status = status;
-    this.#each((follower) => follower.changed(status, error));
+    this.#each((follower) => this.tell(follower, error));
+  }
+
+  /** Tell a follower how its topic is. */
+  tell(follower: Follower, error?: Error): void {
+    if (this.status !== "open" || this.#open.has(follower.topic)) follower.changed(this.status, error);
   }
 
   onEnd(topics: readonly string[], error: Error): void {
@@ -106,7 +114,7 @@ export class Realtime implements Host {
     const isThere = group.topics().includes(follower.topic);
     group.followers.add(follower);
     this.#follow(group);
-    if (isThere) follower.changed(group.status);
+    if (isThere) group.tell(follower);
     const { cursor } = group.source;
     // It joins here; messages before this place are not for it.
     if (follower.cursor === undefined && cursor !== undefined) follower.cursor = cursor;

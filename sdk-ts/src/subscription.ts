@@ -108,7 +108,11 @@ export class Subscription<T = unknown> implements AsyncIterable<Message<T>>, Fol
   /** @internal */
   hear({ event, id, data }: StreamEvent): void {
     if (this.#status === "closed" || this.#status === "paused") return;
-    if (event === "gap" && data.topic === this.topic) call(this.#options.onGap);
+    if (event === "gap" && data.topic === this.topic) {
+      // What follows may be of another journal, whose numbers are lower: of a restored backup say.
+      this.#seq = 0;
+      call(this.#options.onGap);
+    }
     if (event === "message" && data.topic === this.topic) this.#take(data, id);
     // A place in the stream is one in each of its topics.
     else if (id !== undefined) this.#move(id);

@@ -28,6 +28,8 @@ type Note =
       paused: boolean;
       cursor: string | undefined;
       status: Status;
+      /** The topics that the connection had when it opened last. */
+      open: readonly string[];
     }
   | { kind: "event"; event: StreamEvent }
   | { kind: "status"; status: Status; error: string | undefined }
@@ -51,6 +53,7 @@ class SharedLine implements TopicSource {
   #topics: readonly string[] = [];
   #paused = false;
   #status: Status = "connecting";
+  #open: readonly string[] = [];
   /** Ours to read, while we lead. */
   #line: Line | undefined;
   /** Lets go of our locks. */
@@ -117,6 +120,7 @@ class SharedLine implements TopicSource {
       paused: this.#paused,
       cursor,
       status: this.#status,
+      open: this.#open,
     };
     this.#wants.set(this.#tab, want);
     this.#post(want);
@@ -141,6 +145,8 @@ class SharedLine implements TopicSource {
       if (isNew) this.#mourn(note.tab);
       if (this.cursor === undefined && note.cursor !== undefined) {
         this.cursor = note.cursor;
+        // What the stream said when it opened: a topic of ours that it did not have is not open yet.
+        this.#event({ event: "ready", data: { topics: note.open } });
         this.#changed(note.status);
       }
     }
@@ -193,6 +199,7 @@ class SharedLine implements TopicSource {
 
   #event(event: StreamEvent): void {
     this.cursor = event.id ?? this.cursor;
+    if (event.event === "ready") this.#open = event.data.topics as string[];
     this.#listener.onEvent(event);
   }
 

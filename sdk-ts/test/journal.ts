@@ -64,6 +64,13 @@ export class Journal {
     for (const stream of this.streams) if (stream.topics.includes(topic)) send(stream, "message", data);
   }
 
+  /** Be the journal of a backup, in which a topic has fewer messages than it had. */
+  restore(topic: string, seq: number): void {
+    this.#entries.length = 0;
+    this.#seqs.set(topic, seq);
+    this.oldest = ++this.#place;
+  }
+
   /** End all streams with an event, or without a word. */
   end(event?: string, data: Record<string, unknown> = {}): void {
     for (const stream of this.streams) {

@@ -88,6 +88,44 @@ test("a second subscription to a topic is open at once, and closing one leaves t
   expect(journal.asked).toBe(1);
 });
 
+test("a topic is open once its stream has it, and not while the one of others is", async () => {
+  const journal = await Journal.start();
+  const client = clientOf(journal);
+  const a = listen(client, "a");
+  await until("open", isOpen(a));
+  const b = listen(client, "b");
+  // Somebody asked for it a moment ago, and the stream that has it is not there yet.
+  const again = listen(client, "b");
+  expect([a, b, again].map(({ subscription }) => subscription.status)).toEqual(["open", "connecting", "connecting"]);
+  await until("both open", () => isOpen(b)() && isOpen(again)());
+  journal.publish("b", 1);
+  await until("a message", () => b.heard.length === 1 && again.heard.length === 1);
+});
+
+test("a journal whose numbers are lower after a gap is heard", async () => {
+  const journal = await Journal.start();
+  const one = listen(clientOf(journal), "a");
+  await until("open", isOpen(one));
+  for (let n = 1; n <= 5; n++) journal.publish("a", n);
+  await until("all", () => one.heard.length === 5);
+  journal.restore("a", 1);
+  journal.cut();
+  await until("a gap", () => one.gaps.length === 1);
+  journal.publish("a", "after");
+  await until("what came after", () => one.heard.length === 6);
+});
+
+test("a `getToken` that never answers does not keep new topics out", async () => {
+  const journal = await Journal.start();
+  let calls = 0;
+  const getToken = () => (++calls === 1 ? new Promise<string>(() => undefined) : "t");
+  const client = clientOf(journal, { getToken });
+  const a = listen(client, "a");
+  await until("the token is asked for", () => calls === 1);
+  const b = listen(client, "b");
+  await until("open", () => isOpen(a)() && isOpen(b)());
+});
+
 test("more topics than a stream takes need a second one", async () => {
   const journal = await Journal.start();
   const client = clientOf(journal);

@@ -18,9 +18,14 @@ function tabsOf(journal: Journal) {
     const heard: unknown[] = [];
     const statuses: Status[] = [];
     const client = open();
-    const onStatus = (status: Status) => statuses.push(status);
+    /** Whether the connection had the topic whenever it was told to be open. */
+    const hadTopic: boolean[] = [];
+    const onStatus = (status: Status) => {
+      statuses.push(status);
+      if (status === "open") hadTopic.push([...journal.streams].some(({ topics }) => topics.includes(topic)));
+    };
     const subscription = client.subscribe(topic, { onMessage: ({ message }) => heard.push(message), onStatus });
-    return { client, heard, statuses, subscription };
+    return { client, hadTopic, heard, statuses, subscription };
   };
 }
 
@@ -39,6 +44,16 @@ test("tabs share one connection, each with its own topics", async () => {
   expect([one, ...others].map(({ heard }) => heard)).toEqual([[1], [1], [2]]);
   for (const { subscription } of [one, ...others]) subscription.close();
   await until("no stream", () => journal.streams.size === 0);
+});
+
+test("a tab is told that its topic is open once the connection has it", async () => {
+  const journal = await Journal.start();
+  const tab = tabsOf(journal);
+  const one = tab("a");
+  await until("the first is open", () => one.subscription.status === "open");
+  const others = [tab("b"), tab("a")];
+  await until("all are open", () => others.every(({ subscription }) => subscription.status === "open"));
+  expect([one, ...others].flatMap(({ hadTopic }) => hadTopic).every(Boolean)).toBe(true);
 });
 
 test("when the tab that has the connection goes, another takes over, and nothing is missed", async () => {
