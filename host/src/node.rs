@@ -22,6 +22,7 @@ use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::outbox::Outbox;
 use crate::executions::running::Running;
 use crate::executions::tally::Tally;
+use crate::http::seen_through::SeenThrough;
 use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
 use crate::imports::Services;
@@ -86,6 +87,8 @@ pub struct Node {
     pub tally: Arc<Tally>,
     /// What executions log while they run here.
     pub running: Running,
+    /// Requests that change something.
+    pub seen_through: SeenThrough,
     /// How many streams are open.
     pub caps: Caps,
     /// How much is replayed to them.
@@ -175,6 +178,7 @@ impl Node {
             journal,
             tally,
             running,
+            seen_through: SeenThrough::new(executions_max),
             caps: Caps::default(),
             replays,
             oidc,
@@ -199,6 +203,9 @@ impl Node {
         drop(database);
         problems.extend(self.directory.check_age().err().map(|old| old.to_string()));
         problems.extend(self.tasks.problems());
+        if self.journal.is_stale() {
+            problems.push("the journal cannot be read".to_owned());
+        }
         if self.stopping.stage() > Stage::Serving {
             problems.push("shutting down".to_owned());
         }
@@ -421,9 +428,10 @@ async fn stop(
     tokio::time::sleep(drain).await;
     node.stopping.enter(Stage::Refusing);
     node.dispatcher.stop();
+    node.seen_through.stop();
     let grace_ends_at = Instant::now() + grace;
     let working = async {
-        let dispatched = dispatching.await;
+        let (dispatched, ()) = tokio::join!(dispatching, node.seen_through.finish(grace));
         node.stopping.enter(Stage::Closed);
         // What it wrote after the node has left would bring the node back.
         saying.end();

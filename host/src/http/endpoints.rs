@@ -232,49 +232,57 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
             _ => 200,
         },
     };
-    let response = match allowed {
-        Ok(Granted { caller, app_id }) => {
-            act.app_id = app_id;
-            if let Some(caller) = caller {
-                act.actor = Some(Actor::of(&caller));
-                parts.extensions.insert(caller);
-            }
-            let answering = next.run(Request::from_parts(parts, body));
-            if is_noted && act.actor.is_some() {
-                let acting = Arc::new(Acting::new(act.clone()));
-                let response = witnessed(acting.clone(), answering).await;
-                if acting.is_noted() && response.status().is_success() {
-                    return response;
+    let (node, is_counted) = (guard.node.clone(), matches!(rule, Rule::Public));
+    let answering = async move {
+        let response = match allowed {
+            Ok(Granted { caller, app_id }) => {
+                act.app_id = app_id;
+                if let Some(caller) = caller {
+                    act.actor = Some(Actor::of(&caller));
+                    parts.extensions.insert(caller);
                 }
-                response
-            } else {
-                answering.await
+                let answering = next.run(Request::from_parts(parts, body));
+                if is_noted && act.actor.is_some() {
+                    let acting = Arc::new(Acting::new(act.clone()));
+                    let response = witnessed(acting.clone(), answering).await;
+                    if acting.is_noted() && response.status().is_success() {
+                        return response;
+                    }
+                    response
+                } else {
+                    answering.await
+                }
             }
+            Err(Refused {
+                caller,
+                app_id,
+                problem,
+            }) => {
+                act.actor = caller.as_ref().map(Actor::of);
+                act.app_id = app_id;
+                problem.into_response()
+            }
+        };
+        // Who signs in with this very request is known to its handler only.
+        let named = response.extensions().get::<Actor>().cloned();
+        act.actor = named.or(act.actor);
+        // What strangers try is written down where attempts are counted, and no oftener: a flood
+        // of them is not to fill the disk.
+        let is_known = act.actor.is_some();
+        let is_too_often = response.status() == StatusCode::TOO_MANY_REQUESTS;
+        if is_noted && (is_known || is_counted && !is_too_often) {
+            let told = response.extensions().get::<Told>();
+            let status = told.map_or(response.status(), |Told(status)| *status);
+            act.status = status.as_u16();
+            audit::note(&node.db, act).await;
         }
-        Err(Refused {
-            caller,
-            app_id,
-            problem,
-        }) => {
-            act.actor = caller.as_ref().map(Actor::of);
-            act.app_id = app_id;
-            problem.into_response()
-        }
+        response
     };
-    // Who signs in with this very request is known to its handler only.
-    let named = response.extensions().get::<Actor>().cloned();
-    act.actor = named.or(act.actor);
-    // What strangers try is written down where attempts are counted, and no oftener: a flood of
-    // them is not to fill the disk.
-    let is_counted = matches!(rule, Rule::Public);
-    let is_known = act.actor.is_some();
-    if is_noted && (is_known || is_counted && response.status() != StatusCode::TOO_MANY_REQUESTS) {
-        let told = response.extensions().get::<Told>();
-        let status = told.map_or(response.status(), |Told(status)| *status);
-        act.status = status.as_u16();
-        audit::note(&guard.node.db, act).await;
+    match is_noted {
+        // What it does, and that it is written down, does not depend on a client who stays.
+        true => guard.node.seen_through.see_through(answering).await,
+        false => answering.await,
     }
-    response
 }
 
 struct Granted {

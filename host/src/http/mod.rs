@@ -14,6 +14,7 @@ mod objects;
 pub mod openapi;
 pub mod problem;
 mod realtime;
+pub mod seen_through;
 pub(crate) mod stream;
 mod system;
 #[cfg(test)]

@@ -181,12 +181,11 @@ impl Journal {
     /// The journal, which hears of what is written once it [follows](Self::follow).
     pub fn new(db: Db) -> Arc<Self> {
         let outgoing = (db.engine() == Engine::Postgres).then(Outgoing::default);
-        let announced = tokio::sync::Mutex::new(db.announcements());
         Arc::new(Self {
+            announced: tokio::sync::Mutex::new(db.announcements()),
             db,
             fanout: Fanout::default(),
             outgoing,
-            announced,
             watching: AtomicUsize::new(0),
         })
     }
@@ -213,12 +212,17 @@ impl Journal {
         if self.outgoing.is_some() {
             let [telling, hearing, looking] = [journal(), journal(), journal()];
             tasks.spawn("journal.tell_nodes", move || {
-                telling.clone().tell_other_nodes()
+                let journal = telling.clone();
+                async move { journal.tell_other_nodes().await }
             });
             tasks.spawn("journal.hear_nodes", move || {
-                hearing.clone().hear_other_nodes()
+                let journal = hearing.clone();
+                async move { journal.hear_other_nodes().await }
             });
-            tasks.spawn("journal.look", move || looking.clone().look_by_itself());
+            tasks.spawn("journal.look", move || {
+                let journal = looking.clone();
+                async move { journal.look_by_itself().await }
+            });
         }
     }
 

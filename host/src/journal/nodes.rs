@@ -11,9 +11,10 @@ use std::time::Duration;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::{Channel, Journal, NewEntry, Written};
+use super::{Channel, Journal, NewEntry, Written, sql};
 use crate::apps::AppId;
 
 /// Where nodes tell each other.
@@ -24,8 +25,13 @@ const PAUSE: Duration = Duration::from_millis(3);
 const BYTES_MAX: usize = 7_000;
 /// How many pieces wait to be sent before ephemeral entries are dropped.
 const PIECES_MAX: usize = 10_000;
-/// How many entries may lack a piece at once.
+/// How many entries may lack a piece at once, and for how long: one that was lost never comes.
 const INCOMPLETE_MAX: usize = 256;
+const INCOMPLETE_FOR: Duration = Duration::from_secs(10);
+/// How many pieces an entry may have. A message has far fewer.
+const PIECES_OF_ONE_MAX: usize = 1_000;
+/// How long to wait where other nodes cannot be told.
+const AGAIN_AFTER: Duration = Duration::from_secs(1);
 
 /// What waits to be told to the other nodes.
 pub(super) struct Outgoing {
@@ -140,44 +146,74 @@ fn pieces(node: Uuid, text: &str) -> Vec<String> {
 
 /// Puts pieces together.
 #[derive(Default)]
-struct Pieces(HashMap<Uuid, Vec<Option<String>>>);
+struct Pieces(HashMap<Uuid, Incomplete>);
+
+struct Incomplete {
+    since: Instant,
+    parts: Vec<Option<String>>,
+}
 
 impl Pieces {
     /// The whole text, if this was its last piece.
     fn add(&mut self, id: Uuid, n: usize, count: usize, part: &str) -> Option<String> {
-        if self.0.len() >= INCOMPLETE_MAX && !self.0.contains_key(&id) {
-            // The oldest has lost a piece: ids sort by their making.
-            let oldest = self.0.keys().min().copied()?;
-            self.0.remove(&oldest);
-        }
-        let parts = self.0.entry(id).or_insert_with(|| vec![None; count]);
-        *parts.get_mut(n)? = Some(part.to_owned());
-        if parts.iter().any(Option::is_none) {
+        if count > PIECES_OF_ONE_MAX {
             return None;
         }
-        self.0.remove(&id)?.into_iter().collect()
+        if !self.0.contains_key(&id) {
+            self.0
+                .retain(|_, incomplete| incomplete.since.elapsed() < INCOMPLETE_FOR);
+            if self.0.len() >= INCOMPLETE_MAX {
+                // The oldest has lost a piece: ids sort by their making.
+                let oldest = self.0.keys().min().copied()?;
+                self.0.remove(&oldest);
+            }
+        }
+        let incomplete = self.0.entry(id).or_insert_with(|| Incomplete {
+            since: Instant::now(),
+            parts: vec![None; count],
+        });
+        *incomplete.parts.get_mut(n)? = Some(part.to_owned());
+        if incomplete.parts.iter().any(Option::is_none) {
+            return None;
+        }
+        self.0.remove(&id)?.parts.into_iter().collect()
     }
 }
 
 impl Journal {
     /// Tell the other nodes what waits for them, for ever.
-    pub(super) async fn tell_other_nodes(self: Arc<Self>) {
+    pub(super) async fn tell_other_nodes(&self) {
         let Some(outgoing) = &self.outgoing else {
             return;
         };
+        let mut is_failing = false;
         loop {
             outgoing.wake.notified().await;
+            let mut pause = PAUSE;
             for payload in outgoing.take() {
-                if let Err(error) = self.db.notify(CHANNEL, &payload).await {
+                let Err(error) = sql::within(self.db.notify(CHANNEL, &payload)).await else {
+                    is_failing = false;
+                    continue;
+                };
+                if !is_failing {
                     tracing::warn!(%error, "other nodes could not be told");
                 }
+                is_failing = true;
+                // What waits with it would fail as slowly, one by one. Hints may be lost, and what
+                // is ephemeral is told at most once.
+                metrics::counter!("picloud_ephemeral_dropped_total").increment(1);
+                pause = AGAIN_AFTER;
+                break;
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(pause).await;
         }
     }
 
     /// Hear what other nodes tell, for ever.
-    pub(super) async fn hear_other_nodes(self: Arc<Self>) {
+    pub(super) async fn hear_other_nodes(self: &Arc<Self>) {
+        if self.outgoing.is_none() {
+            return;
+        }
         let incomplete = Mutex::new(Pieces::default());
         let hear = |payload: &str| {
             // A notification that is none of ours is no concern of ours.
@@ -241,6 +277,18 @@ mod tests {
         }
         assert_eq!(whole.unwrap(), text);
         assert!(incomplete.0.is_empty());
+    }
+
+    #[test]
+    fn an_entry_that_lost_a_piece_is_forgotten() {
+        let mut incomplete = Pieces::default();
+        for n in 0..INCOMPLETE_MAX + 10 {
+            let whole = incomplete.add(Uuid::now_v7(), n % 2, 2, "half");
+            assert!(whole.is_none());
+        }
+        assert_eq!(incomplete.0.len(), INCOMPLETE_MAX);
+        let nonsense = incomplete.add(Uuid::now_v7(), 0, usize::MAX, "half");
+        assert!(nonsense.is_none());
     }
 
     #[test]

@@ -1,5 +1,8 @@
 //! The statements of the journal.
 
+use std::io;
+use std::time::Duration;
+
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
@@ -13,6 +16,21 @@ use crate::store::{Conn, StoreError, Tx, bounded, insert_all, on};
 const PAGE: i64 = 256;
 /// About how many characters of bodies are read at once.
 const PAGE_CHARACTERS: i64 = 1024 * 1024;
+/// How long the journal may take to answer a reader. Longer than the store lets one statement and
+/// the connection for it take: this bounds what it does not.
+const READ_WITHIN: Duration = Duration::from_secs(11);
+
+/// What `read` answers, unless it takes so long that the connection must be taken for dead.
+pub(super) async fn within<T>(
+    read: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    let read = tokio::time::timeout(READ_WITHIN, read).await;
+    read.unwrap_or_else(|_| {
+        let problem = format!("it did not answer a read of the journal within {READ_WITHIN:?}");
+        let error = io::Error::new(io::ErrorKind::TimedOut, problem);
+        Err(sqlx::Error::Io(error).into())
+    })
+}
 
 struct Row<'e> {
     channel: &'e Channel,

@@ -76,6 +76,9 @@ pub struct Subscription {
     inbox: Inbox,
     /// What was read and not told yet.
     read: VecDeque<Told>,
+    /// The place that is the first to be read from next, if it is behind. They take turns: one
+    /// that is written to faster than the stream is read would keep it from all others.
+    turn: usize,
     has_ended: bool,
     /// What it holds until it has told what was written before it began.
     replay: Option<Replay>,
@@ -118,6 +121,7 @@ impl Journal {
             places: Vec::with_capacity(channels.len()),
             inbox,
             read: VecDeque::new(),
+            turn: 0,
             has_ended: false,
             replay: None,
             is_counted: false,
@@ -126,10 +130,17 @@ impl Journal {
             changes,
             watch,
         };
-        let mut conn = self.db.read().await?;
+        let heads = sql::within(async {
+            let mut conn = self.db.read().await?;
+            let mut heads = Vec::with_capacity(channels.len());
+            for channel in &channels {
+                heads.push(sql::head(&mut conn, channel).await?);
+            }
+            Ok(heads)
+        });
+        let heads = heads.await?;
         let mut gaps = Vec::new();
-        for channel in channels {
-            let head = sql::head(&mut conn, &channel).await?;
+        for (channel, head) in channels.into_iter().zip(heads) {
             let (cursor, has_gap) = start(begin, &channel, head);
             let is_behind = head.is_some_and(|head| cursor < head.last_seq);
             if has_gap {
@@ -214,7 +225,7 @@ impl Subscription {
                     return Some(told);
                 }
             }
-            if let Some(spot) = self.places.iter().position(|spot| spot.is_behind) {
+            if let Some(spot) = self.next_behind() {
                 // Boxed: the stream is idle for most of its life, and should be small then.
                 if let Err(error) = Box::pin(self.read_on(spot)).await {
                     tracing::warn!(%error, "a stream ends: the journal cannot be read");
@@ -261,6 +272,14 @@ impl Subscription {
         }
     }
 
+    /// Which place is to be read from next.
+    fn next_behind(&self) -> Option<usize> {
+        let (before, after) = self.places.split_at(self.turn);
+        let behind = |places: &[Spot]| places.iter().position(|spot| spot.is_behind);
+        let after = behind(after).map(|n| self.turn + n);
+        after.or_else(|| behind(before))
+    }
+
     fn hears_events(&self) -> bool {
         let events = Channel::events();
         self.places.iter().any(|spot| spot.channel == events)
@@ -298,15 +317,19 @@ impl Subscription {
 
     /// Read a page of what a channel has after the cursor.
     async fn read_on(&mut self, spot: usize) -> Result<(), StoreError> {
-        let mut conn = self.journal.db.read().await?;
         let channel = self.places[spot].channel.clone();
         let before = self.places[spot].cursor;
-        let sql::Page { entries, has_more } = sql::after(&mut conn, &channel, before).await?;
-        let head = match (before, entries.is_empty()) {
-            (1.., false) => None,
-            _ => sql::head(&mut conn, &channel).await?,
-        };
-        drop(conn);
+        let read = sql::within(async {
+            let mut conn = self.journal.db.read().await?;
+            let page = sql::after(&mut conn, &channel, before).await?;
+            let head = match (before, page.entries.is_empty()) {
+                (1.., false) => None,
+                _ => sql::head(&mut conn, &channel).await?,
+            };
+            Ok((page, head))
+        });
+        let (sql::Page { entries, has_more }, head) = read.await?;
+        self.turn = spot + 1;
         // Numbers are without holes: one that does not follow shows what the sweep took.
         let expected = match before {
             0 => head.map_or(1, |head| head.begin_seq + 1),

@@ -5,6 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::{Digest, Sha256};
@@ -48,10 +49,20 @@ impl Artifacts {
         wasm: &[u8],
         compile: impl FnOnce(&[u8]) -> Result<Vec<u8>, E>,
     ) -> Result<Component, E> {
+        if let Some(component) = self.load(engine, wasm) {
+            return Ok(component);
+        }
+        let path = self.folder.join(file_name(engine, wasm));
+        self.write(&path, &compile(wasm)?)?;
+        Ok(deserialize(engine, &path)?)
+    }
+
+    /// The component that `wasm` compiles to, if it is in the folder and ours.
+    pub(super) fn load(&self, engine: &Engine, wasm: &[u8]) -> Option<Component> {
         let path = self.folder.join(file_name(engine, wasm));
         match self.is_ours(&path) {
             Ok(true) => match deserialize(engine, &path) {
-                Ok(component) => return Ok(component),
+                Ok(component) => return Some(component),
                 Err(error) => tracing::warn!(%error, "compiled code does not load; compiling anew"),
             },
             Ok(false) => {
@@ -60,8 +71,7 @@ impl Artifacts {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
             Err(error) => tracing::warn!(%error, "compiled code cannot be read; compiling anew"),
         }
-        self.write(&path, &compile(wasm)?)?;
-        Ok(deserialize(engine, &path)?)
+        None
     }
 
     /// How the code that `wasm` compiles to is in the folder.
@@ -115,10 +125,14 @@ fn tag_of(path: &Path) -> PathBuf {
     path.with_extension("hmac")
 }
 
-/// Write a file that is there whole or not at all, and never changed once it is.
+/// Write a file that is there whole or not at all, and never changed once it is. Whoever else
+/// writes the same at this moment has a temporary file of its own: what was renamed, and may be
+/// mapped, is written to by nobody.
 fn write_whole(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    static WRITTEN: AtomicU64 = AtomicU64::new(0);
     let mut name = path.as_os_str().to_owned();
-    name.push(format!(".{}.new", std::process::id()));
+    let number = WRITTEN.fetch_add(1, Ordering::Relaxed);
+    name.push(format!(".{}.{number}.new", std::process::id()));
     let temporary = PathBuf::from(name);
     let mut file: File = File::options()
         .write(true)
@@ -162,6 +176,22 @@ fn deserialize(engine: &Engine, path: &Path) -> wasmtime::Result<Component> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_same_code_may_be_written_many_times_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("code");
+        let bytes = vec![7; 1 << 20];
+        std::thread::scope(|scope| {
+            let write = || scope.spawn(|| write_whole(&path, &bytes));
+            let writing: Vec<_> = (0..8).map(|_| write()).collect();
+            writing
+                .into_iter()
+                .for_each(|written| written.join().unwrap().unwrap());
+        });
+        assert_eq!(fs::read(&path).unwrap(), bytes);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
 
     #[test]
     fn code_that_we_did_not_write_is_compiled_anew() {

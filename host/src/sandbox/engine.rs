@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use tokio::sync::Semaphore;
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
@@ -35,6 +36,8 @@ const TABLE_ELEMENTS: usize = 10_000;
 /// How much of a slot's memory stays mapped between two executions. With `pagemap_scan` only
 /// the pages that were written are reset; without it, keeping them made things slower.
 const KEEP_RESIDENT_BYTES: usize = 6 * 1024 * 1024;
+/// How many uploads are compiled at once: each takes a core, and memory up to a limit of its own.
+const COMPILING_AT_ONCE: usize = 2;
 /// Instances beyond those that the gate lets in: validation of sources, and the moment
 /// between a place at the gate and the slot that becomes free.
 const SPARE_INSTANCES: u32 = 64;
@@ -93,6 +96,21 @@ pub(super) struct Shared<I: 'static> {
     pub(super) rhai: rhai::RhaiPre<State<I>>,
     linker: Linker<State<I>>,
     artifacts: Artifacts,
+    /// Places for compilers.
+    compiling: Arc<Semaphore>,
+}
+
+impl<I: Imports> Shared<I> {
+    /// A component that was compiled, ready to be instantiated.
+    fn linked(
+        &self,
+        component: &wasmtime::component::Component,
+    ) -> Result<function::FunctionPre<State<I>>, CompileError> {
+        compile::check_world(&self.engine, component)?;
+        let pre = self.linker.instantiate_pre(component);
+        let pre = pre.and_then(function::FunctionPre::new);
+        pre.map_err(|error| CompileError::WrongWorld(format!("{error:#}")))
+    }
 }
 
 /// An uploaded component, loaded and linked; clones share it.
@@ -151,6 +169,7 @@ impl<I: Imports> Sandbox<I> {
                 rhai,
                 linker,
                 artifacts,
+                compiling: Arc::new(Semaphore::new(COMPILING_AT_ONCE)),
             }),
             guests: runtime.handle().clone(),
             runtime: Some(runtime),
@@ -200,21 +219,30 @@ impl<I: Imports> Sandbox<I> {
     /// [`CompileError`] says what is wrong with it.
     pub async fn component(&self, wasm: Bytes) -> Result<Component, CompileError> {
         compile::check(&wasm)?;
-        let shared = self.shared.clone();
-        let loaded = tokio::task::spawn_blocking(move || {
-            let loaded =
-                shared
-                    .artifacts
-                    .load_or_compile(&shared.engine, &wasm, compile::in_child)?;
-            compile::check_world(&shared.engine, &loaded)?;
-            let pre = shared.linker.instantiate_pre(&loaded);
-            let pre = pre.and_then(function::FunctionPre::new);
-            pre.map_err(|error| CompileError::WrongWorld(format!("{error:#}")))
+        let ended = |error: String| CompileError::Failed(error);
+        let (shared, code) = (self.shared.clone(), wasm.clone());
+        let loading = tokio::task::spawn_blocking(move || {
+            let loaded = shared.artifacts.load(&shared.engine, &code)?;
+            Some(shared.linked(&loaded))
         });
-        let pre = loaded
-            .await
-            .map_err(|error| CompileError::Failed(error.to_string()))??;
-        Ok(Component { pre: Arc::new(pre) })
+        let loaded = loading.await.map_err(|error| ended(error.to_string()))?;
+        if let Some(pre) = loaded {
+            let pre = Arc::new(pre?);
+            return Ok(Component { pre });
+        }
+        let permit = self.shared.compiling.clone().acquire_owned().await;
+        let permit = permit.map_err(|error| ended(error.to_string()))?;
+        let shared = self.shared.clone();
+        let compiling = tokio::task::spawn_blocking(move || {
+            let (artifacts, engine) = (&shared.artifacts, &shared.engine);
+            let compiled = artifacts.load_or_compile(engine, &wasm, compile::in_child);
+            // Held until the compiler has ended, whoever waited for it and has left.
+            drop(permit);
+            shared.linked(&compiled?)
+        });
+        let compiled = compiling.await.map_err(|error| ended(error.to_string()))?;
+        let pre = Arc::new(compiled?);
+        Ok(Component { pre })
     }
 }
 

@@ -618,6 +618,7 @@ async fn execute(
         ..sandbox::Request::default()
     };
     let script = known(&node, id).await?;
+    // Held until the guest has ended, whether or not the client stays: see `http/seen_through.rs`.
     let permit = node.dispatcher.enter(script.app_id)?;
     let (ended, answer) = node.runner.execute(script.id, who, request).await?;
     node.tally.count(&ended.execution);

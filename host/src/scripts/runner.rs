@@ -1,6 +1,7 @@
 //! Runs scripts: finds their code, makes the job, and tells what became of it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
@@ -25,7 +26,7 @@ use crate::json::{self, TOLD_DEPTH_MAX};
 use crate::sandbox::{
     Code, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report, Request, Sandbox,
 };
-use crate::store::{Db, micros};
+use crate::store::{Db, StoreError, micros};
 use crate::telemetry::trace::{self, Span, TraceParent};
 use crate::triggers::firing::{self, Origin};
 
@@ -34,6 +35,12 @@ use crate::triggers::firing::{self, Origin};
 const CODE_CACHE_BYTES: u64 = 64 * 1024 * 1024;
 /// What a loaded component counts for besides the bytes that it came from.
 const COMPONENT_BYTES: usize = 2 * 1024 * 1024;
+/// For how long an execution without a delivery is tried to be kept. It has its place at the gate
+/// until then, so that no more wait for the database than may run.
+const KEEP_WITHIN: Duration = Duration::from_secs(15);
+/// How long to wait between two tries: at first, and at most.
+const KEEP_AGAIN_AFTER: Duration = Duration::from_millis(50);
+const KEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(2);
 
 /// Runs the scripts of this instance.
 pub struct Runner {
@@ -302,10 +309,10 @@ impl Runner {
         (ended, Answer::Outcome(report.outcome))
     }
 
-    /// Run a script now, without the outbox, as `who`.
+    /// Run a script now, without the outbox, as `who`, and keep the execution.
     ///
     /// # Errors
-    /// [`ScriptError`] when there is no such script.
+    /// [`ScriptError`] when there is no such script, or the execution could not be kept.
     pub async fn execute(
         &self,
         script_id: ScriptId,
@@ -331,8 +338,29 @@ impl Runner {
                 event: None,
             })
             .await;
-        self.db.write_grouped(ended.clone()).await?;
+        self.keep(&ended).await?;
         Ok((ended, answer))
+    }
+
+    /// Keep an execution that ended, again and again while the database is away for a moment.
+    async fn keep(&self, ended: &Ended) -> Result<(), StoreError> {
+        let gives_up_at = Instant::now() + KEEP_WITHIN;
+        let mut pause = KEEP_AGAIN_AFTER;
+        loop {
+            match self.db.write_grouped(ended.clone()).await {
+                // It was kept before; only the answer was lost.
+                Ok(()) | Err(StoreError::Duplicate) => return Ok(()),
+                Err(error) if error.is_unavailable() && Instant::now() < gives_up_at => {
+                    tokio::time::sleep(pause).await;
+                    pause = (pause * 2).min(KEEP_AGAIN_AFTER_MAX);
+                }
+                Err(error) => {
+                    let execution_id = ended.execution.id;
+                    tracing::error!(%execution_id, %error, "an execution could not be kept");
+                    return Err(error);
+                }
+            }
+        }
     }
 }
 

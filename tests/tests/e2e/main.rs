@@ -17,6 +17,7 @@ mod handover;
 mod idempotency;
 mod json_values;
 mod kills;
+mod left_by_clients;
 mod limits;
 mod nodes;
 mod oidc;

@@ -1,5 +1,9 @@
 //! Streams that are cut, servers that die, readers that are slow, nodes that tell each other.
 
+use std::collections::BTreeMap;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -15,6 +19,8 @@ on_both_engines!(
     a_thousand_cuts_of_the_dashboards_stream_lose_nothing_and_double_nothing,
     streams_resume_after_the_server_was_killed,
     a_slow_reader_is_cut_off_and_resumes,
+    a_stream_that_is_too_slow_for_one_topic_is_deaf_to_none,
+    topics_that_are_read_from_the_journal_take_turns,
     readers_that_stop_or_trickle_are_ended_soon_and_resume,
     replays_are_budgeted_by_user_token_and_address,
     two_thousand_idle_streams_hear_a_message,
@@ -216,7 +222,6 @@ fn streams_resume_after_the_server_was_killed(engine: Engine) {
 }
 
 fn a_slow_reader_is_cut_off_and_resumes(engine: Engine) {
-    use std::io::{Read, Write};
     let server = Server::start_with(engine, roomy());
     let app = server.app("shop");
     open(&app, "a", json!({ "auth_mode": "public" }));
@@ -252,9 +257,117 @@ fn a_slow_reader_is_cut_off_and_resumes(engine: Engine) {
     }
 }
 
+/// What a stream of several topics said, and where to go on.
+struct Heard<'p> {
+    address: String,
+    path: &'p str,
+    stream: EventStream,
+    last: Option<String>,
+    numbers: BTreeMap<String, Vec<i64>>,
+}
+
+impl<'p> Heard<'p> {
+    fn of(address: String, path: &'p str) -> Self {
+        let stream = EventStream::open(&address, path, &[]).unwrap();
+        let last = stream.expect("ready").id;
+        let numbers = BTreeMap::new();
+        Self {
+            address,
+            path,
+            stream,
+            last,
+            numbers,
+        }
+    }
+
+    /// Read on until that many were heard in each topic, however often the stream ends.
+    fn read_until(&mut self, told: &BTreeMap<String, Vec<i64>>) {
+        while self.numbers.values().map(Vec::len).sum::<usize>() < told.values().map(Vec::len).sum()
+        {
+            let Some(event) = self.stream.next() else {
+                let last = self.last.clone().unwrap_or_default();
+                let headers = [("last-event-id", last.as_str())];
+                self.stream = EventStream::open(&self.address, self.path, &headers).unwrap();
+                continue;
+            };
+            assert_ne!(event.name, "gap");
+            if event.name == "message" {
+                let topic = event.data["topic"].as_str().unwrap_or_default();
+                let number = event.data["message"]["n"].as_i64().unwrap();
+                self.numbers
+                    .entry(topic.to_owned())
+                    .or_default()
+                    .push(number);
+            }
+            self.last = event.id.or(self.last.take());
+        }
+        assert_eq!(self.numbers, *told);
+    }
+}
+
+fn a_stream_that_is_too_slow_for_one_topic_is_deaf_to_none(engine: Engine) {
+    const OTHERS: [&str; 4] = ["b", "c", "d", "e"];
+    let server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    let topics = ["flood"].into_iter().chain(OTHERS);
+    topics.clone().for_each(|topic| public(&app, topic));
+    let mut told = BTreeMap::new();
+    let mut tell = |topic: &str, body: &str| {
+        let numbers: &mut Vec<i64> = told.entry(topic.to_owned()).or_default();
+        let n = numbers.len() as i64;
+        publish(&app, topic, json!({ "n": n, "body": body }));
+        numbers.push(n);
+        told.clone()
+    };
+    let proxy = Proxy::to(server.url.trim_start_matches("http://"));
+    let address = format!("127.0.0.1:{}", proxy.port);
+    let path = "/realtime?topic=flood&topic=b&topic=c&topic=d&topic=e";
+    let mut heard = Heard::of(address, path);
+    proxy.slow_down(Duration::from_millis(20));
+    // A few of the others fit where one more of the flood does not.
+    let body = "x".repeat(60_000);
+    let mut sent = 0;
+    while server.metric("picloud_streams_cut_off_total") < 1.0 {
+        assert!(sent < 2_000, "it is held for ever");
+        for _ in 0..20 {
+            tell("flood", &body);
+            sent += 1;
+        }
+        OTHERS.iter().for_each(|topic| drop(tell(topic, "")));
+    }
+    report(format_args!("cut off after {sent} messages of 60 kB"));
+    proxy.slow_down(Duration::ZERO);
+    for _ in 0..3 {
+        topics.clone().for_each(|topic| drop(tell(topic, "")));
+    }
+    let all = tell("flood", "");
+    heard.read_until(&all);
+    // And it goes on.
+    for topic in topics {
+        let all = tell(topic, "");
+        heard.read_until(&all);
+    }
+}
+
+fn topics_that_are_read_from_the_journal_take_turns(engine: Engine) {
+    const FLOOD: usize = 600;
+    let server = Server::start_with(engine, roomy());
+    let app = server.app("shop");
+    ["flood", "b"].iter().for_each(|topic| public(&app, topic));
+    for n in 0..FLOOD {
+        publish(&app, "flood", json!(n));
+    }
+    publish(&app, "b", json!("the only one"));
+    let path = "/realtime?topic=flood&topic=b&last_event_id=earliest";
+    let stream = subscribe(&server, path, &[]);
+    ready(&stream);
+    let heard = stream.messages(FLOOD + 1);
+    let place = heard.iter().position(|message| message == "the only one");
+    assert!(place.is_some_and(|place| place < FLOOD), "{place:?}");
+}
+
 /// A reader whose kernel takes next to nothing for it.
 fn with_small_window(address: &str) -> std::net::TcpStream {
-    use std::io::Write;
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     socket.set_recv_buffer_size(1_024).unwrap();
     let there: std::net::SocketAddr = address.parse().unwrap();
@@ -266,7 +379,6 @@ fn with_small_window(address: &str) -> std::net::TcpStream {
 }
 
 fn readers_that_stop_or_trickle_are_ended_soon_and_resume(engine: Engine) {
-    use std::io::Read;
     const MESSAGES: i64 = 20;
     let mut options = roomy();
     let patience = ("PICLOUD_CLIENT_TIMEOUT_MS", "1500".to_owned());
@@ -390,7 +502,6 @@ fn memory_kib(pid: u32) -> u64 {
 }
 
 fn two_thousand_idle_streams_hear_a_message(engine: Engine) {
-    use std::io::{Read, Write};
     const STREAMS: usize = 2_000;
     let server = Server::start_with(engine, roomy());
     let app = server.app("shop");
@@ -586,4 +697,94 @@ fn what_one_node_publishes_the_streams_of_another_hear() {
     let event = events.expect("message");
     assert_eq!(event.data["data"]["what"], "script", "{event:?}");
     drop(there);
+}
+
+/// A way to the test Postgres on which one connection dies without a word: nothing of what it asks
+/// for comes any more, once it has asked for something.
+struct BlackHole {
+    port: u16,
+    fell_in: Arc<AtomicBool>,
+}
+
+impl BlackHole {
+    /// Take the first connection on which `asked` is sent.
+    fn for_whoever_asks(asked: &'static [u8]) -> Self {
+        let url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it");
+        let target = url
+            .split(['@', '/'])
+            .find(|part| part.contains(':') && !part.ends_with(':'))
+            .expect("a host and a port")
+            .to_owned();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let fell_in = Arc::new(AtomicBool::new(false));
+        let fallen = fell_in.clone();
+        std::thread::spawn(move || {
+            for inside in listener.incoming().map_while(Result::ok) {
+                let Ok(outside) = TcpStream::connect(&target) else {
+                    continue;
+                };
+                let is_dead = Arc::new(AtomicBool::new(false));
+                let (fallen, dead) = (fallen.clone(), is_dead.clone());
+                let carry = move |mut from: TcpStream, mut to: TcpStream, asks: bool| {
+                    let mut piece = [0; 16 * 1024];
+                    while let Ok(length @ 1..) = from.read(&mut piece) {
+                        let said = &piece[..length];
+                        let asks = asks && said.windows(asked.len()).any(|part| part == asked);
+                        if asks && !fallen.swap(true, Ordering::Relaxed) {
+                            dead.store(true, Ordering::Relaxed);
+                        }
+                        if !dead.load(Ordering::Relaxed) && to.write_all(said).is_err() {
+                            return;
+                        }
+                    }
+                };
+                let (from, to) = (inside.try_clone().unwrap(), outside.try_clone().unwrap());
+                let there = carry.clone();
+                std::thread::spawn(move || there(from, to, true));
+                std::thread::spawn(move || carry(outside, inside, false));
+            }
+        });
+        Self { port, fell_in }
+    }
+}
+
+#[test]
+fn a_read_of_the_journal_that_hangs_makes_nobody_deaf() {
+    let one = Server::start_with(Engine::Postgres, roomy());
+    let app = one.app("shop");
+    public(&app, "a");
+    // What a node reads for all of its streams.
+    let hole = BlackHole::for_whoever_asks(b"characters_before");
+    let options = Options {
+        postgres_through: Some(hole.port),
+        ..roomy()
+    };
+    let other = one.another_node(options);
+    let streams = [(); 2].map(|()| subscribe(&other, "/realtime/topics/a", &[]));
+    streams.iter().for_each(|stream| drop(ready(stream)));
+    let hears = |stream: &EventStream, n: i64| assert_eq!(stream.messages(1), [n]);
+    publish(&app, "a", json!(0));
+    wait_for("the read", || {
+        hole.fell_in.load(Ordering::Relaxed).then_some(())
+    });
+    // Who comes now does not depend on it either.
+    let new = subscribe(&other, "/realtime/topics/a", &[]);
+    ready(&new);
+    let asked = Instant::now();
+    publish(&app, "a", json!(1));
+    streams.iter().for_each(|stream| hears(stream, 0));
+    streams
+        .iter()
+        .chain([&new])
+        .for_each(|stream| hears(stream, 1));
+    report(format_args!("a hanging read cost {:?}", asked.elapsed()));
+    assert!(asked.elapsed() < Duration::from_secs(10));
+    for n in 2..10 {
+        publish(&app, "a", json!(n));
+        streams
+            .iter()
+            .chain([&new])
+            .for_each(|stream| hears(stream, n));
+    }
 }
