@@ -101,7 +101,7 @@ export class List<T extends { id: string }> {
 	/** What is being fetched. */
 	#step: Step | null = null;
 	/** What is to be fetched after what is under way. */
-	#wanted = new Set<Step>();
+	#wanted: Step[] = [];
 
 	/** As `Query`; a change fetches the first page anew, and keeps what follows it. */
 	constructor(
@@ -110,7 +110,7 @@ export class List<T extends { id: string }> {
 	) {
 		this.#fetch = fetch;
 		$effect(() => {
-			this.#wanted.clear();
+			this.#wanted = [];
 			void this.#begin('first');
 			return () => this.#running?.abort();
 		});
@@ -147,13 +147,13 @@ export class List<T extends { id: string }> {
 
 	#ask(step: Step): Promise<void> {
 		if (!this.#running?.isAlive) return this.#begin(step);
-		this.#wanted.add(step);
+		if (!this.#wanted.includes(step)) this.#wanted.push(step);
 		return this.#running.ended;
 	}
 
 	#begin(step: Step): Promise<void> {
 		this.#running?.abort();
-		if (step === 'first') this.#wanted.delete('renewed');
+		this.#wanted = this.#wanted.filter((it) => it !== step && !(step === 'first' && it === 'renewed'));
 		const running = new Fetching();
 		this.#running = running;
 		running.ended = this.#load(step, running);
@@ -178,9 +178,8 @@ export class List<T extends { id: string }> {
 		this.first = false;
 		this.#step = null;
 		this.#running = null;
-		if (this.#cursor === null) this.#wanted.delete('next');
 		// Whoever scrolls does not wait for changes to end.
-		const after = STEPS.find((step) => this.#wanted.delete(step));
+		const after = STEPS.find((it) => this.#wanted.includes(it) && (it !== 'next' || this.#cursor !== null));
 		if (after) return this.#begin(after);
 		this.loading = false;
 	}
