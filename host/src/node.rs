@@ -15,6 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::apps::leaving;
 use crate::backup::Backups;
 use crate::config::Config;
 use crate::directory::Directory;
@@ -154,6 +155,7 @@ impl Node {
         let tally = Tally::new(journal.clone());
         let dispatcher = Dispatcher::new(outbox.clone(), hand_over, runner.clone(), tally.clone());
         dispatcher.take_over().await?;
+        leaving::take_over(&db).await?;
         let sessions = Sessions::new(
             db.clone(),
             config.session_ttl_hours,
@@ -367,6 +369,8 @@ impl Node {
         tasks.spawn("retention.sweep", move || {
             retention.keep_sweeping(swept.0.clone(), swept.1.clone())
         });
+        let left = db.clone();
+        tasks.spawn("apps.leaving", move || leaving::keep_sweeping(left.clone()));
         let (about, said) = (self.about.clone(), db.clone());
         tasks.spawn("instance.say", move || {
             about.clone().keep_saying(said.clone())

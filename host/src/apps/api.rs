@@ -359,7 +359,7 @@ async fn remove(
             Box::pin(async move {
                 directory::raise_version(tx).await?;
                 expected.check(sql::get(tx.conn().await?, id).await?.as_ref())?;
-                match sql::delete(tx, id).await? {
+                match sql::leaving::hide(tx, id).await? {
                     true => Ok(()),
                     false => Err(AppError::NotFound(app)),
                 }

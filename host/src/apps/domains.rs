@@ -23,14 +23,7 @@ pub async fn claim(
     directory::raise_version(tx).await?;
     let others = sql::all(tx.conn().await?).await?.or_fail()?;
     let (own, others): (Vec<App>, Vec<App>) = others.into_iter().partition(|app| app.id == app_id);
-    for host in hosts {
-        let claimed = others.iter().flat_map(|app| &app.hosts);
-        let overlaps = |other: &&HostPattern| other.covers(host) || host.covers(other);
-        if let Some(claimed) = claimed.clone().find(overlaps) {
-            let (host, claimed) = (host.clone(), claimed.clone());
-            return Err(AppError::HostTaken { host, claimed });
-        }
-    }
+    check(hosts, &others)?;
     let before = own.into_iter().flat_map(|app| app.hosts);
     let gone: Vec<HostPattern> = before.filter(|host| !hosts.contains(host)).collect();
     if !gone.is_empty() && !orphan {
@@ -45,4 +38,20 @@ pub async fn claim(
         }
     }
     Ok(sql::set_hosts(tx, app_id, hosts).await?)
+}
+
+/// Refuse hosts that overlap with those of other apps.
+///
+/// # Errors
+/// [`AppError::HostTaken`].
+pub fn check(hosts: &[HostPattern], others: &[App]) -> Result<(), AppError> {
+    for host in hosts {
+        let claimed = others.iter().flat_map(|app| &app.hosts);
+        let overlaps = |other: &&HostPattern| other.covers(host) || host.covers(other);
+        if let Some(claimed) = claimed.clone().find(overlaps) {
+            let (host, claimed) = (host.clone(), claimed.clone());
+            return Err(AppError::HostTaken { host, claimed });
+        }
+    }
+    Ok(())
 }

@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod domains;
+pub mod leaving;
 pub mod sql;
 
 use std::fmt;

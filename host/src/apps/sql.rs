@@ -1,5 +1,7 @@
 //! The statements of apps and their hosts.
 
+pub mod leaving;
+
 use chrono::{DateTime, Utc};
 
 use super::{App, AppId, HostPattern, Slug};
@@ -52,7 +54,7 @@ impl AppRow {
 pub async fn all(conn: &mut Conn) -> Result<Readable<App>, StoreError> {
     const APPS: &str = "
         select id, slug, name, hide_payloads_from_viewers, created_at, updated_at
-        from apps order by id";
+        from apps where remove_at is null order by id";
     const HOSTS: &str = "select app_id, host from app_hosts";
     let rows: Vec<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APPS).fetch_all(c).await)?;
     let hosts: Vec<(AppId, String)> =
@@ -82,7 +84,7 @@ fn pattern(app_id: AppId, host: &str) -> Result<HostPattern, StoreError> {
 pub async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>, StoreError> {
     const APP: &str = "
         select id, slug, name, hide_payloads_from_viewers, created_at, updated_at
-        from apps where id = $1";
+        from apps where id = $1 and remove_at is null";
     const HOSTS: &str = "select host from app_hosts where app_id = $1";
     let row: Option<AppRow> = on!(&mut *conn, |c| sqlx::query_as(APP)
         .bind(id)
@@ -132,18 +134,6 @@ pub async fn update(tx: &mut Tx, app: &App) -> Result<(), StoreError> {
         query.execute(c).await.map(|_| ())
     })?;
     Ok(())
-}
-
-/// Remove an app and what belongs to it. Its deliveries and executions stay: the dispatcher
-/// gives the former their outcome. Says whether there was one.
-pub async fn delete(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
-    const SQL: &str = "delete from apps where id = $1";
-    let gone = on!(tx.conn().await?, |c| sqlx::query(SQL)
-        .bind(id)
-        .execute(c)
-        .await
-        .map(|done| done.rows_affected()))?;
-    Ok(gone > 0)
 }
 
 /// Replace the hosts of an app. [`StoreError::Duplicate`] when another app has one of them.

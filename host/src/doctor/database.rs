@@ -48,6 +48,7 @@ pub(super) async fn check(
 ) -> Vec<Finding> {
     let file = config.database_url.strip_prefix("sqlite://").map(Path::new);
     if let Some(file) = file
+        && depth == Depth::Whole
         && !file.exists()
     {
         let found = format!("{} is not there yet; the first start makes it", shell(file));

@@ -121,7 +121,10 @@ pub async fn of_server(node: &Node, arrival: Arrival) -> Report {
     findings.push(leases(node.outbox.oldest_lease(), longest));
     findings.push(running::directory(node.directory.age()));
     findings.push(running::tasks(&node.tasks.problems()));
-    let conn = node.db.read().await;
+    let conn = match node.db.check_file() {
+        Ok(()) => node.db.read().await,
+        Err(error) => Err(error),
+    };
     findings.extend(database::check(config, conn, Depth::Asked).await);
     findings.into()
 }

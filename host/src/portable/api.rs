@@ -96,6 +96,10 @@ impl From<ImportError> for Problem {
                 "the app, or a part of it, was just made by another",
             ),
             ImportError::Store(error) => error.into(),
+            error @ ImportError::TooSlow => {
+                let detail = format!("{error}; try again when less is going on");
+                Self::unavailable(detail)
+            }
             error => Self::invalid_field("file", error.to_string()),
         }
     }
@@ -187,10 +191,7 @@ async fn import_app(
         kv: import.kv.len(),
         secrets_to_set: import.secrets.clone(),
     };
-    let written = node
-        .db
-        .write(move |tx| Box::pin(async move { import.write(tx).await }));
-    written.await?;
+    Arc::new(import).write(&node.db).await?;
     node.refresh_directory().await;
     let location = format!("{API_ROOT}/apps/{}", imported.app.id);
     let location = location.parse().map_err(Problem::internal)?;

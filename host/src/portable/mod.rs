@@ -8,12 +8,15 @@ pub mod api;
 
 use std::collections::HashMap;
 use std::io::Cursor;
+use std::ops::Range;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::Utc;
 use serde::{Deserialize, Serialize};
+use tokio::runtime::Handle;
 
-use crate::apps::{self, App, AppError, AppId, HostPattern, Slug, domains};
+use crate::apps::{self, App, AppError, AppId, HostPattern, Slug, domains, leaving};
 use crate::archive::{ArchiveError, Format, Giver, MakeError, Reader, Writer};
 use crate::dispatch::retry::RetryPolicy;
 use crate::idempotency::{EventPolicy, RoutePolicy};
@@ -24,7 +27,7 @@ use crate::pubsub::{self, AuthMode, OpenTopic};
 use crate::routes::{self, DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId};
 use crate::scripts::{self, Kind, Script, ScriptId, ScriptLimits};
 use crate::secrets;
-use crate::store::{Conn, StoreError, Tx};
+use crate::store::{Conn, Db, StoreError, Tx};
 use crate::triggers::{
     self, DeadLetterFilter, Glob, KvFilter, Op, OrderedBy, PubSubFilter, Source, Trigger, TriggerId,
 };
@@ -45,6 +48,10 @@ const CONTENT_BYTES_MAX: u64 = 256 << 20;
 const CODE_BYTES_MAX: usize = 16 << 20;
 /// Entries of the key-value store that are read at once.
 const KV_PAGE: u32 = 500;
+
+/// How many rows one transaction of an import writes, and about how many bytes: others wait for it.
+const BATCH_ROWS: usize = 500;
+const BATCH_BYTES: usize = 256 << 10;
 
 const KV: &str = "kv.jsonl";
 
@@ -371,6 +378,11 @@ pub enum ImportError {
     /// A route is in the way of another.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// The sweep took it for one that nobody was at any more.
+    #[error(
+        "the database was too slow: a part of the app took longer to write than it is waited for"
+    )]
+    TooSlow,
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -613,39 +625,119 @@ impl Import {
         })
     }
 
-    /// Write the app.
+    /// Write the app: what there may be much of in batches that nobody sees, and at last, in one
+    /// transaction, what makes it an app. Whoever drops this before that gives the import up.
     ///
     /// # Errors
-    /// When its slug or a host is taken, or the database fails.
-    pub async fn write(&self, tx: &mut Tx) -> Result<(), ImportError> {
+    /// When its slug or a host is taken, or the database fails. The sweep removes what was written.
+    pub async fn write(self: Arc<Self>, db: &Db) -> Result<(), ImportError> {
+        let mut begun = Begun {
+            db: db.clone(),
+            app: self.app.id,
+            is_shown: false,
+        };
+        store::unwitnessed(self.write_batches(db)).await?;
+        let import = self.clone();
+        let shown = db.write(move |tx| Box::pin(async move { import.show(tx).await }));
+        shown.await?;
+        begun.is_shown = true;
+        Ok(())
+    }
+
+    async fn write_batches(self: &Arc<Self>, db: &Db) -> Result<(), ImportError> {
+        let import = self.clone();
+        let begun = db.write(move |tx| Box::pin(async move { import.begin(tx).await }));
+        begun.await?;
+        for (place, (_, versions)) in self.scripts.iter().enumerate() {
+            let bytes_of = |(_, code): &(u32, Bytes)| code.len();
+            for range in batches(versions, bytes_of) {
+                let import = self.clone();
+                let batch = db.write(move |tx| {
+                    Box::pin(async move { import.write_versions(tx, place, range).await })
+                });
+                batch.await?;
+            }
+        }
+        let bytes_of = |(collection, key, value): &(Collection, Key, Value)| {
+            collection.as_str().len() + key.as_str().len() + value.as_str().len()
+        };
+        for range in batches(&self.kv, bytes_of) {
+            let import = self.clone();
+            let batch =
+                db.write(move |tx| Box::pin(async move { import.write_kv(tx, range).await }));
+            batch.await?;
+        }
+        Ok(())
+    }
+
+    /// Begin, unless it is plain already that the app cannot be shown in the end.
+    async fn begin(&self, tx: &mut Tx) -> Result<(), ImportError> {
         let App {
-            id,
-            slug,
-            name,
-            hosts,
-            ..
+            id, slug, hosts, ..
+        } = &self.app;
+        let others = apps::sql::all(tx.conn().await?).await?.or_fail()?;
+        if others.iter().any(|other| other.slug == *slug) {
+            return Err(AppError::SlugTaken(slug.clone()).into());
+        }
+        domains::check(hosts, &others)?;
+        Ok(leaving::begin(tx, *id).await?)
+    }
+
+    async fn write_versions(
+        &self,
+        tx: &mut Tx,
+        place: usize,
+        range: Range<usize>,
+    ) -> Result<(), ImportError> {
+        self.keep(tx).await?;
+        let (script, versions) = &self.scripts[place];
+        let first = range.start;
+        for (n, (version, code)) in versions[range].iter().enumerate() {
+            if first + n == 0 {
+                // The script itself comes with its current version.
+                scripts::sql::insert(tx, script, code).await?;
+                continue;
+            }
+            let version = *version;
+            let script = Script {
+                version,
+                ..script.clone()
+            };
+            scripts::sql::insert_version(tx, &script, code).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_kv(&self, tx: &mut Tx, range: Range<usize>) -> Result<(), ImportError> {
+        self.keep(tx).await?;
+        let inserted = kv::sql::insert(tx, self.app.id, &self.kv[range]).await;
+        inserted.map_err(|error| match error {
+            StoreError::Duplicate => impossible(KV, "a key is there twice"),
+            error => error.into(),
+        })
+    }
+
+    async fn keep(&self, tx: &mut Tx) -> Result<(), ImportError> {
+        match leaving::keep(tx, self.app.id).await? {
+            true => Ok(()),
+            false => Err(ImportError::TooSlow),
+        }
+    }
+
+    /// Make it an app that everybody sees.
+    async fn show(&self, tx: &mut Tx) -> Result<(), ImportError> {
+        let App {
+            id, slug, hosts, ..
         } = &self.app;
         // It raises the directory's version first, so that such changes wait for each other.
         directory::raise_version(tx).await?;
-        let inserted = apps::sql::insert(tx, *id, slug, name).await;
-        inserted.map_err(|error| AppError::of_slug(error, slug))?;
-        apps::sql::update(tx, &self.app).await?;
+        if !apps::sql::leaving::show(tx, *id).await? {
+            return Err(ImportError::TooSlow);
+        }
+        let named = apps::sql::update(tx, &self.app).await;
+        named.map_err(|error| AppError::of_slug(error, slug))?;
         domains::claim(tx, *id, hosts, false).await?;
         tx.creates(*id);
-        for (script, versions) in &self.scripts {
-            let Some(((_, current), others)) = versions.split_first() else {
-                continue;
-            };
-            scripts::sql::insert(tx, script, current).await?;
-            for (version, code) in others {
-                let version = *version;
-                let script = Script {
-                    version,
-                    ..script.clone()
-                };
-                scripts::sql::insert_version(tx, &script, code).await?;
-            }
-        }
         for route in &self.routes {
             routes::put(tx, route).await?;
         }
@@ -655,13 +747,51 @@ impl Import {
         for topic in &self.topics {
             pubsub::sql::upsert(tx, *id, topic).await?;
         }
-        kv::sql::insert(tx, *id, &self.kv)
-            .await
-            .map_err(|error| match error {
-                StoreError::Duplicate => impossible(KV, "a key is there twice"),
-                error => error.into(),
-            })
+        Ok(())
     }
+}
+
+/// An app that is being imported. Dropped before it is shown, it is given up.
+struct Begun {
+    db: Db,
+    app: AppId,
+    is_shown: bool,
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        if self.is_shown {
+            return;
+        }
+        let (db, app) = (self.db.clone(), self.app);
+        // If it was shown after all, and only the answer was lost, it stays as it is.
+        let giving_up = async move {
+            if let Err(error) = leaving::give_up(&db, app).await {
+                tracing::warn!(%error, "what was imported of an app is removed later");
+            }
+        };
+        if let Ok(runtime) = Handle::try_current() {
+            runtime.spawn(giving_up);
+        }
+    }
+}
+
+/// Cut `items` into runs of which each is written in one transaction: of [`BATCH_ROWS`] and about
+/// [`BATCH_BYTES`] at most.
+fn batches<T>(items: &[T], bytes_of: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
+    let mut runs: Vec<Range<usize>> = Vec::new();
+    let mut bytes = 0;
+    for (place, item) in items.iter().enumerate() {
+        bytes += bytes_of(item);
+        match runs.last_mut() {
+            Some(run) if run.len() < BATCH_ROWS && bytes <= BATCH_BYTES => run.end = place + 1,
+            _ => {
+                bytes = bytes_of(item);
+                runs.push(place..place + 1);
+            }
+        }
+    }
+    runs
 }
 
 fn read_kv(
@@ -684,4 +814,29 @@ fn read_kv(
         entries.push(entry().map_err(|error| lines.damaged(error))?);
     }
     Ok(entries)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_are_bounded_by_rows_and_by_bytes() {
+        let lengths = |items: &[usize]| -> Vec<usize> {
+            let runs = batches(items, |bytes| *bytes);
+            let mut next = 0;
+            for run in &runs {
+                assert_eq!(run.start, next);
+                next = run.end;
+            }
+            assert_eq!(next, items.len());
+            runs.iter().map(ExactSizeIterator::len).collect()
+        };
+        assert_eq!(lengths(&[]), [0; 0]);
+        assert_eq!(lengths(&[1; 1201]), [500, 500, 201]);
+        let half = BATCH_BYTES / 2;
+        assert_eq!(lengths(&[half, half, half, 1]), [2, 2]);
+        // One that is larger by itself goes alone.
+        assert_eq!(lengths(&[1, BATCH_BYTES * 9, 1, 1]), [1, 1, 2]);
+    }
 }

@@ -57,9 +57,10 @@ macro_rules! select_scripts {
     };
 }
 
-/// Every script of the instance.
+/// Every script of the instance, but for those of apps that nobody sees.
 pub async fn all(conn: &mut Conn) -> Result<Readable<Script>, StoreError> {
-    const SQL: &str = select_scripts!("");
+    const SQL: &str =
+        select_scripts!("where app_id not in (select id from apps where remove_at is not null)");
     let rows: Vec<ScriptRow> = on!(conn, |c| sqlx::query_as(SQL).fetch_all(c).await)?;
     Ok(rows.into_iter().map(Script::try_from).collect())
 }
@@ -94,9 +95,11 @@ pub async fn page(
     rows.into_iter().map(Script::try_from).collect()
 }
 
-/// One script.
+/// One script, unless it is of an app that nobody sees.
 pub async fn get(conn: &mut Conn, id: ScriptId) -> Result<Option<Script>, StoreError> {
-    const SQL: &str = select_scripts!("where id = $1");
+    const SQL: &str = select_scripts!(
+        "where id = $1 and app_id not in (select id from apps where remove_at is not null)"
+    );
     let row: Option<ScriptRow> = on!(conn, |c| sqlx::query_as(SQL)
         .bind(id)
         .fetch_optional(c)

@@ -96,6 +96,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0016_sign_in_codes.sql"),
         include_str!("../../../migrations/postgres/0016_sign_in_codes.sql"),
     ),
+    (
+        18,
+        "leaving_apps",
+        include_str!("../../../migrations/sqlite/0018_leaving_apps.sql"),
+        include_str!("../../../migrations/postgres/0018_leaving_apps.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

@@ -7,6 +7,7 @@ mod beside;
 mod conn;
 mod error;
 mod expected;
+mod file;
 mod fresh;
 mod held;
 mod id;
@@ -40,7 +41,7 @@ pub use readable::Readable;
 pub(crate) use rows::insert_all;
 pub use rows::{ROWS_MAX, chunks, tuples};
 pub use snapshot::snapshot;
-pub use witness::{Witness, witnessed};
+pub use witness::{Witness, unwitnessed, witnessed};
 pub use writer::{Durability, Grouped, Lane};
 
 use writer::Writer;
@@ -66,8 +67,8 @@ struct Inner {
     guest_reads: open::Reads,
     writer: Writer,
     announced: Mutex<Option<mpsc::UnboundedReceiver<Vec<Announcement>>>>,
-    /// Held for as long as the process serves: it keeps a second one off the same file.
-    _lock: Option<std::fs::File>,
+    /// SQLite's. Held for as long as the process serves: it keeps a second one off the same file.
+    file: Option<Arc<file::Served>>,
 }
 
 impl Db {
@@ -86,7 +87,7 @@ impl Db {
                 guest_reads: opened.guest_reads,
                 writer: Writer::start(opened.writes, opened.keyed_lanes, announce),
                 announced: Mutex::new(Some(announced)),
-                _lock: opened.lock,
+                file: opened.file,
             }),
             for_guests: false,
         })
@@ -140,6 +141,7 @@ impl Db {
         E: From<StoreError> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Tx) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
+        self.check_for_write()?;
         let Some(witness) = witness::current() else {
             return self.inner.writer.alone(work).await;
         };
@@ -162,7 +164,22 @@ impl Db {
     /// # Errors
     /// When this item could not be written; others of its group are not affected.
     pub async fn write_grouped<G: Grouped>(&self, item: G) -> Result<G::Output, StoreError> {
+        self.check_for_write()?;
         self.inner.writer.grouped(item, witness::current()).await
+    }
+
+    /// See that SQLite's file is still where it was opened.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] says what became of it.
+    pub fn check_file(&self) -> Result<(), StoreError> {
+        let file = self.inner.file.as_ref();
+        Ok(file.map_or(Ok(()), |file| file.check())?)
+    }
+
+    fn check_for_write(&self) -> Result<(), StoreError> {
+        let file = self.inner.file.as_ref();
+        Ok(file.map_or(Ok(()), |file| file.check_for_write())?)
     }
 
     /// Ask the database for a sign of life. While writes work, that is an empty transaction,
@@ -171,6 +188,7 @@ impl Db {
     /// # Errors
     /// [`StoreError`] when it does not answer or refuses writes.
     pub async fn check(&self) -> Result<(), StoreError> {
+        self.check_file()?;
         let is_failing = self.inner.writer.is_failing();
         self.write::<_, StoreError, _>(move |tx| {
             Box::pin(async move {

@@ -7,10 +7,12 @@ use std::str::FromStr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, PgConnection, SqlitePool};
 
+use super::file::{self, Served};
 use super::held::{Beside, Held};
 use super::readers::{ACQUIRE_TIMEOUT, Readers};
 use super::session::{self, Sessions};
@@ -40,7 +42,7 @@ pub(super) struct Opened {
     pub(super) writes: Connector,
     /// Lanes for [`Lane::Keyed`](super::Lane::Keyed).
     pub(super) keyed_lanes: usize,
-    pub(super) lock: Option<File>,
+    pub(super) file: Option<Arc<Served>>,
 }
 
 pub(super) enum Reads {
@@ -182,6 +184,8 @@ pub(super) async fn open(url: &str) -> Result<Opened, StoreError> {
 
 async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
     let lock = lock(path)?;
+    let path = &resolved(path)?;
+    let served = Served::claim(path.clone(), lock)?;
     // Full durability by default: a commit survives a power cut. Group commit makes it
     // affordable. No mmap: an I/O error would be a signal instead of an error.
     let options = SqliteConnectOptions::new()
@@ -202,13 +206,17 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
     if let Err(error) = lay_out_log(path) {
         tracing::debug!(%error, "SQLite's log is not laid out ahead; it grows as it is written");
     }
+    let served = Arc::new(served.with_log());
     let readers = async || {
+        let served = served.clone();
         let options = options.clone().read_only(true).create_if_missing(false);
         SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
             .min_connections(1)
             .test_before_acquire(false)
             .acquire_timeout(ACQUIRE_TIMEOUT)
+            // A file that took the place of ours is another database.
+            .after_connect(move |_, _| std::future::ready(served.check()).boxed())
             .connect_with(options)
             .await
     };
@@ -217,7 +225,7 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         guest_reads: Reads::Sqlite(readers().await?),
         writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
         keyed_lanes: 1,
-        lock: Some(lock),
+        file: Some(served),
     })
 }
 
@@ -259,7 +267,7 @@ async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> 
         guest_reads: Reads::Postgres(Readers::new(connector.clone(), sizes.readers)),
         writes: Connector::Postgres(connector),
         keyed_lanes: sizes.keyed_lanes as usize,
-        lock: None,
+        file: None,
     })
 }
 
@@ -320,6 +328,11 @@ impl Sizes {
     }
 }
 
+fn resolved(path: &Path) -> Result<PathBuf, StoreError> {
+    file::resolve(path)
+        .map_err(|error| StoreError::Unusable(format!("cannot find {}: {error}", path.display())))
+}
+
 /// Lock the file next to the database for the life of this process. Two writers would be safe
 /// for SQLite but not for us: a starting process takes over every lease that it finds.
 pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
@@ -328,7 +341,7 @@ pub(super) fn lock(path: &Path) -> Result<File, StoreError> {
         std::fs::create_dir_all(folder)
             .map_err(|error| unusable(format!("cannot make {}: {error}", folder.display())))?;
     }
-    let lock_path = beside(path, ".lock");
+    let lock_path = beside(&resolved(path)?, ".lock");
     let file = File::options()
         .create(true)
         .truncate(false)

@@ -8,7 +8,7 @@ use futures_util::future::BoxFuture;
 use super::{StoreError, Tx};
 
 tokio::task_local! {
-    static WITNESS: Arc<dyn Witness>;
+    static WITNESS: Option<Arc<dyn Witness>>;
 }
 
 /// Writes down that a change is made, in the change's own transaction: neither is committed
@@ -24,10 +24,15 @@ pub trait Witness: Send + Sync {
 /// Do `work`; whatever it writes itself, `witness` writes in the same transactions. What other
 /// tasks write for it is not seen.
 pub async fn witnessed<F: Future>(witness: Arc<dyn Witness>, work: F) -> F::Output {
-    WITNESS.scope(witness, work).await
+    WITNESS.scope(Some(witness), work).await
+}
+
+/// Do `work`, whose writes are no change yet: no witness writes anything with them.
+pub async fn unwitnessed<F: Future>(work: F) -> F::Output {
+    WITNESS.scope(None, work).await
 }
 
 /// The witness of the work that asks.
 pub(super) fn current() -> Option<Arc<dyn Witness>> {
-    WITNESS.try_with(Arc::clone).ok()
+    WITNESS.try_with(Option::clone).ok().flatten()
 }
