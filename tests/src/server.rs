@@ -356,13 +356,36 @@ impl Server {
                 "import sqlite3, sys; sqlite3.connect(sys.argv[1]).executescript(sys.argv[2])";
             let mut python = Command::new("python3");
             let python = python.args(["-c", EXECUTE]);
-            let python = python.arg(self.data_dir().join("picloud.db"));
+            let python = python.arg(self.database_file());
             assert!(python.arg(statements).status().expect("python3").success());
             return;
         };
         let mut client =
             postgres::Client::connect(&database.url, postgres::NoTls).expect("the database");
         client.batch_execute(statements).expect("statements");
+    }
+
+    /// How many rows a table has, behind the server's back.
+    pub fn rows(&self, table: &str) -> u64 {
+        let count = format!("select count(*) from {table}");
+        let Some(database) = &self.database else {
+            const EXECUTE: &str = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])";
+            let mut python = Command::new("python3");
+            let python = python.args(["-c", EXECUTE]);
+            let python = python.arg(self.database_file()).arg(count);
+            let counted = String::from_utf8(python.output().expect("python3").stdout);
+            let counted = counted.expect("a text");
+            return counted.trim().parse().expect("a number");
+        };
+        let mut client =
+            postgres::Client::connect(&database.url, postgres::NoTls).expect("the database");
+        let counted: i64 = client.query_one(&count, &[]).expect("a count").get(0);
+        counted.unsigned_abs()
+    }
+
+    /// The file of its database on SQLite.
+    pub fn database_file(&self) -> PathBuf {
+        self.data_dir().join("picloud.db")
     }
 
     /// End every connection to the server's database, as a restart of Postgres does. Says how

@@ -17,6 +17,8 @@ use crate::store::{Db, Engine, StoreError, Tx};
 
 /// How long an app that is being imported is kept without a sign of its import.
 const KEPT_FOR: TimeDelta = TimeDelta::seconds(30);
+/// After how long such a sign is given again.
+const KEPT_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(3);
 /// How often is looked for apps to remove.
 const EVERY: Duration = Duration::from_secs(1);
 /// How many entries of the key-value store one transaction removes.
@@ -41,8 +43,16 @@ pub async fn begin(tx: &mut Tx, id: AppId) -> Result<(), StoreError> {
 /// # Errors
 /// When the database fails.
 pub async fn keep(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
-    let until = tx.now + KEPT_FOR;
-    sql::keep(tx, id, until).await
+    let Some(until) = sql::kept_until(tx, id).await? else {
+        return Ok(false);
+    };
+    let later = tx.now + KEPT_FOR;
+    // Not each time: on Postgres every row that is added looks the app up, among all the versions
+    // of its row that nobody has cleared away yet.
+    if later - until > KEPT_AGAIN_AFTER {
+        return sql::keep(tx, id, later).await;
+    }
+    Ok(true)
 }
 
 /// Have the sweep remove an app that was begun, unless it was shown.
@@ -68,45 +78,52 @@ pub async fn sweep(db: &Db) -> Result<u64, StoreError> {
     let leaving = sql::page(&mut db.read().await?, APPS).await?;
     let mut removed = 0;
     for id in leaving {
+        let mut next = Left::Entries(None);
         loop {
             let batch = db.write::<_, StoreError, _>(move |tx| {
-                Box::pin(async move { remove_batch(tx, id).await })
+                Box::pin(async move { remove_batch(tx, id, next).await })
             });
             match batch.await? {
-                Batch::More => {}
-                Batch::NotNow => break,
-                Batch::Last => {
+                Some(Left::Nothing) => {
                     removed += 1;
                     break;
                 }
+                Some(left) => next = left,
+                None => break,
             }
         }
     }
     Ok(removed)
 }
 
-/// What one transaction of a sweep did with an app.
-enum Batch {
-    /// It is not to be removed now.
-    NotNow,
-    /// There is more of it.
-    More,
+/// What is left of an app that is being removed.
+enum Left {
+    /// Entries of its key-value store after this one, and all that follows.
+    Entries(Option<(String, String)>),
+    /// Versions of its scripts, and all that follows.
+    Versions,
     /// It is gone.
-    Last,
+    Nothing,
 }
 
-async fn remove_batch(tx: &mut Tx, id: AppId) -> Result<Batch, StoreError> {
+/// Remove a part of an app. Answers what is left, unless it is not to be removed now.
+async fn remove_batch(tx: &mut Tx, id: AppId, left: Left) -> Result<Option<Left>, StoreError> {
     // An import that would keep it waits for the lock, and then finds that it is late.
     if !sql::lock(tx, id).await? {
-        return Ok(Batch::NotNow);
+        return Ok(None);
     }
-    if sql::remove_entries(tx, id, ENTRIES).await? > 0
-        || sql::remove_versions(tx, id, VERSIONS).await? > 0
-    {
-        return Ok(Batch::More);
+    if let Left::Entries(after) = left {
+        let last = sql::remove_entries(tx, id, after, ENTRIES).await?;
+        return Ok(Some(
+            last.map_or(Left::Versions, |last| Left::Entries(Some(last))),
+        ));
     }
+    if sql::remove_versions(tx, id, VERSIONS).await? > 0 {
+        return Ok(Some(Left::Versions));
+    }
+    // What its last executions wrote meanwhile goes with it.
     sql::remove(tx, id).await?;
-    Ok(Batch::Last)
+    Ok(Some(Left::Nothing))
 }
 
 /// Have the sweep remove what an earlier process was importing. On SQLite one process at a time has

@@ -61,7 +61,7 @@ pub(super) async fn check(
     asked.await.unwrap_or_else(|error| {
         let fix = match file {
             Some(file) => format!(
-                "See that {} is whole and belongs to the user that the server runs as; restore a backup if it is damaged.",
+                "See that {} is there and whole, that it can be written to, and that it belongs to the user that the server runs as; restore a backup if it is damaged.",
                 shell(file)
             ),
             None => "See that it runs and that database_url is right; /readyz tells when it is back.".to_owned(),

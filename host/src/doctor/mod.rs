@@ -22,6 +22,9 @@ use crate::store::snapshot;
 use database::Depth;
 pub use reach::Arrival;
 
+/// How long the database may take to show that it takes writes.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
+
 /// How much a finding matters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
@@ -121,9 +124,11 @@ pub async fn of_server(node: &Node, arrival: Arrival) -> Report {
     findings.push(leases(node.outbox.oldest_lease(), longest));
     findings.push(running::directory(node.directory.age()));
     findings.push(running::tasks(&node.tasks.problems()));
-    let conn = match node.db.check_file() {
-        Ok(()) => node.db.read().await,
-        Err(error) => Err(error),
+    let asked = tokio::time::timeout(ANSWER_TIMEOUT, node.db.check()).await;
+    let conn = match asked {
+        Ok(Err(error)) => Err(error),
+        // One that does not answer in time may be busy: what follows tells.
+        Ok(Ok(())) | Err(_) => node.db.read().await,
     };
     findings.extend(database::check(config, conn, Depth::Asked).await);
     findings.into()

@@ -12,6 +12,8 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use sqlx::SqliteConnection;
+
 use super::StoreError;
 use super::open::beside;
 
@@ -38,6 +40,15 @@ pub(super) fn resolve(path: &Path) -> io::Result<PathBuf> {
         (Some(folder), Some(name)) => Ok(fs::canonicalize(folder)?.join(name)),
         _ => Ok(path),
     }
+}
+
+/// Refuse a connection that cannot write. SQLite makes one, without a word, while it may only read
+/// the file, and the connection stays so when that is over: the lane that kept it would never
+/// write again.
+pub(super) async fn refuse_read_only(conn: &mut SqliteConnection) -> Result<(), sqlx::Error> {
+    const SQL: &str = "
+        begin immediate; update directory_version set beat = beat where id = 1; rollback";
+    sqlx::raw_sql(SQL).execute(conn).await.map(drop)
 }
 
 /// The file that this process serves. It is locked, whatever name others know it by (a hard link),

@@ -69,7 +69,11 @@ pub(super) enum Connector {
 impl Connector {
     pub(super) async fn connect(&self) -> Result<Conn, StoreError> {
         Ok(match self {
-            Self::Sqlite(options) => Conn::Sqlite(Held::own(options.connect().await?)),
+            Self::Sqlite(options) => {
+                let mut conn = options.connect().await?;
+                file::refuse_read_only(&mut conn).await?;
+                Conn::Sqlite(Held::own(conn))
+            }
             Self::Postgres(connector) => {
                 let (mut conn, beside) = connector.connect().await?;
                 // What is written is found by its keys. A table that was empty when Postgres last

@@ -22,8 +22,22 @@ pub async fn begin(tx: &mut Tx, id: AppId, until: DateTime<Utc>) -> Result<(), S
     Ok(())
 }
 
+/// Until when an app that nobody sees is kept, unless it is to be removed already. Its row is locked:
+/// nobody begins to remove it before the transaction ends.
+pub async fn kept_until(tx: &mut Tx, id: AppId) -> Result<Option<DateTime<Utc>>, StoreError> {
+    const SQL: &str = "select remove_at from apps where id = $1 and remove_at > $2";
+    const SQL_POSTGRES: &str = "
+        select remove_at from apps where id = $1 and remove_at > $2 for no key update";
+    let (now, sql) = (tx.now, tx.text(SQL, SQL_POSTGRES));
+    Ok(on!(tx.conn().await?, |c| sqlx::query_scalar(sql)
+        .bind(id)
+        .bind(now)
+        .fetch_optional(c)
+        .await)?)
+}
+
 /// Keep an app that nobody sees until then, unless it is to be removed already. Says whether it is
-/// kept; then the row is locked.
+/// kept.
 pub async fn keep(tx: &mut Tx, id: AppId, until: DateTime<Utc>) -> Result<bool, StoreError> {
     const SQL: &str = "update apps set remove_at = $3 where id = $1 and remove_at > $2";
     let now = tx.now;
@@ -40,9 +54,16 @@ pub async fn show(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
 
 /// Lock an app that is to be removed now. Says whether there is such a one.
 pub async fn lock(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
-    const SQL: &str = "update apps set remove_at = $3 where id = $1 and remove_at <= $2";
-    let now = tx.now;
-    set(tx, SQL, id, now, now).await
+    const SQL: &str = "select id from apps where id = $1 and remove_at <= $2";
+    const SQL_POSTGRES: &str = "
+        select id from apps where id = $1 and remove_at <= $2 for no key update";
+    let (now, sql) = (tx.now, tx.text(SQL, SQL_POSTGRES));
+    let found: Option<AppId> = on!(tx.conn().await?, |c| sqlx::query_scalar(sql)
+        .bind(id)
+        .bind(now)
+        .fetch_optional(c)
+        .await)?;
+    Ok(found.is_some())
 }
 
 /// Run a statement about an app and two instants. Says whether it changed the app.
@@ -123,12 +144,43 @@ pub async fn give_up_all(tx: &mut Tx) -> Result<(), StoreError> {
     Ok(())
 }
 
-/// Remove entries of an app's key-value store, at most `limit`. Answers how many.
-pub async fn remove_entries(tx: &mut Tx, id: AppId, limit: i64) -> Result<u64, StoreError> {
-    const SQL: &str = "
-        delete from kv where app_id = $1 and (collection, key) in (
-            select collection, key from kv where app_id = $1 order by collection, key limit $2)";
-    remove_some(tx, SQL, id, limit).await
+/// Remove the first `limit` entries of an app's key-value store after this one. Answers the last of
+/// them, if there are more.
+///
+/// After one, because what was removed stays in Postgres' index for a while, and each batch would
+/// step over it; and from one to another, because any other way to name some rows is a join, which
+/// Postgres plans by what it last knew of the table.
+pub async fn remove_entries(
+    tx: &mut Tx,
+    id: AppId,
+    after: Option<(String, String)>,
+    limit: i64,
+) -> Result<Option<(String, String)>, StoreError> {
+    // The primary key (app_id, collection, key) serves them.
+    const LAST: &str = "
+        select collection, key from kv where app_id = $1 and (collection, key) > ($2, $3)
+        order by collection, key limit 1 offset $4";
+    const TO_LAST: &str = "
+        delete from kv where app_id = $1 and (collection, key) > ($2, $3)
+            and (collection, key) <= ($4, $5)";
+    const ALL: &str = "delete from kv where app_id = $1 and (collection, key) > ($2, $3)";
+    let (collection, key) = after.unwrap_or_default();
+    let last: Option<(String, String)> = on!(tx.conn().await?, |c| sqlx::query_as(LAST)
+        .bind(id)
+        .bind(&collection)
+        .bind(&key)
+        .bind(limit - 1)
+        .fetch_optional(c)
+        .await)?;
+    let sql = if last.is_some() { TO_LAST } else { ALL };
+    on!(tx.conn().await?, |c| {
+        let mut query = sqlx::query(sql).bind(id).bind(&collection).bind(&key);
+        if let Some((collection, key)) = &last {
+            query = query.bind(collection).bind(key);
+        }
+        query.execute(c).await.map(drop)
+    })?;
+    Ok(last)
 }
 
 /// Remove versions of an app's scripts, at most `limit`. Answers how many.
@@ -138,16 +190,7 @@ pub async fn remove_versions(tx: &mut Tx, id: AppId, limit: i64) -> Result<u64, 
             select v.script_id, v.version
             from scripts s join script_versions v on v.script_id = s.id
             where s.app_id = $1 limit $2)";
-    remove_some(tx, SQL, id, limit).await
-}
-
-async fn remove_some(
-    tx: &mut Tx,
-    sql: &'static str,
-    id: AppId,
-    limit: i64,
-) -> Result<u64, StoreError> {
-    Ok(on!(tx.conn().await?, |c| sqlx::query(sql)
+    Ok(on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .bind(limit)
         .execute(c)
