@@ -3,17 +3,20 @@
 
 mod app;
 pub mod collector;
+mod database;
 mod place;
 pub mod provider;
 mod proxy;
 mod server;
 mod stream;
+mod stuck;
 
 pub use app::App;
+pub use database::Row;
 pub use place::Place;
-pub use proxy::Proxy;
+pub use proxy::{Armed, Connected, Lost, Proxy, Statement, Then, normalised, nth, writes};
 pub use server::{Answer, Engine, Options, Server, restart_postgres};
-pub use stream::{Event, EventStream};
+pub use stream::{Ended, Event, EventStream};
 
 use std::time::{Duration, Instant};
 

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use crate::server::{Database, program};
+use crate::database::Database;
+use crate::server::program;
 use crate::{Engine, Options};
 
 /// An empty data folder, and on Postgres an empty database.

@@ -6,10 +6,11 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::database::{self, Database, Row};
 use crate::{App, Place, wait_for};
 
 const PASSWORD: &str = "correct horse battery";
@@ -44,6 +45,9 @@ pub struct Options {
     pub clock: Option<&'static str>,
     /// A port on this machine that leads to the Postgres, in place of its own.
     pub postgres_through: Option<u16>,
+    /// Whether it signs in to Postgres as a role of its own, which is no superuser: those are
+    /// exempt from what else may be refused.
+    pub ordinary_role: bool,
     /// Whether the first owner is left to the test.
     pub without_owner: bool,
 }
@@ -59,70 +63,6 @@ pub struct Server {
     options: Options,
     database: Option<Arc<Database>>,
     output: Arc<Mutex<String>>,
-}
-
-/// A database of the test's own on the Postgres that all tests share.
-pub(crate) struct Database {
-    name: String,
-    admin_url: String,
-    /// Where it is.
-    pub(crate) url: String,
-}
-
-impl Database {
-    pub(crate) fn create(options: &Options) -> Self {
-        let admin_url = options.postgres.clone().unwrap_or_else(|| {
-            std::env::var("PICLOUD_TEST_POSTGRES_URL").expect(
-                "PICLOUD_TEST_POSTGRES_URL is not set; `cargo xtask test` starts a Postgres and sets it",
-            )
-        });
-        let name = format!("picloud_{}", uuid::Uuid::now_v7().simple());
-        let mut admin =
-            postgres::Client::connect(&admin_url, postgres::NoTls).expect("the test Postgres");
-        admin
-            .batch_execute(&format!("create database {name}"))
-            .expect("a database");
-        let (front, _) = admin_url.rsplit_once('/').expect("a URL with a database");
-        let front = match (options.postgres_through, front.rsplit_once(':')) {
-            (Some(port), Some((host, _))) => format!("{host}:{port}"),
-            _ => front.to_owned(),
-        };
-        let url = format!("{front}/{name}");
-        Self {
-            name,
-            admin_url,
-            url,
-        }
-    }
-}
-
-impl Database {
-    /// Whether a statement that begins so is running in it.
-    pub(crate) fn is_running(&self, beginning: &str) -> bool {
-        let mut admin =
-            postgres::Client::connect(&self.admin_url, postgres::NoTls).expect("the test Postgres");
-        let sql = "select 1 from pg_stat_activity
-            where datname = $1 and state <> 'idle' and query like $2 || '%'";
-        let found = admin.query(sql, &[&self.name, &beginning]);
-        !found.expect("an answer").is_empty()
-    }
-
-    /// Whether there is a row in a table, if there is such a table.
-    pub(crate) fn has_rows(&self, table: &str) -> bool {
-        let mut client =
-            postgres::Client::connect(&self.url, postgres::NoTls).expect("the test Postgres");
-        let there = client.query_one("select to_regclass($1) is not null", &[&table]);
-        let any = format!("select 1 from {table} limit 1");
-        there.expect("an answer").get(0) && !client.query(&any, &[]).expect("rows").is_empty()
-    }
-}
-
-impl Drop for Database {
-    fn drop(&mut self) {
-        if let Ok(mut admin) = postgres::Client::connect(&self.admin_url, postgres::NoTls) {
-            let _ = admin.batch_execute(&format!("drop database {} with (force)", self.name));
-        }
-    }
 }
 
 /// The library that gives a process another clock.
@@ -282,7 +222,8 @@ impl Server {
             .stdout(Stdio::piped())
             .stderr(self.log_file());
         if let Some(database) = &self.database {
-            serve.args(["--database-url", &database.url]);
+            let url = database.url_through(self.options.postgres_through);
+            serve.args(["--database-url", &url]);
         }
         let mut child = serve.spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("it was piped");
@@ -360,27 +301,53 @@ impl Server {
             assert!(python.arg(statements).status().expect("python3").success());
             return;
         };
-        let mut client =
-            postgres::Client::connect(&database.url, postgres::NoTls).expect("the database");
-        client.batch_execute(statements).expect("statements");
+        database.execute(statements);
+    }
+
+    /// What a query of its database answers, as text: for what nothing else can tell.
+    pub fn query(&self, sql: &str) -> Vec<Row> {
+        let Some(database) = &self.database else {
+            const QUERY: &str = "
+import json, sqlite3, sys
+def text(value):
+    if value is None:
+        return None
+    return value.hex() if isinstance(value, bytes) else str(value)
+connection = sqlite3.connect('file:' + sys.argv[1] + '?mode=ro', uri=True, timeout=10)
+rows = connection.execute(sys.argv[2]).fetchall()
+print(json.dumps([[text(value) for value in row] for row in rows]))";
+            let mut python = Command::new("python3");
+            let python = python.args(["-c", QUERY]);
+            let python = python.arg(self.data_dir().join("picloud.db")).arg(sql);
+            let answered = python.output().expect("python3");
+            let said = String::from_utf8_lossy(&answered.stderr);
+            assert!(answered.status.success(), "{said}");
+            return serde_json::from_slice(&answered.stdout).expect("rows");
+        };
+        database::rows(&mut database.client(), sql)
+    }
+
+    /// Whether its database is a Postgres.
+    pub fn is_on_postgres(&self) -> bool {
+        self.database.is_some()
+    }
+
+    /// A variable of its environment that the test set.
+    pub(crate) fn variable(&self, name: &str) -> Option<&str> {
+        let mut set = self.options.environment.iter().rev();
+        let found = set.find(|(known, _)| *known == name);
+        found.map(|(_, value)| value.as_str())
+    }
+
+    fn postgres(&self) -> &Database {
+        self.database.as_ref().expect("a Postgres")
     }
 
     /// How many rows a table has, behind the server's back.
     pub fn rows(&self, table: &str) -> u64 {
-        let count = format!("select count(*) from {table}");
-        let Some(database) = &self.database else {
-            const EXECUTE: &str = "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])";
-            let mut python = Command::new("python3");
-            let python = python.args(["-c", EXECUTE]);
-            let python = python.arg(self.database_file()).arg(count);
-            let counted = String::from_utf8(python.output().expect("python3").stdout);
-            let counted = counted.expect("a text");
-            return counted.trim().parse().expect("a number");
-        };
-        let mut client =
-            postgres::Client::connect(&database.url, postgres::NoTls).expect("the database");
-        let counted: i64 = client.query_one(&count, &[]).expect("a count").get(0);
-        counted.unsigned_abs()
+        let counted = self.query(&format!("select count(*) from {table}"));
+        let counted = counted[0][0].as_deref().expect("a count");
+        counted.parse().expect("a number")
     }
 
     /// The file of its database on SQLite.
@@ -391,12 +358,40 @@ impl Server {
     /// End every connection to the server's database, as a restart of Postgres does. Says how
     /// many there were.
     pub fn end_database_connections(&self) -> u64 {
-        let database = self.database.as_ref().expect("a Postgres");
-        let mut admin = postgres::Client::connect(&database.admin_url, postgres::NoTls)
-            .expect("the test Postgres");
-        let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
-        let ended = admin.query(sql, &[&database.name]).expect("they end");
-        ended.len() as u64
+        self.postgres().end_connections()
+    }
+
+    /// How many connections its database has, those of other nodes among them.
+    pub fn database_connections(&self) -> i64 {
+        self.postgres().connections()
+    }
+
+    /// Let its Postgres refuse every write, as one that a fail-over has made a standby, or take
+    /// them again.
+    pub fn make_database_read_only(&self, is_read_only: bool) {
+        let value = if is_read_only { "on" } else { "off" };
+        self.postgres().set("default_transaction_read_only", value);
+    }
+
+    /// Let its Postgres end statements that take longer than this; `None` is no limit.
+    pub fn limit_database_statements(&self, at_most: Option<Duration>) {
+        let ms = at_most.map_or(0, |limit| limit.as_millis());
+        self.postgres().set("statement_timeout", &format!("{ms}"));
+    }
+
+    /// Let its Postgres refuse to sign it in, or sign it in again. It needs
+    /// [`Options::ordinary_role`].
+    pub fn refuse_database_login(&self, is_refused: bool) {
+        let how = if is_refused { "nologin" } else { "login" };
+        self.postgres().alter_role(how);
+    }
+
+    /// Let its Postgres allow it only so many connections; `None` is as many as it wants. It needs
+    /// [`Options::ordinary_role`].
+    pub fn limit_database_connections(&self, at_most: Option<u32>) {
+        let limit = at_most.map_or("-1".to_owned(), |limit| limit.to_string());
+        let how = format!("connection limit {limit}");
+        self.postgres().alter_role(&how);
     }
 
     /// Send the process a signal, `STOP` say.
@@ -458,6 +453,24 @@ impl Server {
         }
     }
 
+    /// Wait for the end of the process; says whether it came within a time.
+    ///
+    /// # Panics
+    /// When the process cannot be waited for.
+    pub fn ends_within(&mut self, at_most: Duration) -> bool {
+        let begun = Instant::now();
+        while let Some(child) = &mut self.child {
+            if child.try_wait().expect("it can be waited for").is_some() {
+                self.child = None;
+            } else if begun.elapsed() > at_most {
+                return false;
+            } else {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+        true
+    }
+
     /// Wait for the end of the process, which was told to end or has a reason to. Says how it ended.
     pub fn wait_for_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
@@ -488,11 +501,26 @@ impl Server {
         headers: &[(&str, &str)],
         body: Option<&[u8]>,
     ) -> Result<Answer, String> {
+        self.call_within(Duration::from_secs(60), method, path, headers, body)
+    }
+
+    /// The same, given up after a time.
+    ///
+    /// # Errors
+    /// When there is no answer.
+    pub fn call_within(
+        &self,
+        time: Duration,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<&[u8]>,
+    ) -> Result<Answer, String> {
         let agent: ureq::Agent = ureq::Agent::config_builder()
             .http_status_as_error(false)
             .allow_non_standard_methods(true)
             .max_redirects(0)
-            .timeout_global(Some(Duration::from_secs(60)))
+            .timeout_global(Some(time))
             .build()
             .into();
         let mut request = http::Request::builder()
@@ -639,7 +667,10 @@ impl Server {
     /// How the CLI is told to open its database by itself.
     pub fn direct(&self) -> Vec<String> {
         match &self.database {
-            Some(database) => vec!["--database-url".to_owned(), database.url.clone()],
+            Some(database) => {
+                let url = database.url_through(self.options.postgres_through);
+                vec!["--database-url".to_owned(), url]
+            }
             None => {
                 let data_dir = self.data_dir().display().to_string();
                 vec!["--data-dir".to_owned(), data_dir]

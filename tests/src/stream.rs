@@ -18,6 +18,10 @@ pub struct Event {
     pub data: Value,
 }
 
+/// A stream that is over.
+#[derive(Debug)]
+pub struct Ended;
+
 /// An open stream, or the answer that there is none.
 pub struct EventStream {
     /// The status of the answer.
@@ -93,6 +97,18 @@ impl EventStream {
             Ok(event) => Some(event),
             Err(mpsc::RecvTimeoutError::Disconnected) => None,
             Err(mpsc::RecvTimeoutError::Timeout) => panic!("waited in vain for an event"),
+        }
+    }
+
+    /// The next event if one comes within a time.
+    ///
+    /// # Errors
+    /// When the stream has ended.
+    pub fn next_within(&self, time: Duration) -> Result<Option<Event>, Ended> {
+        match self.events.recv_timeout(time) {
+            Ok(event) => Ok(Some(event)),
+            Err(mpsc::RecvTimeoutError::Timeout) => Ok(None),
+            Err(mpsc::RecvTimeoutError::Disconnected) => Err(Ended),
         }
     }
 

@@ -102,12 +102,15 @@ enum Task {
         #[arg(long)]
         yes: bool,
     },
-    /// Kill a server under load and break its database, for hours, and compare with a ledger
-    /// outside of it
+    /// Kill a server under load, break its database and lose its answers, for hours, and compare
+    /// with a ledger outside of it. `PICLOUD_TEST_SEED` repeats a run
     Soak {
         /// How often, on each database
         #[arg(long, default_value_t = 1_000)]
         kills: u32,
+        /// How many answers of the database are lost at random: on one node, on two, and on four
+        #[arg(long, default_value_t = 1_000)]
+        lost_answers: u32,
         /// Install what is missing without asking
         #[arg(long)]
         yes: bool,
@@ -182,13 +185,18 @@ fn perform(task: Task) -> Result<()> {
             setup::set_up(setup::For::Profiling, yes)?;
             bench::flame(&root, seconds)
         }
-        Task::Soak { kills, yes } => {
+        Task::Soak {
+            kills,
+            lost_answers,
+            yes,
+        } => {
             setup::set_up(setup::For::Testing, yes)?;
             let longer = [
                 ("PICLOUD_TEST_KILLS", kills.to_string()),
                 ("PICLOUD_TEST_BROKEN_SECS", "15".to_owned()),
+                ("PICLOUD_TEST_LOST_ANSWERS", lost_answers.to_string()),
             ];
-            let filters = ["kills::", "what_was_accepted"];
+            let filters = ["kills::", "what_was_accepted", "lost_answers::"];
             test::run(&root, &["e2e".to_owned()], &filters, &longer)
         }
         Task::Test { filter, only, yes } => {

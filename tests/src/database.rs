@@ -1,0 +1,160 @@
+//! A Postgres database of a test's own, which can be made to refuse what a healthy one allows.
+
+use std::time::Duration;
+
+use postgres::{Client, NoTls, SimpleQueryMessage};
+
+use crate::Options;
+
+/// A database of the test's own on the Postgres that all tests share; dropping it removes it.
+pub(crate) struct Database {
+    name: String,
+    /// Where the server's superuser signs in, in another database.
+    admin_url: String,
+    /// Where the server's superuser signs in to this one, past any proxy.
+    own_url: String,
+    /// Where the server under test finds it, without a proxy.
+    pub(crate) url: String,
+    /// The role that it signs in as, if it is one of its own.
+    role: Option<String>,
+}
+
+/// A row, as text.
+pub type Row = Vec<Option<String>>;
+
+impl Database {
+    pub(crate) fn create(options: &Options) -> Self {
+        let admin_url = options.postgres.clone().unwrap_or_else(|| {
+            std::env::var("PICLOUD_TEST_POSTGRES_URL").expect(
+                "PICLOUD_TEST_POSTGRES_URL is not set; `cargo xtask test` starts a Postgres and sets it",
+            )
+        });
+        let name = format!("picloud_{}", uuid::Uuid::now_v7().simple());
+        let mut admin = connect(&admin_url);
+        let role = options.ordinary_role.then(|| format!("{name}_role"));
+        if let Some(role) = &role {
+            let make = format!("create role {role} login password 'secret'");
+            admin.batch_execute(&make).expect("a role");
+        }
+        let owned = role.iter().map(|role| format!(" owner {role}"));
+        let make = format!("create database {name}{}", owned.collect::<String>());
+        admin.batch_execute(&make).expect("a database");
+        let (front, _) = admin_url.rsplit_once('/').expect("a URL with a database");
+        let own_url = format!("{front}/{name}");
+        let (scheme, rest) = front.split_once("://").expect("a URL");
+        let (user, host) = rest.rsplit_once('@').expect("a URL with a user");
+        let user = match &role {
+            Some(role) => format!("{role}:secret"),
+            None => user.to_owned(),
+        };
+        Self {
+            url: format!("{scheme}://{user}@{host}/{name}"),
+            name,
+            admin_url,
+            own_url,
+            role,
+        }
+    }
+
+    /// The same database, reached through another port.
+    pub(crate) fn url_through(&self, port: Option<u16>) -> String {
+        let Some(port) = port else {
+            return self.url.clone();
+        };
+        let (front, name) = self.url.rsplit_once('/').expect("a URL with a database");
+        let (front, _) = front.rsplit_once(':').expect("a URL with a port");
+        format!("{front}:{port}/{name}")
+    }
+
+    fn admin(&self) -> Client {
+        connect(&self.admin_url)
+    }
+
+    /// A connection of the superuser to this database, past any proxy.
+    pub(crate) fn client(&self) -> Client {
+        connect(&self.own_url)
+    }
+
+    /// Whether a statement that begins so is running in it.
+    pub(crate) fn is_running(&self, beginning: &str) -> bool {
+        let sql = "select 1 from pg_stat_activity
+            where datname = $1 and state <> 'idle' and query like $2 || '%'";
+        let found = self.admin().query(sql, &[&self.name, &beginning]);
+        !found.expect("an answer").is_empty()
+    }
+
+    /// Whether there is a row in a table, if there is such a table.
+    pub(crate) fn has_rows(&self, table: &str) -> bool {
+        let mut client = self.client();
+        let there = client.query_one("select to_regclass($1) is not null", &[&table]);
+        let any = format!("select 1 from {table} limit 1");
+        there.expect("an answer").get(0) && !client.query(&any, &[]).expect("rows").is_empty()
+    }
+
+    /// End every connection to it. Says how many there were.
+    pub(crate) fn end_connections(&self) -> u64 {
+        let sql = "select pg_terminate_backend(pid) from pg_stat_activity where datname = $1";
+        let ended = self.admin().query(sql, &[&self.name]);
+        ended.expect("they end").len() as u64
+    }
+
+    /// How many connections it has.
+    pub(crate) fn connections(&self) -> i64 {
+        let sql = "select count(*) from pg_stat_activity where datname = $1";
+        let counted = self.admin().query_one(sql, &[&self.name]);
+        counted.expect("a count").get(0)
+    }
+
+    /// Set what is true of every new connection, and end those that there are.
+    pub(crate) fn set(&self, setting: &str, value: &str) {
+        let set = format!("alter database {} set {setting} = {value}", self.name);
+        self.admin().batch_execute(&set).expect("a setting");
+        self.end_connections();
+    }
+
+    /// Change the role that the server signs in as, and end its connections.
+    pub(crate) fn alter_role(&self, how: &str) {
+        let role = self.role.as_ref();
+        let role = role.expect("`Options::ordinary_role` makes the role");
+        let alter = format!("alter role {role} {how}");
+        self.admin().batch_execute(&alter).expect("a role");
+        self.end_connections();
+    }
+
+    /// Change it behind the server's back.
+    pub(crate) fn execute(&self, statements: &str) {
+        let done = self.client().batch_execute(statements);
+        done.expect("statements");
+    }
+}
+
+fn connect(url: &str) -> Client {
+    let mut config: postgres::Config = url.parse().expect("a URL");
+    config.connect_timeout(Duration::from_secs(10));
+    config.connect(NoTls).expect("the test Postgres")
+}
+
+/// The rows that a statement answers.
+pub(crate) fn rows(client: &mut Client, sql: &str) -> Vec<Row> {
+    let answered = client.simple_query(sql).expect("rows");
+    let rows = answered.into_iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            let columns = (0..row.len()).map(|column| row.get(column).map(str::to_owned));
+            Some(columns.collect())
+        }
+        _ => None,
+    });
+    rows.collect()
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        let Ok(mut admin) = Client::connect(&self.admin_url, NoTls) else {
+            return;
+        };
+        let _ = admin.batch_execute(&format!("drop database {} with (force)", self.name));
+        if let Some(role) = &self.role {
+            let _ = admin.batch_execute(&format!("drop role {role}"));
+        }
+    }
+}
