@@ -96,6 +96,7 @@ fn a_kill_loses_nothing_and_doubles_nothing(engine: Engine) {
         "{}",
         server.log()
     );
+    server.assert_nothing_stuck();
     assert_eq!(
         server
             .api("GET", "/apps/a/abandoned-executions?limit=200", None)
@@ -263,6 +264,7 @@ fn what_was_accepted_is_run(server: &Server, breaking: impl FnOnce()) {
         assert_eq!(app.kv("ran", key), true, "{key} was accepted and never ran");
     }
     assert!(app.dead_letters("").is_empty());
+    server.assert_nothing_stuck();
 }
 
 #[test]

@@ -198,4 +198,5 @@ fn kills_under_load_lose_nothing_and_double_nothing(engine: Engine) {
         assert!(sync.contains_key(n), "{n} was answered and never ran");
     }
     assert!(all(&server, "/apps/a/dead-letters").is_empty());
+    server.assert_nothing_stuck();
 }

@@ -21,6 +21,7 @@ mod json_values;
 mod kills;
 mod left_by_clients;
 mod limits;
+mod lost_answers;
 mod nodes;
 mod oidc;
 mod overview;

@@ -51,6 +51,7 @@ fn a_frozen_nodes_late_completion_is_refused() {
     assert_eq!(executions[0]["attempt"], 2);
     assert!(other.metric("picloud_leases_reclaimed_total") >= 1.0);
     assert!(seen.dead_letters("").is_empty());
+    other.assert_nothing_stuck();
 }
 
 #[test]
@@ -109,6 +110,7 @@ fn a_long_script_keeps_its_lease() {
         1,
         "more than twice its lease, and nobody took it"
     );
+    one.assert_nothing_stuck();
     drop(other);
 }
 
@@ -170,6 +172,7 @@ fn a_clock_that_is_off(clock: &'static str) {
         "doubled: {tried:?}"
     );
     assert!(app.dead_letters("").is_empty());
+    right.assert_nothing_stuck();
 }
 
 #[test]

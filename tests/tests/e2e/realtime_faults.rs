@@ -496,16 +496,6 @@ fn replays_are_budgeted_by_user_token_and_address(engine: Engine) {
     ready(&subscribe(&server, "/api/v1/events", &signed_in));
 }
 
-/// The memory of a process, in KiB.
-fn memory_kib(pid: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status
-        .lines()
-        .find(|line| line.starts_with("VmRSS:"))
-        .unwrap();
-    line.split_whitespace().nth(1).unwrap().parse().unwrap()
-}
-
 fn two_thousand_idle_streams_hear_a_message(engine: Engine) {
     const STREAMS: usize = 2_000;
     let server = Server::start_with(engine, roomy());
@@ -530,9 +520,9 @@ fn two_thousand_idle_streams_hear_a_message(engine: Engine) {
         socket
     };
     let first: Vec<_> = (0..50).map(|_| connect()).collect();
-    let before = memory_kib(server.pid());
+    let before = server.memory_kib();
     let mut streams: Vec<_> = (0..STREAMS).map(|_| connect()).collect();
-    let each = (memory_kib(server.pid()) - before) as f64 / STREAMS as f64;
+    let each = (server.memory_kib() - before) as f64 / STREAMS as f64;
     let sent = Instant::now();
     publish(&app, "a", json!("to all"));
     for stream in &mut streams {
