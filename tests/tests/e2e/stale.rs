@@ -85,11 +85,7 @@ fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
         let opened = stale.api("PUT", &path, Some(json!({ "auth_mode": auth_mode })));
         assert_eq!(opened.status, 200, "{}", opened.text());
     }
-    let (reader, token) = stale.join(
-        "reader",
-        "member",
-        json!({ "a": "viewer" }),
-    );
+    let (reader, token) = stale.join("reader", "member", json!({ "a": "viewer" }));
     let read = || stale.api_as(&token, "GET", "/apps/a/scripts", None);
     assert_eq!(read().status, 200);
     let bearer = format!("Bearer {}", stale.token);

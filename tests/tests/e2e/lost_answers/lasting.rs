@@ -409,7 +409,7 @@ fn a_stop_ends_in_its_grace_though_nothing_passes() {
     let begun = Instant::now();
     rig.server.signal("TERM");
     // The grace of these servers is two seconds; what comes after it may take as long again.
-    let ended = rig.server.wait_for_end(Duration::from_secs(8));
+    let ended = rig.server.ends_within(Duration::from_secs(8));
     report(format_args!(
         "a stop in a black hole: {:?}",
         begun.elapsed()
