@@ -4,17 +4,18 @@ use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection, PgConnection, SqlitePool};
+use tokio::sync::Notify;
 
 use super::file::{self, Served};
 use super::held::{Beside, Held};
-use super::readers::{ACQUIRE_TIMEOUT, Readers};
+use super::readers::{ACQUIRE_TIMEOUT, Pool, Readers};
 use super::session::{self, Sessions};
 use super::{Conn, Engine, StoreError, migrate};
 
@@ -35,6 +36,10 @@ const READERS_MAX: u32 = 16;
 const CONNECT_PAUSE: Duration = Duration::from_millis(50);
 /// The longest such pause.
 const CONNECT_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// How often room is made for a connection before it counts as refused.
+const ROOM_TRIES: u32 = 10;
+/// How long Postgres has each time to notice that others were closed.
+const ROOM_PAUSE: Duration = Duration::from_millis(50);
 
 pub(super) struct Opened {
     pub(super) reads: Reads,
@@ -95,6 +100,14 @@ pub(super) struct PostgresConnector {
     pub(super) options: Box<PgConnectOptions>,
     sessions: Arc<Sessions>,
     failed: Arc<Mutex<Option<Failed>>>,
+    crowded: Arc<Crowded>,
+}
+
+/// What closes idle connections when Postgres has no room for another.
+#[derive(Default)]
+struct Crowded {
+    pools: Mutex<Vec<Weak<Pool>>>,
+    lanes: Notify,
 }
 
 /// Why the last connection could not be made.
@@ -110,6 +123,31 @@ impl PostgresConnector {
             sessions: Sessions::new(options.clone()),
             options: Box::new(options),
             failed: Arc::default(),
+            crowded: Arc::default(),
+        }
+    }
+
+    /// Close what is idle in `pool` when there is no room for another connection.
+    pub(super) fn makes_room_in(&self, pool: &Arc<Pool>) {
+        let mut pools = self.crowded.pools.lock();
+        if let Ok(pools) = &mut pools {
+            pools.push(Arc::downgrade(pool));
+        }
+    }
+
+    /// Wait until there is no room for another connection: what is idle is to be closed.
+    pub(super) async fn is_crowded(&self) {
+        self.crowded.lanes.notified().await;
+    }
+
+    /// Close what is idle.
+    fn make_room(&self) {
+        self.crowded.lanes.notify_waiters();
+        if let Ok(pools) = self.crowded.pools.lock() {
+            pools
+                .iter()
+                .filter_map(Weak::upgrade)
+                .for_each(|pool| pool.forget_idle());
         }
     }
 
@@ -119,12 +157,21 @@ impl PostgresConnector {
         {
             return Err(failed.error.clone());
         }
-        let connected = async {
+        let connected = async || {
             let mut conn = session::connect(&self.options).await?;
             let id = session::begin(&mut conn).await?;
             Ok::<_, sqlx::Error>((conn, id))
         };
-        match connected.await {
+        let mut made = connected().await;
+        for _ in 0..ROOM_TRIES {
+            if !made.as_ref().is_err_and(session::is_crowded) {
+                break;
+            }
+            self.make_room();
+            tokio::time::sleep(ROOM_PAUSE).await;
+            made = connected().await;
+        }
+        match made {
             Ok((conn, id)) => {
                 if self.failed().take().is_some() {
                     tracing::info!("the database can be reached again");

@@ -29,7 +29,7 @@ const PING_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Clone)]
 pub(super) struct Readers(Arc<Pool>);
 
-struct Pool {
+pub(super) struct Pool {
     connector: PostgresConnector,
     places: Arc<Semaphore>,
     idle: Mutex<Vec<Idle>>,
@@ -49,11 +49,13 @@ struct PlaceOf {
 
 impl Readers {
     pub(super) fn new(connector: PostgresConnector, most: u32) -> Self {
-        Self(Arc::new(Pool {
-            connector,
+        let pool = Arc::new(Pool {
+            connector: connector.clone(),
             places: Arc::new(Semaphore::new(most as usize)),
             idle: Mutex::default(),
-        }))
+        });
+        connector.makes_room_in(&pool);
+        Self(pool)
     }
 
     /// How connections are made.
@@ -96,7 +98,8 @@ impl Pool {
         self.idle().pop()
     }
 
-    fn forget_idle(&self) {
+    /// Close those that nobody uses.
+    pub(super) fn forget_idle(&self) {
         self.idle().clear();
     }
 }

@@ -131,7 +131,7 @@ impl Sessions {
 }
 
 /// Whether the server has no room for another connection.
-fn is_crowded(error: &sqlx::Error) -> bool {
+pub(super) fn is_crowded(error: &sqlx::Error) -> bool {
     let code = error
         .as_database_error()
         .and_then(|database| database.code());

@@ -292,7 +292,7 @@ impl LaneWorker {
         loop {
             let job = match next.take() {
                 Some(job) => job,
-                None => match queue.recv().await {
+                None => match self.next_job(&mut queue).await {
                     Some(Job::Grouped(group)) if group.is_patient() => {
                         let (groups, alone) = with_company(group, &mut queue).await;
                         next = alone;
@@ -310,6 +310,20 @@ impl LaneWorker {
                     next = gather_waiting(&mut groups, &mut queue);
                     self.guarded(async |lane| lane.together(groups).await).await;
                 }
+            }
+        }
+    }
+
+    /// The next job; meanwhile the connection is closed if others have no room for theirs.
+    async fn next_job(&mut self, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
+        loop {
+            let Connector::Postgres(connector) = &self.connector else {
+                return queue.recv().await;
+            };
+            tokio::select! {
+                biased;
+                job = queue.recv() => return job,
+                () = connector.is_crowded() => self.conn = None,
             }
         }
     }

@@ -119,10 +119,10 @@ fn a_node_whose_picture_is_old_says_so() {
     let rig = Rig::start();
     let other = rig.another();
     let app = rig.server.known_app("a");
-    app.serve("version", "1");
+    app.serve("picture", "1");
     ok(other.eventually("the script", || {
-        Ok((other.server.get("/version-of").status == 404
-            && other.call("GET", "/version", None)?.text() != "")
+        Ok((other.server.get("/picture-of").status == 404
+            && other.call("GET", "/picture", None)?.text() != "")
             .then_some(()))
     }));
     let armed = rig.proxy.lose_each(Lost::Request, Then::Hang, {
@@ -137,7 +137,7 @@ fn a_node_whose_picture_is_old_says_so() {
         armed.wait(Duration::from_secs(10)),
         "the directory is not read"
     );
-    let list = other.ask("/apps/a/scripts?name=version").unwrap();
+    let list = other.ask("/apps/a/scripts?name=picture").unwrap();
     let path = format!(
         "/api/v1/scripts/{}",
         list["items"][0]["id"].as_str().unwrap()
@@ -146,7 +146,7 @@ fn a_node_whose_picture_is_old_says_so() {
     other.insist("PATCH", &path, Some(&change), &[409]).unwrap();
     let begun = Instant::now();
     loop {
-        let answer = rig.call("GET", "/version", None).unwrap();
+        let answer = rig.call("GET", "/picture", None).unwrap();
         if answer.status == 200 && answer.text() == "2" {
             break;
         }
