@@ -390,7 +390,8 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     let node = Node::start(config, metrics).await?;
     node.welcome(address).await?;
     let saying = node.begin_tasks();
-    node.directory.refresh().await?;
+    // The first owner may have been made just now.
+    node.refresh_directory().await;
     let mut dispatching = tokio::spawn(node.dispatcher.clone().run(node.tasks.clone(), grace));
     let mut signals = Signals::new()?;
     println!("listening on http://{address}");

@@ -474,8 +474,7 @@ print(json.dumps([[text(value) for value in row] for row in rows]))";
     /// Wait for the end of the process, which was told to end or has a reason to. Says how it ended.
     pub fn wait_for_end(&mut self) -> ExitStatus {
         let mut child = self.child.take().expect("it runs");
-        let ended = wait_for("the process to end", || child.try_wait().expect("a child"));
-        ended
+        wait_for("the process to end", || child.try_wait().expect("a child"))
     }
 
     /// A request with everything given.
