@@ -200,7 +200,7 @@ impl Listened {
     }
 
     /// What a reader reads after; none where it is to stop.
-    fn to_read(&mut self, number: u64) -> Option<i64> {
+    fn reads_after(&mut self, number: u64) -> Option<i64> {
         let is_behind = self.is_behind();
         // Another has taken over from a reader that has another number.
         let reader = self.reader.as_mut().filter(|it| it.number == number)?;
@@ -240,7 +240,7 @@ impl Reading {
         let mut pause = AGAIN_AFTER;
         loop {
             let to_read = match fanout.locked().channels.get_mut(&self.channel) {
-                Some(listened) => listened.to_read(self.number),
+                Some(listened) => listened.reads_after(self.number),
                 None => None,
             };
             let Some(told) = to_read else {

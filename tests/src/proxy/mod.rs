@@ -82,10 +82,13 @@ pub enum Then {
     Hang,
 }
 
+/// Chooses statements.
+type Which = Box<dyn FnMut(&Statement) -> bool + Send>;
+
 struct Rule {
     lost: Lost,
     then: Then,
-    which: Mutex<Box<dyn FnMut(&Statement) -> bool + Send>>,
+    which: Mutex<Which>,
     once: bool,
     is_armed: AtomicBool,
     fired: Mutex<Vec<Statement>>,
@@ -305,7 +308,7 @@ impl Shared {
             if length == 0 {
                 return connection.close();
             }
-            let said = locked(&connection.wire).from_client(&piece[..length]);
+            let said = locked(&connection.wire).client_sent(&piece[..length]);
             for one in said {
                 let goes_on = match one {
                     FromClient::Plain(bytes) => {
@@ -366,7 +369,7 @@ impl Shared {
                 }
                 return;
             }
-            let said = locked(&connection.wire).from_server(&piece[..length]);
+            let said = locked(&connection.wire).server_sent(&piece[..length]);
             for one in said {
                 if !self.answer(connection, one) {
                     return connection.close();
@@ -589,13 +592,7 @@ impl Proxy {
         self.arm(lost, then, Box::new(which), false)
     }
 
-    fn arm(
-        &self,
-        lost: Lost,
-        then: Then,
-        which: Box<dyn FnMut(&Statement) -> bool + Send>,
-        once: bool,
-    ) -> Armed {
+    fn arm(&self, lost: Lost, then: Then, which: Which, once: bool) -> Armed {
         let rule = Arc::new(Rule {
             lost,
             then,

@@ -205,7 +205,7 @@ impl Wire {
     }
 
     /// Read on in what the client sends.
-    pub(super) fn from_client(&mut self, piece: &[u8]) -> Vec<FromClient> {
+    pub(super) fn client_sent(&mut self, piece: &[u8]) -> Vec<FromClient> {
         self.client.extend_from_slice(piece);
         let mut read = Vec::new();
         loop {
@@ -338,7 +338,7 @@ impl Wire {
     }
 
     /// Read on in what the server sends.
-    pub(super) fn from_server(&mut self, piece: &[u8]) -> Vec<FromServer> {
+    pub(super) fn server_sent(&mut self, piece: &[u8]) -> Vec<FromServer> {
         if !matches!(self.stage, Stage::Typed) {
             return vec![FromServer::Part(piece.to_vec(), 0)];
         }
@@ -408,10 +408,10 @@ mod tests {
 
     fn started() -> Wire {
         let mut wire = Wire::new(7);
-        let first = wire.from_client(&startup());
+        let first = wire.client_sent(&startup());
         assert!(matches!(&first[..], [FromClient::Plain(bytes)] if *bytes == startup()));
-        wire.from_server(&message(b'R', &[0, 0, 0, 0]));
-        let ready = wire.from_server(&message(b'Z', b"I"));
+        wire.server_sent(&message(b'R', &[0, 0, 0, 0]));
+        let ready = wire.server_sent(&message(b'Z', b"I"));
         assert!(matches!(&ready[..], [FromServer::Ready(_, 0, none)] if none.is_empty()));
         wire
     }
@@ -421,7 +421,7 @@ mod tests {
         let mut asked = Vec::new();
         // As it may come: piece by piece.
         for byte in messages.concat() {
-            for read in wire.from_client(&[byte]) {
+            for read in wire.client_sent(&[byte]) {
                 match read {
                     FromClient::Cycle(bytes, _, statements) => {
                         assert_eq!(bytes, messages.concat());
@@ -435,7 +435,7 @@ mod tests {
         let mut answered = None;
         let answer = [message(b'C', b"DONE\0"), message(b'Z', state)].concat();
         for byte in &answer {
-            for read in wire.from_server(std::slice::from_ref(byte)) {
+            for read in wire.server_sent(std::slice::from_ref(byte)) {
                 if let FromServer::Ready(_, _, statements) = read {
                     answered = Some(statements);
                 }
@@ -499,9 +499,9 @@ mod tests {
     #[test]
     fn a_refused_statement_is_known_as_such() {
         let mut wire = started();
-        wire.from_client(&query("insert into t values (1)"));
+        wire.client_sent(&query("insert into t values (1)"));
         let answer = [message(b'E', b"Sx\0\0"), message(b'Z', b"I")].concat();
-        let read = wire.from_server(&answer);
+        let read = wire.server_sent(&answer);
         assert!(matches!(&read[..], [FromServer::Ready(_, 1, one)] if one[0].failed));
     }
 
@@ -509,9 +509,9 @@ mod tests {
     fn what_is_not_postgres_passes_as_it_is() {
         let mut wire = Wire::new(0);
         let request = b"GET / HTTP/1.1\r\n\r\n";
-        let read = wire.from_client(request);
+        let read = wire.client_sent(request);
         assert!(matches!(&read[..], [FromClient::Plain(bytes)] if bytes == request));
-        let read = wire.from_server(b"HTTP/1.1 200 OK\r\n\r\n");
+        let read = wire.server_sent(b"HTTP/1.1 200 OK\r\n\r\n");
         assert!(matches!(&read[..], [FromServer::Part(bytes, _)] if bytes.starts_with(b"HTTP")));
     }
 
@@ -519,9 +519,9 @@ mod tests {
     fn encryption_is_declined_and_the_client_begins_again() {
         let mut wire = Wire::new(0);
         let asks = [8_u32.to_be_bytes(), SSL.to_be_bytes()].concat();
-        let read = wire.from_client(&asks);
+        let read = wire.client_sent(&asks);
         assert!(matches!(&read[..], [FromClient::AsksForEncryption]));
-        let read = wire.from_client(&startup());
+        let read = wire.client_sent(&startup());
         assert!(matches!(&read[..], [FromClient::Plain(_)]));
     }
 
