@@ -4,6 +4,8 @@ use std::fs::{self, File};
 use std::io::{self, IsTerminal, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use serde_json::json;
@@ -287,6 +289,25 @@ pub(super) fn size(bytes: u64) -> String {
         0..1_048_576 => format!("{} KiB", bytes.div_ceil(1024)),
         _ => format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20)),
     }
+}
+
+/// Do what takes a while and does not tell how far it is: on a terminal, say for how long it has
+/// been at it.
+pub(super) fn timed<T>(what: &str, work: impl FnOnce() -> T) -> T {
+    let (working, is_over) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let began = Instant::now();
+            let mut progress = Progress::begin();
+            while is_over.recv_timeout(PROGRESS_EVERY) == Err(RecvTimeoutError::Timeout) {
+                progress.say(|| format!("{what}: {} s", began.elapsed().as_secs()));
+            }
+            progress.end();
+        });
+        let done = work();
+        drop(working);
+        done
+    })
 }
 
 /// How far it is, on a terminal.

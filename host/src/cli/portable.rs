@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use serde_json::json;
 
 use super::Done;
-use super::backup::{size, written};
+use super::backup::{size, timed, written};
 use super::client::{Client, encoded};
 use super::output::{Failure, Output};
 use crate::archive::Reader;
@@ -72,7 +72,8 @@ impl Import {
             !self.without_domains,
             slug.unwrap_or_default()
         );
-        let made = client.upload(&path, file)?;
+        let what = format!("importing {}", size(file.len() as u64));
+        let made = timed(&what, || client.upload(&path, file))?;
         out.show(&made, |made| {
             println!(
                 "app `{}` made: {} scripts, {} routes, {} triggers, {} topics, {} entries of the key-value store",

@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use chrono::Utc;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::runtime::Handle;
 
@@ -52,6 +53,8 @@ const KV_PAGE: u32 = 500;
 /// How many rows one transaction of an import writes, and about how many bytes: others wait for it.
 const BATCH_ROWS: usize = 500;
 const BATCH_BYTES: usize = 256 << 10;
+/// How many routes, triggers or topics one writes: each takes statements of its own.
+const BATCH_PARTS: usize = 20;
 
 const KV: &str = "kv.jsonl";
 
@@ -625,7 +628,7 @@ impl Import {
         })
     }
 
-    /// Write the app: what there may be much of in batches that nobody sees, and at last, in one
+    /// Write the app: all that belongs to it in batches that nobody sees, and at last, in one
     /// transaction, what makes it an app. Whoever drops this before that gives the import up.
     ///
     /// # Errors
@@ -649,25 +652,52 @@ impl Import {
         let begun = db.write(move |tx| Box::pin(async move { import.begin(tx).await }));
         begun.await?;
         for (place, (_, versions)) in self.scripts.iter().enumerate() {
-            let bytes_of = |(_, code): &(u32, Bytes)| code.len();
-            for range in batches(versions, bytes_of) {
-                let import = self.clone();
-                let batch = db.write(move |tx| {
-                    Box::pin(async move { import.write_versions(tx, place, range).await })
-                });
-                batch.await?;
+            for range in batches(versions, BATCH_ROWS, |(_, code)| code.len()) {
+                self.batch(db, move |import, tx| {
+                    Box::pin(import.write_versions(tx, place, range))
+                })
+                .await?;
             }
         }
         let bytes_of = |(collection, key, value): &(Collection, Key, Value)| {
             collection.as_str().len() + key.as_str().len() + value.as_str().len()
         };
-        for range in batches(&self.kv, bytes_of) {
-            let import = self.clone();
-            let batch =
-                db.write(move |tx| Box::pin(async move { import.write_kv(tx, range).await }));
-            batch.await?;
+        for range in batches(&self.kv, BATCH_ROWS, bytes_of) {
+            self.batch(db, |import, tx| Box::pin(import.write_kv(tx, range)))
+                .await?;
+        }
+        for range in batches(&self.routes, BATCH_PARTS, |_| 0) {
+            self.batch(db, |import, tx| Box::pin(import.write_routes(tx, range)))
+                .await?;
+        }
+        for range in batches(&self.triggers, BATCH_PARTS, |_| 0) {
+            self.batch(db, |import, tx| Box::pin(import.write_triggers(tx, range)))
+                .await?;
+        }
+        for range in batches(&self.topics, BATCH_PARTS, |_| 0) {
+            self.batch(db, |import, tx| Box::pin(import.write_topics(tx, range)))
+                .await?;
         }
         Ok(())
+    }
+
+    /// Write a part of it in a transaction of its own, if it is still kept.
+    async fn batch<W>(self: &Arc<Self>, db: &Db, write: W) -> Result<(), ImportError>
+    where
+        W: for<'t> FnOnce(&'t Self, &'t mut Tx) -> BoxFuture<'t, Result<(), ImportError>>
+            + Send
+            + 'static,
+    {
+        let import = self.clone();
+        let batch = db.write(move |tx| {
+            Box::pin(async move {
+                match leaving::keep(tx, import.app.id).await? {
+                    true => write(&import, tx).await,
+                    false => Err(ImportError::TooSlow),
+                }
+            })
+        });
+        batch.await
     }
 
     /// Begin, unless it is plain already that the app cannot be shown in the end.
@@ -680,6 +710,9 @@ impl Import {
             return Err(AppError::SlugTaken(slug.clone()).into());
         }
         domains::check(hosts, &others)?;
+        for route in &self.routes {
+            routes::check_host(route, hosts)?;
+        }
         Ok(leaving::begin(tx, *id).await?)
     }
 
@@ -689,7 +722,6 @@ impl Import {
         place: usize,
         range: Range<usize>,
     ) -> Result<(), ImportError> {
-        self.keep(tx).await?;
         let (script, versions) = &self.scripts[place];
         let first = range.start;
         for (n, (version, code)) in versions[range].iter().enumerate() {
@@ -709,7 +741,6 @@ impl Import {
     }
 
     async fn write_kv(&self, tx: &mut Tx, range: Range<usize>) -> Result<(), ImportError> {
-        self.keep(tx).await?;
         let inserted = kv::sql::insert(tx, self.app.id, &self.kv[range]).await;
         inserted.map_err(|error| match error {
             StoreError::Duplicate => impossible(KV, "a key is there twice"),
@@ -717,11 +748,25 @@ impl Import {
         })
     }
 
-    async fn keep(&self, tx: &mut Tx) -> Result<(), ImportError> {
-        match leaving::keep(tx, self.app.id).await? {
-            true => Ok(()),
-            false => Err(ImportError::TooSlow),
+    async fn write_routes(&self, tx: &mut Tx, range: Range<usize>) -> Result<(), ImportError> {
+        for route in &self.routes[range] {
+            routes::put(tx, route).await?;
         }
+        Ok(())
+    }
+
+    async fn write_triggers(&self, tx: &mut Tx, range: Range<usize>) -> Result<(), ImportError> {
+        for trigger in &self.triggers[range] {
+            triggers::sql::upsert(tx, trigger).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_topics(&self, tx: &mut Tx, range: Range<usize>) -> Result<(), ImportError> {
+        for topic in &self.topics[range] {
+            pubsub::sql::upsert(tx, self.app.id, topic).await?;
+        }
+        Ok(())
     }
 
     /// Make it an app that everybody sees.
@@ -738,15 +783,6 @@ impl Import {
         named.map_err(|error| AppError::of_slug(error, slug))?;
         domains::claim(tx, *id, hosts, false).await?;
         tx.creates(*id);
-        for route in &self.routes {
-            routes::put(tx, route).await?;
-        }
-        for trigger in &self.triggers {
-            triggers::sql::upsert(tx, trigger).await?;
-        }
-        for topic in &self.topics {
-            pubsub::sql::upsert(tx, *id, topic).await?;
-        }
         Ok(())
     }
 }
@@ -776,15 +812,15 @@ impl Drop for Begun {
     }
 }
 
-/// Cut `items` into runs of which each is written in one transaction: of [`BATCH_ROWS`] and about
+/// Cut `items` into runs of which each is written in one transaction: of `rows_max` and about
 /// [`BATCH_BYTES`] at most.
-fn batches<T>(items: &[T], bytes_of: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
+fn batches<T>(items: &[T], rows_max: usize, bytes_of: impl Fn(&T) -> usize) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     let mut bytes = 0;
     for (place, item) in items.iter().enumerate() {
         bytes += bytes_of(item);
         match runs.last_mut() {
-            Some(run) if run.len() < BATCH_ROWS && bytes <= BATCH_BYTES => run.end = place + 1,
+            Some(run) if run.len() < rows_max && bytes <= BATCH_BYTES => run.end = place + 1,
             _ => {
                 bytes = bytes_of(item);
                 runs.push(place..place + 1);
@@ -823,7 +859,7 @@ mod tests {
     #[test]
     fn batches_are_bounded_by_rows_and_by_bytes() {
         let lengths = |items: &[usize]| -> Vec<usize> {
-            let runs = batches(items, |bytes| *bytes);
+            let runs = batches(items, 500, |bytes| *bytes);
             let mut next = 0;
             for run in &runs {
                 assert_eq!(run.start, next);

@@ -74,14 +74,24 @@ pub async fn put(tx: &mut Tx, route: &Route) -> Result<(), RouteError> {
     if let Some(other) = known.filter(|other| other.id != route.id) {
         return Err(RouteError::Conflict(Box::new(other)));
     }
-    if let Some(host) = &route.host {
+    if route.host.is_some() {
         let app = apps::sql::get(tx.conn().await?, route.app_id).await?;
-        let claimed = app.map(|app| app.hosts).unwrap_or_default();
-        if !claimed.is_empty() && !claimed.iter().any(|claim| claim.covers(host)) {
-            return Err(RouteError::HostNotClaimed(host.clone()));
-        }
+        check_host(route, &app.map(|app| app.hosts).unwrap_or_default())?;
     }
     Ok(sql::upsert(tx, route).await?)
+}
+
+/// Refuse a route that is on a host which its app does not claim.
+///
+/// # Errors
+/// [`RouteError::HostNotClaimed`].
+pub fn check_host(route: &Route, claimed: &[HostPattern]) -> Result<(), RouteError> {
+    match &route.host {
+        Some(host) if !claimed.is_empty() && !claimed.iter().any(|claim| claim.covers(host)) => {
+            Err(RouteError::HostNotClaimed(host.clone()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Whether the caller of a route waits for its script.
