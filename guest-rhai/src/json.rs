@@ -32,9 +32,12 @@ pub fn parse_told(text: &str) -> Result<Dynamic, String> {
 
 fn parse_within(text: &str, depth_max: usize) -> Result<Dynamic, String> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
-    let value = Value { depth: 0, depth_max }
-        .deserialize(&mut deserializer)
-        .and_then(|value| deserializer.end().map(|()| value));
+    let value = Value {
+        depth: 0,
+        depth_max,
+    }
+    .deserialize(&mut deserializer)
+    .and_then(|value| deserializer.end().map(|()| value));
     value.map_err(|error| error.to_string())
 }
 

@@ -22,7 +22,7 @@ use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Via};
 use crate::imports::{GuestImports, Services};
-use crate::json::{self, TOLD_DEPTH_MAX};
+use crate::json::{self, EVENT_DEPTH_MAX, TOLD_DEPTH_MAX};
 use crate::sandbox::{
     Code, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report, Request, Sandbox,
 };
@@ -477,7 +477,11 @@ impl Executor for Runner {
                 // One that was written before values were checked is repaired: a guest that
                 // cannot read it could never be done with it.
                 Payload::Event(event) => {
-                    let event = json::readable(event.get(), TOLD_DEPTH_MAX);
+                    let depth_max = match delivery.invocation_type.as_str() {
+                        "dead_letter" => TOLD_DEPTH_MAX,
+                        _ => EVENT_DEPTH_MAX,
+                    };
+                    let event = json::readable(event.get(), depth_max);
                     (None, Some(event.into_owned()))
                 }
             };
