@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[path = "../host/src/json.rs"]
+#[path = "../host/src/json/mod.rs"]
 #[allow(
     dead_code,
     reason = "it is a library's module, and only a part of it is counted"

@@ -8,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use crate::ctx::{Ctx, RequestRef};
 
 /// How deep a value may be nested, both ways: what is written can be read again. The host says
-/// the same (`host/src/json.rs`).
+/// the same (`host/src/json/`).
 pub const DEPTH_MAX: usize = 100;
 /// How deep what the host tells may be nested: a value lies a few deep in its event, and that in
 /// the event of a dead letter.
