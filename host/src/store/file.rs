@@ -51,10 +51,10 @@ pub(super) async fn refuse_read_only(conn: &mut SqliteConnection) -> Result<(), 
     sqlx::raw_sql(SQL).execute(conn).await.map(drop)
 }
 
-/// The file that this process serves. It is locked, whatever name others know it by (a hard link),
-/// until this is dropped: after every connection to it, because closing a file takes away the
-/// process's locks on it that are SQLite's (`fcntl(2)`; ours is of `flock(2)`, which neither sees
-/// nor hinders those).
+/// The file that this process serves. It is locked until this is dropped, whatever name others know
+/// it by (a hard link). The lock is of `flock(2)`, which neither sees nor hinders those of SQLite
+/// (`fcntl(2)`). But to close a file takes away all locks of the second kind that the process has on
+/// it: this must outlive the connections, and nothing else in the process may open the file.
 pub(super) struct Served {
     path: PathBuf,
     file: File,

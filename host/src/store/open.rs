@@ -259,7 +259,8 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
     }
     let served = Arc::new(served.with_log());
     let readers = async || {
-        let served = served.clone();
+        // The pool must not hold the lock beyond the handle on the database.
+        let served = Arc::downgrade(&served);
         let options = options.clone().read_only(true).create_if_missing(false);
         SqlitePoolOptions::new()
             .max_connections(SQLITE_READERS)
@@ -267,7 +268,10 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
             .test_before_acquire(false)
             .acquire_timeout(ACQUIRE_TIMEOUT)
             // A file that took the place of ours is another database.
-            .after_connect(move |_, _| std::future::ready(served.check()).boxed())
+            .after_connect(move |_, _| {
+                let checked = served.upgrade().map_or(Ok(()), |served| served.check());
+                std::future::ready(checked).boxed()
+            })
             .connect_with(options)
             .await
     };
