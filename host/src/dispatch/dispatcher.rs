@@ -15,23 +15,19 @@ use tokio_util::task::TaskTracker;
 use super::fair::{Claims, Turns, claim};
 use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
-use super::leases::Lease;
 use super::outbox::{HandOver, Outbox};
-use super::record::{
-    abandoned, attempt_of, count_abandoned, never_ran, unreadable, with_lost_attempts,
-};
+use super::record::{abandoned, attempt_of, never_ran, unreadable};
 use super::retry::RetryPolicy;
-use super::sql::{self, Also, Claimed, Completion, NewDelivery, Placed, Then};
+use super::settle::SyncEnd;
+use super::sql::{self, Also, Claimed, NewDelivery, Placed, Then};
 use super::unwritten::Unwritten;
-use super::{Answer, Attempt, Attempted, Delivery, DeliveryId, Executor, Payload};
+use super::{Answer, Attempted, Delivery, DeliveryId, Executor, Payload};
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{
-    AbandonReason, AbandonedExecution, ExecutionError, ExecutionId, OutcomeKind, sql::Ended,
-    tally::Tally,
+    AbandonReason, ExecutionError, ExecutionId, OutcomeKind, sql::Ended, tally::Tally,
 };
-use crate::idempotency::{KeptAnswer, Key};
-use crate::sandbox::Outcome;
+use crate::idempotency::Key;
 use crate::store::{Engine, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::trace::Span;
@@ -40,10 +36,6 @@ use crate::telemetry::trace::Span;
 const POLL: Duration = Duration::from_secs(1);
 /// How long after its script's time limit a caller waits for the outcome to be written.
 const ANSWER_GRACE: Duration = Duration::from_secs(5);
-/// How long an outcome waits that could not be written, before it is tried again; it doubles.
-const SETTLE_PAUSE: Duration = Duration::from_millis(50);
-/// The longest such wait.
-const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// After so many claims more than its attempts, a delivery is buried without being looked at: what
 /// it is about made us panic each time.
 const CLAIMS_BEYOND: u32 = 3;
@@ -54,17 +46,17 @@ const NO_ROOM_PAUSE: Duration = Duration::from_millis(5);
 
 /// The worker of this node.
 pub struct Dispatcher {
-    outbox: Arc<Outbox>,
+    pub(super) outbox: Arc<Outbox>,
     /// Locked by the one task that receives.
-    handed: tokio::sync::Mutex<HandOver>,
-    inbox: Inbox,
-    unwritten: Unwritten,
-    executor: Arc<dyn Executor>,
-    tally: Arc<Tally>,
-    turns: Arc<Mutex<Turns>>,
+    pub(super) handed: tokio::sync::Mutex<HandOver>,
+    pub(super) inbox: Inbox,
+    pub(super) unwritten: Unwritten,
+    pub(super) executor: Arc<dyn Executor>,
+    pub(super) tally: Arc<Tally>,
+    pub(super) turns: Arc<Mutex<Turns>>,
     /// Deliveries that are worked on.
-    tasks: TaskTracker,
-    stopping: CancellationToken,
+    pub(super) tasks: TaskTracker,
+    pub(super) stopping: CancellationToken,
 }
 
 /// A delivery to be, for whose answer somebody waits.
@@ -77,46 +69,10 @@ pub struct Order {
     pub key: Option<(Key, bool)>,
 }
 
-/// How a sync call ended.
-struct SyncEnd {
-    ended: Ended,
-    answer: Answer,
-    /// Whether it was stopped, because its lease was over or by a panic.
-    was_stopped: bool,
-}
-
-/// In which form an outcome is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Form {
-    /// As it is.
-    Whole,
-    /// Without the guest's words.
-    Trimmed,
-    /// Only what becomes of the row.
-    Bare,
-}
-
-impl Form {
-    fn plainer(self) -> Self {
-        match self {
-            Self::Whole => Self::Trimmed,
-            Self::Trimmed | Self::Bare => Self::Bare,
-        }
-    }
-}
-
 /// An attempt, or what is done after it, panicked.
 fn count_panic(delivery_id: DeliveryId) {
     metrics::counter!("picloud_dispatch_panics_total").increment(1);
     tracing::error!(%delivery_id, "an attempt panicked; this is a mistake of ours");
-}
-
-fn count_all_abandoned(completion: &Completion) {
-    for also in &completion.also {
-        if let Also::Abandoned(row) = also {
-            count_abandoned(row);
-        }
-    }
 }
 
 /// The gate is full.
@@ -364,7 +320,7 @@ impl Dispatcher {
             () = lease.over() => {
                 metrics::counter!("picloud_leases_lost_total").increment(1);
                 tracing::warn!(delivery_id = %delivery.id, "an attempt is stopped: its lease is over");
-                Err(("it was stopped: its lease could not be renewed", Answer::Unavailable))
+                Err(("it was stopped: its lease could not be renewed", Answer::Stopped))
             }
         };
         let was_stopped = attempted.is_err();
@@ -398,245 +354,6 @@ impl Dispatcher {
                 self.answer(&delivery, end, key, lease).await;
             }
             None => self.conclude(delivery, ended, lease).await,
-        }
-    }
-
-    /// The end of a delivery whose caller waits: it is attempted once, whatever came of it.
-    async fn answer(
-        &self,
-        delivery: &Delivery,
-        end: SyncEnd,
-        key: Option<(Key, bool)>,
-        lease: Lease,
-    ) {
-        let SyncEnd {
-            ended,
-            answer,
-            was_stopped,
-        } = end;
-        let slot = self.inbox.take(delivery.id);
-        let mut completion = self.completion(delivery, Then::Gone);
-        completion.ended = Some(ended.clone());
-        let Some((key, keep_answer)) = key else {
-            // The answer tells all that the caller wants to know: what is written comes after.
-            let _pending = self.unwritten.begin();
-            let answered = slot.and_then(|slot| slot.answer(answer));
-            if let Err(reason) = answered {
-                let row = abandoned(delivery, reason);
-                completion.also.push(Also::Abandoned(row));
-            }
-            let completed = self.complete(completion, lease).await;
-            if !completed && answered.is_ok() && !was_stopped {
-                self.set_right(ended).await;
-            }
-            return;
-        };
-        // Whoever has the answer may call again with the key, and must find the first call ended.
-        completion.is_awaited = true;
-        if let Err(reason) = &slot {
-            let row = abandoned(delivery, *reason);
-            completion.also.push(Also::Abandoned(row));
-        }
-        if keep_answer
-            && let Answer::Outcome(Outcome::Answered(response)) = &answer
-            && let Some(answer) = KeptAnswer::of(response)
-        {
-            let keep = Also::Keep(delivery.app_id, key, answer);
-            completion.also.push(keep);
-        }
-        let completed = self.complete(completion, lease).await;
-        let Ok(slot) = slot else { return };
-        match (slot.answer(answer), completed) {
-            (Ok(()), false) if !was_stopped => self.set_right(ended).await,
-            (Err(_), true) => {
-                self.record_late(abandoned(delivery, AbandonReason::CallerGone))
-                    .await;
-            }
-            _ => {}
-        }
-    }
-
-    /// Its lease being over, a call was recorded as abandoned by another node; but it ran, and its
-    /// caller has the answer. Keep its execution instead.
-    async fn set_right(&self, ended: Ended) {
-        let id = ended.execution.id;
-        let written = self.outbox.db.write::<_, StoreError, _>(move |tx| {
-            Box::pin(async move { crate::executions::sql::set_right(tx, &ended).await })
-        });
-        if let Err(error) = written.await {
-            tracing::error!(execution_id = %id, %error, "an execution that was answered could not be kept");
-        }
-    }
-
-    /// The end of an attempt for which nobody waits: done, due again, or dead.
-    async fn conclude(&self, mut delivery: Delivery, ended: Ended, lease: Lease) {
-        let outcome = ended.execution.outcome;
-        let mut completion = self.completion(&delivery, Then::Gone);
-        let name = match outcome {
-            OutcomeKind::Answered => "done",
-            // Nothing of its app is left, a place for its dead letters neither.
-            OutcomeKind::AppDeleted => "app_deleted",
-            _ => {
-                let mut history = with_lost_attempts(&mut delivery, &ended);
-                // The claim that found the attempts used up was none.
-                if delivery.attempt <= delivery.retry.attempts_max {
-                    history.push(attempt_of(&ended));
-                }
-                let again = delivery.attempt < delivery.retry.attempts_max && !outcome.is_final();
-                match again {
-                    true => {
-                        let (_, seed) = delivery.id.uuid().as_u64_pair();
-                        let pause = delivery.retry.pause(delivery.attempt, seed);
-                        completion.then = Then::DueAfter(pause, history);
-                        "retried"
-                    }
-                    false => {
-                        let also = self.bury(&delivery, history);
-                        completion.also.extend(also);
-                        "dead"
-                    }
-                }
-            }
-        };
-        completion.ended = Some(ended);
-        let is_due_again = matches!(completion.then, Then::DueAfter(..));
-        let tells = completion
-            .also
-            .iter()
-            .any(|also| matches!(also, Also::Enqueue(_)));
-        let frees_another = delivery.order_key.is_some();
-        if !self.complete(completion, lease).await {
-            return;
-        }
-        metrics::counter!("picloud_deliveries_total", "outcome" => name, "source" => delivery.invocation_type)
-            .increment(1);
-        if tells || frees_another {
-            self.outbox.is_behind();
-        } else if is_due_again {
-            // To reckon anew when the next is due.
-            self.outbox.wake.notify_one();
-        }
-    }
-
-    /// What is written when a delivery has used up its attempts. A handler of a dead letter makes
-    /// none: the one that it was told of is marked.
-    fn bury(&self, delivery: &Delivery, history: Vec<Attempt>) -> Vec<Also> {
-        if delivery.invocation_type == "dead_letter" {
-            metrics::counter!("picloud_dead_letter_handlers_failed_total").increment(1);
-            let marked = delivery.dead_letter_id.map(Also::HandlerFailed);
-            return marked.into_iter().collect();
-        }
-        let letter = DeadLetter::of(delivery, history, crate::store::micros(Utc::now()));
-        tracing::warn!(
-            delivery_id = %delivery.id,
-            dead_letter_id = %letter.id,
-            script_id = %delivery.script_id,
-            attempts = letter.attempts,
-            "a delivery used up its attempts"
-        );
-        let handlers = self.executor.handlers(&letter);
-        let told = handlers
-            .into_iter()
-            .map(|handler| Also::Enqueue(Box::new(self.outbox.row(handler, None, false))));
-        std::iter::once(Also::DeadLetter(Box::new(letter)))
-            .chain(told)
-            .collect()
-    }
-
-    fn completion(&self, delivery: &Delivery, then: Then) -> Completion {
-        Completion {
-            id: delivery.id,
-            attempt: delivery.attempt,
-            worker: self.outbox.worker,
-            ended: None,
-            is_sync: delivery.reply_to.is_some(),
-            is_awaited: delivery.order_key.is_some(),
-            then,
-            order_key: delivery.order_key.clone(),
-            also: Vec::new(),
-        }
-    }
-
-    /// Write the end of an attempt: again and again while the database is away, in a plainer form if
-    /// it does not take this one. Says whether it was written; if not, the lease was over.
-    async fn complete(&self, completion: Completion, lease: Lease) -> bool {
-        let _unsettled = self.outbox.gate.unsettled();
-        let id = completion.id;
-        let mut completion = Arc::new(completion);
-        let mut form = Form::Whole;
-        let mut may_be_written = false;
-        let mut pause = SETTLE_PAUSE;
-        loop {
-            let committing = Span::begin("commit outcome");
-            let written = self.outbox.db.write_grouped(completion.clone());
-            match committing.around(written).await {
-                Ok(true) => {
-                    lease.end();
-                    count_all_abandoned(&completion);
-                    return true;
-                }
-                Ok(false) => {
-                    lease.end();
-                    if may_be_written && self.is_recorded(&completion).await {
-                        count_all_abandoned(&completion);
-                        return true;
-                    }
-                    metrics::counter!("picloud_completions_refused_total").increment(1);
-                    tracing::warn!(delivery_id = %id, "a completion came after its lease; refused");
-                    return false;
-                }
-                // The store says once that it is away.
-                Err(error) if error.is_unavailable() => {
-                    may_be_written |= error.is_in_doubt();
-                    tracing::debug!(delivery_id = %id, %error, "an outcome could not be written yet");
-                }
-                // Something in the outcome is not to the database's liking. The delivery must end all
-                // the same.
-                Err(error) => {
-                    tracing::error!(delivery_id = %id, ?form, %error, "an outcome could not be written");
-                    form = form.plainer();
-                    completion = Arc::new(match form {
-                        Form::Whole | Form::Trimmed => completion.trimmed(),
-                        Form::Bare => completion.bare(),
-                    });
-                    if form == Form::Bare {
-                        pause = SETTLE_PAUSE_MAX;
-                    } else {
-                        continue;
-                    }
-                }
-            }
-            // Not all at once, when it is back.
-            let jitter = id.uuid().as_u64_pair().1 % 100;
-            tokio::time::sleep(pause + pause * jitter as u32 / 100).await;
-            pause = (pause * 2).min(SETTLE_PAUSE_MAX);
-        }
-    }
-
-    /// Whether the execution of an attempt was written, whose completion is refused now.
-    async fn is_recorded(&self, completion: &Completion) -> bool {
-        let Some(ended) = &completion.ended else {
-            // Nothing else tells. The row is gone, as it was to be.
-            return true;
-        };
-        let asked = async {
-            let mut conn = self.outbox.db.read().await?;
-            crate::executions::sql::is_there(&mut conn, ended.execution.id).await
-        };
-        asked.await.unwrap_or(true)
-    }
-
-    /// The caller left between the commit and the answer.
-    async fn record_late(&self, abandoned: AbandonedExecution) {
-        let row = abandoned.clone();
-        let written = self.outbox.db.write::<_, StoreError, _>(move |tx| {
-            Box::pin(async move { crate::executions::sql::insert_abandoned(tx, &row).await })
-        });
-        match written.await {
-            Ok(()) => count_abandoned(&abandoned),
-            Err(error) => {
-                tracing::error!(%error, "an abandoned execution could not be recorded");
-            }
         }
     }
 

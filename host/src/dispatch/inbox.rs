@@ -12,6 +12,9 @@ use tokio::sync::oneshot;
 use super::{Answer, DeliveryId};
 use crate::executions::AbandonReason;
 
+/// How long a caller waits beyond their limit for whoever is about to answer.
+const LAST_MOMENT: Duration = Duration::from_secs(5);
+
 /// The callers who wait on this node.
 #[derive(Clone, Default)]
 pub struct Inbox {
@@ -105,8 +108,12 @@ impl Waiter {
         match tokio::time::timeout(limit, &mut self.answer).await {
             Ok(answer) => answer.ok(),
             Err(_) if self.inbox.leave(self.id, AbandonReason::TimedOut) => None,
-            // Somebody took the right to answer in the last moment, and is about to.
-            Err(_) => (&mut self.answer).await.ok(),
+            // Somebody took the right to answer in the last moment, and is about to; a call with a key
+            // once its outcome is written, which takes long while the database is away.
+            Err(_) => {
+                let last = tokio::time::timeout(LAST_MOMENT, &mut self.answer).await;
+                last.ok()?.ok()
+            }
         }
     }
 }

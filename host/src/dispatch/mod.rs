@@ -18,6 +18,7 @@ mod leases;
 pub mod outbox;
 pub mod record;
 pub mod retry;
+mod settle;
 pub mod sql;
 mod unwritten;
 pub mod upkeep;
@@ -169,6 +170,9 @@ pub enum Answer {
     AppDeleted,
     /// The database could not be reached, so nothing was run.
     Unavailable,
+    /// The script was stopped before its end, because the database was away for too long: what it did
+    /// until then stays.
+    Stopped,
     /// Another call with the same idempotency key came first.
     Known(Known),
     /// Our own fault.

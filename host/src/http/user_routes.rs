@@ -361,6 +361,10 @@ fn respond(answer: Answer, execution_id: &str, pages: Pages) -> Result<Response,
         Answer::Unavailable => {
             Problem::unavailable("The database cannot be reached now; the call was not completed")
         }
+        Answer::Stopped => Problem::new(
+            ProblemType::TimedOut,
+            "The script was stopped, because the database was away for too long; it may have run in part",
+        ),
         Answer::PlatformFault => Problem::internal(format!("execution {execution_id}")),
     };
     Err(problem.with("execution_id", execution_id))

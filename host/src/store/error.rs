@@ -65,6 +65,31 @@ impl StoreError {
         )
     }
 
+    /// Whether what was to be written is at fault, and not the database: a plainer form of it may be
+    /// taken. A code that nobody knows does not blame it: a server that refuses everything says many
+    /// things.
+    pub fn blames_value(&self) -> bool {
+        // SQLite: TOOBIG, CONSTRAINT, MISMATCH, RANGE.
+        const SQLITE: [u32; 4] = [18, 19, 20, 25];
+        match self {
+            Self::Duplicate | Self::Unstorable | Self::Inconsistent { .. } | Self::Panicked => true,
+            Self::Statement(error) => match error.as_database_error() {
+                // Postgres: a data exception, a broken rule, a limit of the program.
+                Some(database) => database.code().is_some_and(|code| {
+                    let is_sqlite = code
+                        .parse()
+                        .is_ok_and(|code: u32| SQLITE.contains(&(code & 0xff)));
+                    match code.len() {
+                        5 => ["22", "23", "54"].contains(&&code[..2]),
+                        _ => is_sqlite,
+                    }
+                }),
+                None => true,
+            },
+            _ => false,
+        }
+    }
+
     /// Whether it may have been written all the same.
     pub fn is_in_doubt(&self) -> bool {
         matches!(self, Self::InDoubt(_))
@@ -118,7 +143,10 @@ fn says_unavailable(code: &str) -> bool {
     const POSTGRES: [&str; 6] = ["08", "28", "40", "53", "57", "58"];
     // A read-only server, as after a fail-over; a transaction that was idle or took too long; a
     // statement that was prepared on another server; a lock that was not to be had.
-    const POSTGRES_CODES: [&str; 6] = ["25006", "25P03", "25P04", "26000", "3D000", "55P03"];
+    // A database that takes no connections, or a right that was taken away.
+    const POSTGRES_CODES: [&str; 8] = [
+        "25006", "25P03", "25P04", "26000", "3D000", "42501", "55000", "55P03",
+    ];
     if code.len() == 5 && !code.starts_with(|c: char| c.is_ascii_digit() && c > '5') {
         return POSTGRES.contains(&&code[..2]) || POSTGRES_CODES.contains(&code);
     }
@@ -128,17 +156,24 @@ fn says_unavailable(code: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::says_unavailable;
+    use super::{StoreError, says_unavailable};
 
     #[test]
     fn a_full_disk_or_a_lost_server_is_unavailable_and_a_broken_rule_is_not() {
         for code in [
-            "13", "5", "10", "778", "57P01", "53100", "08006", "40P01", "25006", "28000",
+            "13", "5", "10", "778", "57P01", "53100", "08006", "40P01", "25006", "28000", "42501",
+            "55000",
         ] {
             assert!(says_unavailable(code), "{code}");
         }
         for code in ["19", "1", "2067", "23505", "42601", "22P02"] {
             assert!(!says_unavailable(code), "{code}");
         }
+    }
+
+    #[test]
+    fn only_a_value_is_told_in_a_plainer_form() {
+        assert!(StoreError::Duplicate.blames_value() && StoreError::Panicked.blames_value());
+        assert!(!StoreError::Raced.blames_value() && !StoreError::Closed.blames_value());
     }
 }

@@ -9,6 +9,7 @@ mod error;
 mod expected;
 mod file;
 mod fresh;
+mod group;
 mod held;
 mod id;
 mod migrate;
@@ -34,6 +35,7 @@ pub(crate) use conn::{bounded, on};
 pub use error::StoreError;
 pub use expected::{ETag, Expected, entity_tags};
 pub use fresh::Fresh;
+pub use group::{Durability, Grouped, Lane};
 pub use held::{Held, Watch};
 pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
@@ -42,7 +44,6 @@ pub(crate) use rows::insert_all;
 pub use rows::{ROWS_MAX, chunks, tuples};
 pub use snapshot::snapshot;
 pub use witness::{Witness, unwitnessed, witnessed};
-pub use writer::{Durability, Grouped, Lane};
 
 use writer::Writer;
 

@@ -16,8 +16,6 @@
 //! A commit whose answer is lost has happened, or it has not. The lane finds out before it says
 //! anything: it ends the lost session and asks the server what became of its transaction.
 
-use std::any::{Any, TypeId};
-use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -29,15 +27,15 @@ use futures_util::future::BoxFuture;
 use metrics::Histogram;
 use tokio::sync::{mpsc, oneshot};
 
+use super::group::{
+    Durability, Group, Grouped, Lane, Members, gather_waiting, total, with_company,
+};
 use super::open::Connector;
 use super::session::{self, SessionId};
 use super::{Announcement, Conn, Engine, StoreError, Tx, Witness, micros, on};
 
 /// How much may wait for a lane before callers wait to queue.
 const QUEUE: usize = 4096;
-/// How many jobs go into one transaction. Enough to make the commit's cost small for each;
-/// few enough that the first does not wait long for the last.
-const GROUP_MAX: usize = 256;
 /// How often a write is tried that others are in the way of.
 const TRIES: u32 = 5;
 /// Lanes for [`Lane::Keyed`] on Postgres: enough to overlap the waits for the network and the
@@ -45,8 +43,6 @@ const TRIES: u32 = 5;
 pub(super) const KEYED_LANES: usize = 4;
 /// After so many transactions in a row that need not wait for the disk, SQLite is told so.
 const RELAX_AFTER: u32 = 4;
-/// How long a patient write waits for company.
-const PATIENCE: Duration = Duration::from_millis(2);
 /// For how long a reading of Postgres's clock is carried on with ours. Two clocks part by less
 /// than a millisecond in it, which is what a round trip takes.
 const CLOCK_LASTS: Duration = Duration::from_secs(1);
@@ -57,76 +53,6 @@ const DOUBT_MAX: Duration = Duration::from_secs(10);
 /// How long it waits before it tries again.
 const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
-/// Which commit queue an item uses.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lane {
-    /// Somebody waits for it: in the next commit, with everything else that is urgent.
-    Urgent,
-    /// Nobody notices when it is written a moment later: it waits for company, and others need
-    /// not wait for a commit of its own.
-    Patient,
-    /// After every earlier item of the same number, and beside those of others. For items that
-    /// cannot share their statements.
-    Keyed(u64),
-    /// On a connection that nothing else uses: what must not wait for anything that takes long.
-    Reserved,
-}
-
-/// What a write that was acknowledged outlives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Durability {
-    /// A killed PiCloud. A power cut, or a crash of Postgres, may take the last such writes, but
-    /// never one that came before a write that outlives it: both databases log in one order.
-    Kill,
-    /// A power cut: its commit waits for the disk.
-    PowerCut,
-}
-
-/// A write that goes into one transaction with others of its kind.
-pub trait Grouped: Send + Sync + Sized + 'static {
-    /// What the writer of one item learns.
-    type Output: Send + 'static;
-
-    /// Which commit queue it uses.
-    fn lane(&self) -> Lane {
-        Lane::Urgent
-    }
-
-    /// What it outlives. One commit keeps the strongest promise that any of its items makes.
-    fn durability(&self) -> Durability {
-        Durability::PowerCut
-    }
-
-    /// Whether [`Self::apply`] writes `items` by a single statement, which then is a transaction by
-    /// itself.
-    fn is_one_statement(_engine: Engine, _items: &[Self]) -> bool {
-        false
-    }
-
-    /// What [`Self::apply`] answers for `items`, if its [single statement](Self::is_one_statement) on
-    /// Postgres was executed; none if it was not. Asked when its answer was lost and its session has
-    /// ended.
-    fn written(
-        _conn: &mut Conn,
-        _items: &[Self],
-    ) -> impl Future<Output = Result<Option<Vec<Self::Output>>, StoreError>> + Send {
-        async { Ok(None) }
-    }
-
-    /// Whether [`Self::apply`] may send the commit with its last statement on SQLite, where nothing
-    /// is written after it. It then comes after what others write in the same transaction.
-    fn may_commit() -> bool {
-        false
-    }
-
-    /// Write `items`, in their order, and answer one output for each. An error concerns them
-    /// all: the writer then tries each alone, so that only the culprit fails.
-    fn apply(
-        tx: &mut Tx,
-        items: &[Self],
-    ) -> impl Future<Output = Result<Vec<Self::Output>, StoreError>> + Send;
-}
-
 pub(super) struct Writer {
     alone: mpsc::Sender<Job>,
     urgent: mpsc::Sender<Job>,
@@ -136,13 +62,13 @@ pub(super) struct Writer {
     failing: Arc<AtomicBool>,
 }
 
-enum Job {
+pub(super) enum Job {
     Grouped(Box<dyn Group>),
     Alone(Alone),
 }
 
 /// Work with a transaction to itself. It says whether to commit, and is told how that went.
-struct Alone {
+pub(super) struct Alone {
     work: AloneWork,
     /// Why it was cut off. It is dropped then, and tells nobody anything any more.
     cut_off: Arc<OnceLock<StoreError>>,
@@ -744,181 +670,5 @@ fn in_doubt(error: StoreError) -> StoreError {
     match error {
         StoreError::Unavailable(why) => StoreError::InDoubt(why),
         error => error,
-    }
-}
-
-/// A patient group and what comes until it has company that is not, or has waited long enough.
-async fn with_company(
-    first: Box<dyn Group>,
-    queue: &mut mpsc::Receiver<Job>,
-) -> (Vec<Box<dyn Group>>, Option<Job>) {
-    let mut groups = vec![first];
-    let enough = tokio::time::sleep(PATIENCE);
-    tokio::pin!(enough);
-    loop {
-        let job = tokio::select! {
-            job = queue.recv() => job,
-            () = &mut enough => return (groups, None),
-        };
-        match job {
-            Some(Job::Grouped(group)) => {
-                let hurries = !group.is_patient();
-                gather(&mut groups, group);
-                if hurries || total(&groups) >= GROUP_MAX {
-                    let alone = gather_waiting(&mut groups, queue);
-                    return (groups, alone);
-                }
-            }
-            alone => return (groups, alone),
-        }
-    }
-}
-
-/// Add what waits in the queue; work that wants to be alone comes next.
-fn gather_waiting(
-    groups: &mut Vec<Box<dyn Group>>,
-    queue: &mut mpsc::Receiver<Job>,
-) -> Option<Job> {
-    let mut count = total(groups);
-    while count < GROUP_MAX {
-        match queue.try_recv() {
-            Ok(Job::Grouped(group)) => {
-                count += 1;
-                gather(groups, group);
-            }
-            Ok(alone) => return Some(alone),
-            Err(_) => return None,
-        }
-    }
-    None
-}
-
-fn total(groups: &[Box<dyn Group>]) -> usize {
-    groups.iter().map(|group| group.len()).sum()
-}
-
-fn gather(groups: &mut Vec<Box<dyn Group>>, group: Box<dyn Group>) {
-    match groups.iter_mut().find(|known| known.kind() == group.kind()) {
-        Some(known) => known.absorb(group),
-        None => groups.push(group),
-    }
-}
-
-/// [`Members`] of some kind.
-trait Group: Send {
-    fn kind(&self) -> TypeId;
-    fn len(&self) -> usize;
-    fn is_patient(&self) -> bool;
-    fn is_one_statement(&self, engine: Engine) -> bool;
-    fn may_commit(&self) -> bool;
-    fn durability(&self) -> Durability;
-    fn into_any(self: Box<Self>) -> Box<dyn Any>;
-    fn absorb(&mut self, other: Box<dyn Group>);
-    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>>;
-    fn was_written<'a>(&'a mut self, conn: &'a mut Conn)
-    -> BoxFuture<'a, Result<bool, StoreError>>;
-    fn done(self: Box<Self>);
-    fn failed(self: Box<Self>, error: &StoreError);
-    fn split(self: Box<Self>) -> Vec<Box<dyn Group>>;
-}
-
-struct Members<G: Grouped> {
-    items: Vec<G>,
-    replies: Vec<oneshot::Sender<Result<G::Output, StoreError>>>,
-    witnesses: Vec<Option<Arc<dyn Witness>>>,
-    outputs: Vec<G::Output>,
-}
-
-impl<G: Grouped> Group for Members<G> {
-    fn kind(&self) -> TypeId {
-        TypeId::of::<G>()
-    }
-
-    fn len(&self) -> usize {
-        self.items.len()
-    }
-
-    fn is_patient(&self) -> bool {
-        self.items.iter().all(|item| item.lane() == Lane::Patient)
-    }
-
-    fn is_one_statement(&self, engine: Engine) -> bool {
-        G::is_one_statement(engine, &self.items) && self.witnesses.iter().all(Option::is_none)
-    }
-
-    fn may_commit(&self) -> bool {
-        G::may_commit() && self.witnesses.iter().all(Option::is_none)
-    }
-
-    fn durability(&self) -> Durability {
-        let promised = self.items.iter().map(Grouped::durability);
-        promised.max().unwrap_or(Durability::PowerCut)
-    }
-
-    fn into_any(self: Box<Self>) -> Box<dyn Any> {
-        self
-    }
-
-    fn absorb(&mut self, other: Box<dyn Group>) {
-        let other = other.into_any().downcast::<Self>();
-        let other = other.expect("gather compares the kinds first");
-        self.items.extend(other.items);
-        self.replies.extend(other.replies);
-        self.witnesses.extend(other.witnesses);
-    }
-
-    fn apply<'a>(&'a mut self, tx: &'a mut Tx) -> BoxFuture<'a, Result<(), StoreError>> {
-        Box::pin(async move {
-            self.outputs = G::apply(tx, &self.items).await?;
-            debug_assert_eq!(self.outputs.len(), self.items.len());
-            for witness in self.witnesses.iter().flatten() {
-                witness.write(tx).await?;
-            }
-            Ok(())
-        })
-    }
-
-    fn was_written<'a>(
-        &'a mut self,
-        conn: &'a mut Conn,
-    ) -> BoxFuture<'a, Result<bool, StoreError>> {
-        Box::pin(async move {
-            let outputs = G::written(conn, &self.items).await?;
-            let was_written = outputs.is_some();
-            self.outputs = outputs.unwrap_or_default();
-            Ok(was_written)
-        })
-    }
-
-    fn done(self: Box<Self>) {
-        for witness in self.witnesses.into_iter().flatten() {
-            witness.committed();
-        }
-        for (reply, output) in self.replies.into_iter().zip(self.outputs) {
-            // Whoever does not wait any more does not want to know.
-            let _ = reply.send(Ok(output));
-        }
-    }
-
-    fn failed(self: Box<Self>, error: &StoreError) {
-        for reply in self.replies {
-            let _ = reply.send(Err(error.clone()));
-        }
-    }
-
-    fn split(self: Box<Self>) -> Vec<Box<dyn Group>> {
-        let members = self.items.into_iter().zip(self.replies);
-        members
-            .zip(self.witnesses)
-            .map(|((item, reply), witness)| {
-                let single = Self {
-                    items: vec![item],
-                    replies: vec![reply],
-                    witnesses: vec![witness],
-                    outputs: Vec::new(),
-                };
-                Box::new(single) as Box<dyn Group>
-            })
-            .collect()
     }
 }

@@ -17,6 +17,7 @@ mod followed;
 mod handover;
 mod idempotency;
 mod imports;
+mod journal_faults;
 mod json_values;
 mod kills;
 mod left_by_clients;

@@ -2,8 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -27,7 +25,7 @@ on_both_engines!(
     streams_come_through_nginx_and_over_http_2,
 );
 
-fn roomy() -> Options {
+pub fn roomy() -> Options {
     let limit = "100000".to_owned();
     Options {
         environment: vec![
@@ -692,95 +690,4 @@ fn what_one_node_publishes_the_streams_of_another_hear() {
     let event = events.expect("message");
     assert_eq!(event.data["data"]["what"], "script", "{event:?}");
     drop(there);
-}
-
-/// A way to the test Postgres on which one connection dies without a word: nothing of what it asks
-/// for comes any more, once it has asked for something.
-struct BlackHole {
-    port: u16,
-    fell_in: Arc<AtomicBool>,
-}
-
-impl BlackHole {
-    /// Take the first connection on which `asked` is sent.
-    fn for_whoever_asks(asked: &'static [u8]) -> Self {
-        let url = std::env::var("PICLOUD_TEST_POSTGRES_URL").expect("`cargo xtask test` sets it");
-        let target = url
-            .split(['@', '/'])
-            .find(|part| part.contains(':') && !part.ends_with(':'))
-            .expect("a host and a port")
-            .to_owned();
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        let fell_in = Arc::new(AtomicBool::new(false));
-        let fallen = fell_in.clone();
-        std::thread::spawn(move || {
-            for inside in listener.incoming().map_while(Result::ok) {
-                let Ok(outside) = TcpStream::connect(&target) else {
-                    continue;
-                };
-                let is_dead = Arc::new(AtomicBool::new(false));
-                let (fallen, dead) = (fallen.clone(), is_dead.clone());
-                let carry = move |mut from: TcpStream, mut to: TcpStream, asks: bool| {
-                    let mut piece = [0; 16 * 1024];
-                    while let Ok(length @ 1..) = from.read(&mut piece) {
-                        let said = &piece[..length];
-                        let asks = asks && said.windows(asked.len()).any(|part| part == asked);
-                        if asks && !fallen.swap(true, Ordering::Relaxed) {
-                            dead.store(true, Ordering::Relaxed);
-                        }
-                        if !dead.load(Ordering::Relaxed) && to.write_all(said).is_err() {
-                            return;
-                        }
-                    }
-                };
-                let (from, to) = (inside.try_clone().unwrap(), outside.try_clone().unwrap());
-                let there = carry.clone();
-                std::thread::spawn(move || there(from, to, true));
-                std::thread::spawn(move || carry(outside, inside, false));
-            }
-        });
-        Self { port, fell_in }
-    }
-}
-
-#[test]
-fn a_read_of_the_journal_that_hangs_makes_nobody_deaf() {
-    // What a node reads for all of its streams.
-    let hole = BlackHole::for_whoever_asks(b"characters_before");
-    let options = Options {
-        postgres_through: Some(hole.port),
-        ..roomy()
-    };
-    let one = Server::start_with(Engine::Postgres, options);
-    public(&one.app("shop"), "a");
-    let streams = [(); 2].map(|()| subscribe(&one, "/realtime/topics/a", &[]));
-    streams.iter().for_each(|stream| drop(ready(stream)));
-    // What is published here would be told without a read.
-    let other = one.another_node(roomy());
-    let app = other.known_app("shop");
-    let hears = |stream: &EventStream, n: i64| assert_eq!(stream.messages(1), [n]);
-    publish(&app, "a", json!(0));
-    wait_for("the read", || {
-        hole.fell_in.load(Ordering::Relaxed).then_some(())
-    });
-    // Who comes now does not depend on it either.
-    let new = subscribe(&one, "/realtime/topics/a", &[]);
-    ready(&new);
-    let asked = Instant::now();
-    publish(&app, "a", json!(1));
-    streams.iter().for_each(|stream| hears(stream, 0));
-    streams
-        .iter()
-        .chain([&new])
-        .for_each(|stream| hears(stream, 1));
-    report(format_args!("a hanging read cost {:?}", asked.elapsed()));
-    assert!(asked.elapsed() < Duration::from_secs(10));
-    for n in 2..10 {
-        publish(&app, "a", json!(n));
-        streams
-            .iter()
-            .chain([&new])
-            .for_each(|stream| hears(stream, n));
-    }
 }

@@ -113,6 +113,18 @@ async fn give_back(tx: &mut Tx, worker: WorkerId, (id, attempt): Claim) -> Resul
     Ok(())
 }
 
+/// Take out the row of a sync call that was answered, whoever has claimed it: should another node be
+/// about to record it as abandoned, it is refused.
+pub async fn take_out_answered(tx: &mut Tx, id: DeliveryId) -> Result<(), StoreError> {
+    const SQL: &str = "delete from outbox where id = $1 and reply_to is not null";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(id)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}
+
 /// What is leased to `worker`. Uses the index outbox_lease.
 async fn leased_to(tx: &mut Tx, worker: WorkerId) -> Result<Vec<Claim>, StoreError> {
     const SQL: &str = "select id, attempt from outbox where lease_owner = $1";
