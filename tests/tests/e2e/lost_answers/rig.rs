@@ -148,7 +148,12 @@ impl Rig {
             if status < 300 || done_before.contains(&status) {
                 return Ok(answer);
             }
-            if status < 500 || begun.elapsed() > BACK {
+            // Who signs in as often as the walk does is asked to wait.
+            let (may_pass, at_most) = match status {
+                429 => (true, 2 * BACK),
+                _ => (status >= 500, BACK),
+            };
+            if !may_pass || begun.elapsed() > at_most {
                 let text = answer.text();
                 return Err(format!("{method} {path} is answered {status}: {text}"));
             }
