@@ -17,8 +17,8 @@
 //! anything: it ends the lost session and asks the server what became of its transaction.
 
 use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -71,7 +71,7 @@ pub(super) enum Job {
 pub(super) struct Alone {
     work: AloneWork,
     /// Why it was cut off. It is dropped then, and tells nobody anything any more.
-    cut_off: Arc<OnceLock<StoreError>>,
+    cut_off: oneshot::Sender<StoreError>,
 }
 
 type AloneWork =
@@ -182,17 +182,16 @@ impl Writer {
                 }
             })
         });
-        let cut_off = Arc::new(OnceLock::new());
-        let job = Alone {
-            work,
-            cut_off: cut_off.clone(),
-        };
+        let (cut_off, why) = oneshot::channel();
+        let job = Alone { work, cut_off };
         self.alone
             .send(Job::Alone(job))
             .await
             .map_err(|_| StoreError::Closed)?;
-        let cause = |_| cut_off.get().cloned().unwrap_or(StoreError::Closed);
-        answer.await.map_err(cause)?
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(why.await.unwrap_or(StoreError::Closed).into()),
+        }
     }
 }
 
@@ -366,8 +365,8 @@ impl LaneWorker {
                     Ok(_) => panicked(),
                     Err(_) => took_too_long(),
                 };
-                // Whoever waits looks for it once the work, and with it whom to tell, is dropped.
-                let _ = cut_off.set(error);
+                // Whoever waits asks for it: the work, and with it whom to tell, is dropped.
+                let _ = cut_off.send(error);
                 return self.lose(tx);
             }
         };

@@ -123,7 +123,7 @@ async fn a_write_that_panics_ends_no_other(test: Database) {
             panic!("as the test wants")
         })
     });
-    assert!(matches!(panicked.await, Err(StoreError::Closed)));
+    assert!(matches!(panicked.await, Err(StoreError::Panicked)));
     test.db.write_grouped(NewApp(slug("after"))).await.unwrap();
     assert_eq!(slugs(&test.db).await, ["after"]);
 }
