@@ -149,6 +149,10 @@ impl RequestRef {
                 "params" => pairs(&request.params).into(),
                 "query" => pairs(&request.query).into(),
                 "headers" => pairs(&request.headers).into(),
+                "raw_body" => match &request.body {
+                    Some(bytes) => Dynamic::from_blob(bytes.clone()),
+                    None => Dynamic::UNIT,
+                },
                 _ => return None,
             })
         })?
@@ -160,13 +164,13 @@ impl RequestRef {
             if let Some(body) = &current.body {
                 return body.clone();
             }
-            let Some(request) = &mut current.request else {
+            let Some(request) = &current.request else {
                 return Dynamic::UNIT;
             };
-            let Some(bytes) = request.body.take() else {
+            let Some(bytes) = &request.body else {
                 return Dynamic::UNIT;
             };
-            let value = body_value(request.content_type.as_deref(), bytes);
+            let value = body_value(&request.essence(), bytes);
             current.body.insert(value).clone()
         })
     }
@@ -182,33 +186,49 @@ impl RequestRef {
     }
 }
 
+impl Request {
+    /// The type of the body, without its parameters.
+    fn essence(&self) -> String {
+        let named = self.content_type.as_deref().unwrap_or("");
+        let essence = named.split(';').next().unwrap_or("");
+        essence.trim().to_ascii_lowercase()
+    }
+
+    /// The fields of a form, in their order.
+    fn form(&self) -> Vec<(String, String)> {
+        match &self.body {
+            Some(bytes) if self.essence() == FORM => fields(bytes),
+            _ => Vec::new(),
+        }
+    }
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+fn fields(bytes: &[u8]) -> Vec<(String, String)> {
+    form_urlencoded::parse(bytes).into_owned().collect()
+}
+
 /// JSON as its value, forms as a map, text as a string, anything else as a blob.
-fn body_value(content_type: Option<&str>, bytes: Vec<u8>) -> Dynamic {
-    let essence = content_type
-        .and_then(|text| text.split(';').next())
-        .unwrap_or("");
-    let essence = essence.trim().to_ascii_lowercase();
-    let as_text = |bytes: Vec<u8>| match String::from_utf8(bytes) {
+fn body_value(essence: &str, bytes: &[u8]) -> Dynamic {
+    let as_text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
         Ok(text) => text.into(),
-        Err(error) => Dynamic::from_blob(error.into_bytes()),
+        Err(_) => Dynamic::from_blob(bytes.to_vec()),
     };
     if essence == "application/json" || essence.ends_with("+json") {
         // The host refused a body that is no JSON; a direct caller's may still be none.
-        let parsed = std::str::from_utf8(&bytes)
+        let parsed = std::str::from_utf8(bytes)
             .ok()
             .and_then(|text| json::parse(text).ok());
         return parsed.unwrap_or_else(|| as_text(bytes));
     }
-    if essence == "application/x-www-form-urlencoded" {
-        let fields: Vec<_> = form_urlencoded::parse(&bytes)
-            .map(|(name, value)| (name.into_owned(), value.into_owned()))
-            .collect();
-        return pairs(&fields).into();
+    if essence == FORM {
+        return pairs(&fields(bytes)).into();
     }
     if essence.is_empty() || essence.starts_with("text/") || essence == "application/xml" {
         return as_text(bytes);
     }
-    Dynamic::from_blob(bytes)
+    Dynamic::from_blob(bytes.to_vec())
 }
 
 /// A map of the pairs; a name that stands several times has its last value.
@@ -264,6 +284,9 @@ pub fn register(engine: &mut Engine) {
         })
         .register_fn("query_all", |_: &mut RequestRef, name: &str| {
             RequestRef::with(|request| all(&request.query, name)).unwrap_or_default()
+        })
+        .register_fn("form_all", |_: &mut RequestRef, name: &str| {
+            RequestRef::with(|request| all(&request.form(), name)).unwrap_or_default()
         })
         .register_fn("headers_all", |_: &mut RequestRef, name: &str| {
             let name = name.to_ascii_lowercase();

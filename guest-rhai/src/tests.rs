@@ -140,6 +140,17 @@ fn a_body_is_what_its_type_says() {
         "ctx.request.body",
     );
     assert_eq!(form, r#"{"a":"1","b":"x y"}"#);
+    let repeated = answer_to(
+        "application/x-www-form-urlencoded",
+        b"a=1&a=2&b=%20",
+        "let r = ctx.request; [r.body.a, r.form_all(\"a\"), r.form_all(\"c\"), r.raw_body.len(), r.body.b]",
+    );
+    assert_eq!(repeated, r#"["2",["1","2"],[],13," "]"#);
+    let raw = "let r = ctx.request; [r.body.a, r.raw_body.as_string(), r.form_all(\"a\")]";
+    assert_eq!(
+        answer_to("application/json", b"{ \"a\" : 1.0 }", raw),
+        r#"[1.0,"{ \"a\" : 1.0 }",[]]"#
+    );
     assert_eq!(
         answer_to("image/png", b"\xff\x00", "ctx.request.body.len()"),
         "2"

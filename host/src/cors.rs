@@ -180,9 +180,14 @@ fn headers() -> Vec<String> {
 
 /// What the platform says.
 fn exposed_headers() -> Vec<String> {
-    ["idempotency-replayed", "retry-after", "x-execution-id"]
-        .map(str::to_owned)
-        .into()
+    [
+        "idempotency-ignored",
+        "idempotency-replayed",
+        "retry-after",
+        "x-execution-id",
+    ]
+    .map(str::to_owned)
+    .into()
 }
 
 fn max_age_s() -> u32 {

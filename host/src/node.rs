@@ -38,10 +38,12 @@ use crate::scripts::runner::Runner;
 use crate::secrets::Secrets;
 use crate::secrets::master_key::MasterKeys;
 use crate::stopping::{Stage, Stopping};
-use crate::store::Db;
+use crate::store::{Db, StoreError};
 use crate::tasks::{Task, Tasks};
 use crate::triggers::firing::Events;
 
+/// What probes are told while the database cannot be read or written.
+const UNAVAILABLE: &str = "the database is unavailable";
 /// How often the database is asked for a sign of life.
 const CHECK_EVERY: Duration = Duration::from_secs(1);
 /// How long it may take to give one.
@@ -237,27 +239,35 @@ impl Node {
             let asked = tokio::time::timeout(CHECK_TIMEOUT, self.db.check()).await;
             let problem = match asked {
                 Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(error.to_string()),
-                Err(_) => Some("the database does not answer".to_owned()),
+                Ok(Err(error @ StoreError::NoRoom(_))) => {
+                    let told = error.to_string();
+                    Some((told.clone(), told))
+                }
+                Ok(Err(error)) => Some((UNAVAILABLE.to_owned(), error.to_string())),
+                Err(_) => Some((
+                    UNAVAILABLE.to_owned(),
+                    "the database does not answer".to_owned(),
+                )),
             };
             self.note_database(problem);
             tokio::time::sleep(CHECK_EVERY).await;
         }
     }
 
-    fn note_database(&self, problem: Option<String>) {
+    /// Note what is wrong with it: for probes, which only need to know which part it is, and for
+    /// operators, who read the cause in the log.
+    fn note_database(&self, problem: Option<(String, String)>) {
         let mut known = self
             .database_problem
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         if known.is_some() != problem.is_some() {
             match &problem {
-                Some(problem) => tracing::error!(%problem, "not ready"),
+                Some((_, cause)) => tracing::error!(problem = %cause, "not ready"),
                 None => tracing::info!("ready again"),
             }
         }
-        // Operators read the cause in the log; probes only need to know which part it is.
-        *known = problem.map(|_| "the database is unavailable".to_owned());
+        *known = problem.map(|(told, _)| told);
     }
 
     /// Make the first owner, or tell whoever sees our output how to.
@@ -357,6 +367,10 @@ impl Node {
         let aging = directory.clone();
         tasks.spawn("directory.tell_age", move || {
             aging.clone().keep_telling_its_age()
+        });
+        let held = (self.outbox.clone(), directory.clone());
+        tasks.spawn("dispatch.hold_while_stale", move || {
+            held.0.clone().keep_held_while(held.1.staleness())
         });
         self.journal.follow(tasks);
         let tally = self.tally.clone();

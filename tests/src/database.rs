@@ -121,6 +121,28 @@ impl Database {
         self.end_connections();
     }
 
+    /// Let it take connections, or none; those that there are end.
+    pub(crate) fn allow_connections(&self, is_allowed: bool) {
+        let name = &self.name;
+        let set = format!("alter database {name} with allow_connections {is_allowed}");
+        self.admin().batch_execute(&set).expect("a database");
+        self.end_connections();
+    }
+
+    /// Take the right to write a table away from the role that the server signs in as, or give it.
+    pub(crate) fn allow_writes(&self, table: &str, is_allowed: bool) {
+        let role = self.role.as_ref();
+        let role = role.expect("`Options::ordinary_role` makes the role");
+        let (verb, word) = if is_allowed {
+            ("grant", "to")
+        } else {
+            ("revoke", "from")
+        };
+        self.execute(&format!(
+            "{verb} insert, update, delete on {table} {word} {role}"
+        ));
+    }
+
     /// Change it behind the server's back.
     pub(crate) fn execute(&self, statements: &str) {
         let done = self.client().batch_execute(statements);

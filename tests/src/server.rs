@@ -186,8 +186,16 @@ impl Server {
         Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/picloud-test-cache")
     }
 
-    /// Start the process, again if need be.
+    /// Start the process, again if need be, and wait until it is ready.
     pub fn launch(&mut self) {
+        self.listen();
+        wait_for("readiness", || {
+            (self.get("/readyz").status == 200).then_some(())
+        });
+    }
+
+    /// Start the process, and wait until it listens.
+    pub fn listen(&mut self) {
         // A file that grows past a limit makes a signal that ends a process; ignored, it is an
         // error, as a full disk is. One test sets such a limit.
         let mut serve = Command::new("env");
@@ -242,9 +250,6 @@ impl Server {
         self.child = Some(child);
         let heard = heard.recv_timeout(Duration::from_secs(120));
         self.url = heard.unwrap_or_else(|_| panic!("the server did not start:\n{}", self.log()));
-        wait_for("readiness", || {
-            (self.get("/readyz").status == 200).then_some(())
-        });
     }
 
     fn log_in(&mut self) {
@@ -384,6 +389,17 @@ print(json.dumps([[text(value) for value in row] for row in rows]))";
     pub fn refuse_database_login(&self, is_refused: bool) {
         let how = if is_refused { "nologin" } else { "login" };
         self.postgres().alter_role(how);
+    }
+
+    /// Let its Postgres take connections to its database, or none.
+    pub fn allow_database_connections(&self, is_allowed: bool) {
+        self.postgres().allow_connections(is_allowed);
+    }
+
+    /// Take from it the right to write a table of its Postgres, or give it back. It needs
+    /// [`Options::ordinary_role`].
+    pub fn allow_writes_to(&self, table: &str, is_allowed: bool) {
+        self.postgres().allow_writes(table, is_allowed);
     }
 
     /// Let its Postgres allow it only so many connections; `None` is as many as it wants. It needs
@@ -685,6 +701,13 @@ print(json.dumps([[text(value) for value in row] for row in rows]))";
 
 impl Drop for Server {
     fn drop(&mut self) {
+        // One that was killed, or has another clock, moves nothing, or not now.
+        let is_running = self
+            .child
+            .as_mut()
+            .is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+        let is_looked_at = is_running && self.options.clock.is_none() && !std::thread::panicking();
+        let stuck = is_looked_at.then(|| self.until_all_moves().err()).flatten();
         if let Some(mut child) = self.child.take() {
             let _ = child.kill();
             let _ = child.wait();
@@ -693,5 +716,8 @@ impl Drop for Server {
             eprintln!("── the server's log ──\n{}", self.log());
         }
         drop(self.database.take());
+        if let Some(stuck) = stuck {
+            panic!("at the test's end, {stuck}");
+        }
     }
 }

@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 use crate::Server;
 use crate::database::Row;
 
-/// What may be wrong with a row once nothing runs any more. `AGO` stands for a second ago.
+/// What may be wrong with a row. `LEASED` says when a lease is odd, `AGO` stands for a second ago.
 const STUCK: &str = "
     select problem, id, app_id, invocation_type, attempt, due_at, lease_owner, reply_to, order_key,
            order_seq
     from (
         select o.*, case
-            when lease_owner is not null then 'leased, and nobody works on it'
+            when lease_owner is not null and LEASED then 'leased, and nobody works on it'
             when blocked and not exists (
                 select 1 from outbox earlier
                 where earlier.order_key = o.order_key and earlier.order_seq < o.order_seq)
@@ -37,11 +37,27 @@ impl Server {
     /// Rows of the outbox that are leased, blocked or held for no reason, or due and not claimed.
     /// While something runs, some are always leased.
     pub fn stuck(&self) -> Vec<Row> {
+        self.stuck_where("1 = 1")
+    }
+
+    /// The same while things run: a lease is odd only once it has ended.
+    fn stuck_while_running(&self) -> Vec<Row> {
+        self.stuck_where("AGO")
+    }
+
+    fn stuck_where(&self, leased: &str) -> Vec<Row> {
         let ago = match self.is_on_postgres() {
             true => POSTGRES_AGO,
             false => SQLITE_AGO,
         };
-        self.query(&STUCK.replace("AGO", ago))
+        let query = STUCK.replace("LEASED", leased);
+        self.query(&query.replace("AGO", ago))
+    }
+
+    /// What every test ends with whose server still runs: each row of the outbox is moved on by
+    /// somebody, or soon is.
+    pub(crate) fn until_all_moves(&self) -> Result<Duration, String> {
+        self.until_none(Self::stuck_while_running)
     }
 
     /// Wait until every row of the outbox is where somebody will move it on: nothing is leased, as
@@ -52,9 +68,13 @@ impl Server {
     /// # Errors
     /// With the rows that do not move.
     pub fn until_nothing_is_stuck(&self) -> Result<Duration, String> {
+        self.until_none(Self::stuck)
+    }
+
+    fn until_none(&self, look: fn(&Self) -> Vec<Row>) -> Result<Duration, String> {
         let started = Instant::now();
         loop {
-            let stuck = self.stuck();
+            let stuck = look(self);
             if stuck.is_empty() {
                 return Ok(started.elapsed());
             }

@@ -11,6 +11,10 @@ use anyhow::{Context, Result, bail};
 /// How long the server may take to be ready: the first time it compiles the guest.
 const READY_WITHIN: Duration = Duration::from_secs(60);
 
+/// The host of the example app. Browsers and curl lead all of `localhost` to this machine. On the
+/// dashboard's host an app's pages have no origin, and can call nothing.
+const EXAMPLE_HOST: &str = "example.localhost";
+
 /// Start the server in `data` on `port`, load the example the first time, and stay until it ends.
 pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
     if TcpListener::bind(("127.0.0.1", port)).is_err() {
@@ -57,7 +61,8 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
             .clone()
             .or_else(|| std::env::var("PICLOUD_OWNER_PASSWORD").ok());
         let loaded = crate::step("load the example app", || {
-            load_example(root, &program, &url, known.as_deref().unwrap_or_default())
+            let password = known.as_deref().unwrap_or_default();
+            load_example(root, &program, &url, password)
         });
         if let Err(error) = loaded {
             let _ = server.kill();
@@ -70,7 +75,7 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
         println!("Its owner is `owner`, with the password {password} (shown this once).");
     }
     println!(
-        "\nTry:\n  curl '{url}/hello?name=Ada'\n  {} logs --app example\n\nCtrl-C stops it.",
+        "\nTry:\n  curl 'http://{EXAMPLE_HOST}:{port}/hello?name=Ada'\n  {} logs --app example\n\nCtrl-C stops it.",
         program.display()
     );
     // Ctrl-C reaches the server too, which then finishes what runs.
@@ -128,5 +133,9 @@ fn load_example(root: &Path, program: &Path, url: &str, password: &str) -> Resul
         .args(["--url", url, "deploy"])
         .arg(root.join("examples/hello/hello.rhai"));
     deploy.args(["--app", "example", "--create-app", "--route", "ANY /hello"]);
-    crate::run(&mut deploy)
+    crate::run(&mut deploy)?;
+    let mut claim = Command::new(program);
+    claim.args(["--url", url, "domains", "add", EXAMPLE_HOST]);
+    claim.args(["--app", "example"]);
+    crate::run(claim.stdout(Stdio::null()))
 }

@@ -24,6 +24,7 @@ pub fn endpoints() -> Api {
             backup,
         )
         .called("backUp", "Take a backup of the instance")
+        .noted()
         .may_fail(&[ProblemType::BackupRunning])
 }
 

@@ -344,9 +344,14 @@ impl Directory {
         }
     }
 
+    /// Whether the picture is too old for what takes authority, as that changes.
+    pub fn staleness(&self) -> watch::Receiver<bool> {
+        self.is_stale.subscribe()
+    }
+
     /// Comes back once the picture is too old for what takes authority.
     pub fn stale(&self) -> impl Future<Output = ()> + Send + use<> {
-        let mut is_stale = self.is_stale.subscribe();
+        let mut is_stale = self.staleness();
         async move {
             // The sender goes only with the process.
             let _ = is_stale.wait_for(|is_stale| *is_stale).await;

@@ -39,6 +39,8 @@ struct Limits {
 struct Taken {
     all: usize,
     deliveries: usize,
+    /// Whether none of them is let in.
+    deliveries_held: bool,
     /// Outcomes that are not written yet.
     unsettled: usize,
     /// All, and deliveries without a caller, of each app that has any.
@@ -98,6 +100,12 @@ impl Gate {
         self.take(app_id, true)
     }
 
+    /// Let no delivery in for which nobody waits, or let them in again: they act for somebody, and
+    /// whether that somebody still may is not known.
+    pub(super) fn hold_deliveries(&self, is_held: bool) {
+        self.lock().deliveries_held = is_held;
+    }
+
     /// Count an outcome that is to be written.
     pub(super) fn unsettled(&self) -> Unsettled {
         self.lock().unsettled += 1;
@@ -107,7 +115,7 @@ impl Gate {
     /// How many places there are for deliveries now.
     pub fn free_for_deliveries(&self) -> usize {
         let taken = self.lock();
-        if taken.unsettled >= UNSETTLED_MAX {
+        if taken.unsettled >= UNSETTLED_MAX || taken.deliveries_held {
             return 0;
         }
         (self.limits.deliveries - taken.deliveries).min(self.limits.all - taken.all)
@@ -120,8 +128,9 @@ impl Gate {
         let full = taken.all >= limits.all
             || all >= limits.all_of_one_app
             || taken.unsettled >= UNSETTLED_MAX;
-        let full_for_deliveries =
-            taken.deliveries >= limits.deliveries || deliveries >= limits.deliveries_of_one_app;
+        let full_for_deliveries = taken.deliveries_held
+            || taken.deliveries >= limits.deliveries
+            || deliveries >= limits.deliveries_of_one_app;
         if full || (is_delivery && full_for_deliveries) {
             return None;
         }
@@ -208,6 +217,17 @@ mod tests {
         assert_eq!(gate.free_for_deliveries(), 0);
         drop(unsettled);
         assert!(gate.enter(app).is_some());
+    }
+
+    #[test]
+    fn deliveries_can_be_held_while_callers_go_on() {
+        let gate = Gate::new(16);
+        let app = AppId::new();
+        gate.hold_deliveries(true);
+        assert!(gate.enter_without_caller(app).is_none() && gate.enter(app).is_some());
+        assert_eq!(gate.free_for_deliveries(), 0);
+        gate.hold_deliveries(false);
+        assert!(gate.enter_without_caller(app).is_some());
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 
 use super::gate::{Gate, Permit};
 use super::leases::Leases;
@@ -66,6 +66,22 @@ impl Outbox {
     /// This node's worker.
     pub fn worker(&self) -> WorkerId {
         self.worker
+    }
+
+    /// Take on no delivery for which nobody waits while what decides who may do what is stale, for
+    /// ever: other nodes run what is due.
+    pub async fn keep_held_while(self: Arc<Self>, mut is_stale: watch::Receiver<bool>) {
+        loop {
+            let is_held = *is_stale.borrow_and_update();
+            self.gate.hold_deliveries(is_held);
+            if !is_held {
+                self.is_behind();
+            }
+            if is_stale.changed().await.is_err() {
+                // The sender goes only with the process.
+                std::future::pending::<()>().await;
+            }
+        }
     }
 
     /// A place for a delivery of this app for which nobody waits, if there is one now.

@@ -95,7 +95,9 @@ impl Dispatcher {
             let row = abandoned(delivery, *reason);
             completion.also.push(Also::Abandoned(row));
         }
-        if keep_answer
+        if ended.execution.outcome.never_ran() {
+            completion.also.push(Also::Forget(delivery.app_id, key));
+        } else if keep_answer
             && let Answer::Outcome(Outcome::Answered(response)) = &answer
             && let Some(answer) = KeptAnswer::of(response)
         {

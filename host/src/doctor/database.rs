@@ -13,6 +13,7 @@ use crate::config::Config;
 use crate::directory;
 use crate::dispatch::sql::{self as outbox, Stuck};
 use crate::dispatch::upkeep::STUCK_AFTER;
+use crate::identity;
 use crate::secrets;
 use crate::secrets::master_key::{MasterKeys, own_file};
 use crate::store::{Conn, SCHEMA_VERSION, StoreError};
@@ -96,6 +97,7 @@ async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Find
         findings.push(clock_beside(newest, Utc::now()));
     }
     findings.push(rows(&directory::unreadable(conn).await?));
+    findings.push(user_names(identity::sql::users::names(conn).await?));
     findings.push(deliveries(outbox::stuck(conn, STUCK_AFTER).await?));
     findings.push(key_file(config, &secrets::sql::by_key(conn).await?));
     let mut last = None;
@@ -110,6 +112,27 @@ async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Find
     }
     findings.push(last_backup(last, Utc::now()));
     Ok(findings)
+}
+
+/// Whether people can tell users apart by their names.
+fn user_names(names: Vec<String>) -> Finding {
+    const NAME: &str = "user_names";
+    let twins = identity::name::twins(names);
+    if twins.is_empty() {
+        return Finding::ok(NAME, "no two users have names that look the same");
+    }
+    let groups = twins.iter().map(|group| {
+        let names = group
+            .iter()
+            .map(|name| format!("`{}`", name.escape_debug()));
+        names.collect::<Vec<_>>().join(" and ")
+    });
+    let found = format!(
+        "names that look the same: {}",
+        groups.collect::<Vec<_>>().join("; ")
+    );
+    let fix = "An older version took them. Find out who they are; disable the one that is not wanted, or let them join anew.";
+    Finding::warning(NAME, found, fix)
 }
 
 /// Whether each delivery has somebody who moves it.

@@ -110,8 +110,7 @@ fn disk(data_dir: &Path) -> Finding {
 
 fn room(folder: &str, free: u64) -> Finding {
     const NAME: &str = "disk";
-    const FIX: &str =
-        "Make room, or keep less: execution_retention_days, dead_letter_retention_days.";
+    const FIX: &str = "Make room, or keep less: execution_retention_days, dead_letter_retention_days. Below 64 MiB, an instance on SQLite takes nothing new on.";
     let found = format!("{} MiB are free at {folder}", free >> 20);
     let command = format!("du -sh {folder}/*");
     match free {

@@ -18,7 +18,7 @@ use serde::Serialize;
 
 use crate::config::{ConfigError, Values, odd_variables};
 use crate::node::Node;
-use crate::store::snapshot;
+use crate::store::{StoreError, snapshot};
 use database::Depth;
 pub use reach::Arrival;
 
@@ -126,6 +126,8 @@ pub async fn of_server(node: &Node, arrival: Arrival) -> Report {
     findings.push(running::tasks(&node.tasks.problems()));
     let asked = tokio::time::timeout(ANSWER_TIMEOUT, node.db.check()).await;
     let conn = match asked {
+        // The disk has a finding of its own, and can be read.
+        Ok(Err(StoreError::NoRoom(_))) => node.db.read().await,
         Ok(Err(error)) => Err(error),
         // One that does not answer in time may be busy: what follows tells.
         Ok(Ok(())) | Err(_) => node.db.read().await,

@@ -160,6 +160,11 @@ impl OutcomeKind {
         )
     }
 
+    /// Whether the script never began: it did nothing that must not be done again.
+    pub fn never_ran(self) -> bool {
+        self.is_final() || matches!(self, Self::InvalidSource | Self::NoCapacity)
+    }
+
     /// The outcome that a word names.
     pub fn parse(word: &str) -> Option<Self> {
         Self::ALL.iter().copied().find(|kind| kind.as_str() == word)

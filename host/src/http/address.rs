@@ -1,6 +1,6 @@
 //! Where a request came from and where it went, behind proxies or not.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Uri, header};
@@ -9,15 +9,64 @@ use ipnet::IpNet;
 use super::endpoints::peer;
 
 /// The address of whoever sent a request: the other end of the connection, or, where that is one
-/// of our proxies, the last address in `x-forwarded-for` that is none of them.
+/// of our proxies, the last address in `x-forwarded-for`, or in `forwarded` (RFC 7239), that is none
+/// of them. A proxy writes one of the two and may pass the other on as its client wrote it: where
+/// they differ, neither is believed.
 pub fn of(parts: &Parts, proxies: &[IpNet]) -> String {
     let Some(peer) = peer(parts) else {
         return "unknown".to_owned();
     };
-    let forwarded = parts.headers.get_all("x-forwarded-for");
-    let forwarded = forwarded.iter().filter_map(|value| value.to_str().ok());
-    let hops: Vec<&str> = forwarded.flat_map(|value| value.split(',')).collect();
-    client(peer.ip(), &hops, proxies).to_string()
+    let peer = peer.ip();
+    let elements = listed(&parts.headers, FORWARDED);
+    let hops: [Vec<&str>; 2] = [
+        listed(&parts.headers, "x-forwarded-for").collect(),
+        elements.map(|element| forwarded(element, "for")).collect(),
+    ];
+    let told = hops.iter().filter(|hops| !hops.is_empty());
+    let mut clients = told.map(|hops| client(peer, hops, proxies));
+    let client = match (clients.next(), clients.next()) {
+        (Some(one), Some(other)) if one != other => peer.to_canonical(),
+        (one, _) => one.unwrap_or_else(|| peer.to_canonical()),
+    };
+    client.to_string()
+}
+
+const FORWARDED: &str = "forwarded";
+
+/// The elements of a list that may be in several fields.
+fn listed<'h>(headers: &'h HeaderMap, name: &str) -> impl DoubleEndedIterator<Item = &'h str> {
+    let values = headers.get_all(name).iter();
+    let values = values.filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).map(str::trim)
+}
+
+/// A parameter of one element of `forwarded`; nothing where it has none. No address has a comma or a
+/// semicolon in it, so what is in quotes needs no more care than its quotes.
+fn forwarded<'h>(element: &'h str, parameter: &str) -> &'h str {
+    let pairs = element.split(';').filter_map(|pair| pair.split_once('='));
+    let mut named = pairs.filter(|(name, _)| name.trim().eq_ignore_ascii_case(parameter));
+    named
+        .next()
+        .map_or("", |(_, value)| value.trim().trim_matches('"'))
+}
+
+/// The address of a hop, as proxies write it: with a port or without, of IPv6 in brackets or not.
+fn hop_address(hop: &str) -> Option<IpAddr> {
+    if let Ok(address) = hop.parse() {
+        return Some(address);
+    }
+    if let Some(rest) = hop.strip_prefix('[') {
+        let (address, port) = rest.split_once(']')?;
+        let is_port = port
+            .strip_prefix(':')
+            .is_none_or(|port| port.parse::<u16>().is_ok());
+        return address
+            .parse::<Ipv6Addr>()
+            .ok()
+            .filter(|_| is_port)
+            .map(IpAddr::V6);
+    }
+    hop.parse::<SocketAddr>().ok().map(|address| address.ip())
 }
 
 fn client(peer: IpAddr, hops: &[&str], proxies: &[IpNet]) -> IpAddr {
@@ -28,7 +77,7 @@ fn client(peer: IpAddr, hops: &[&str], proxies: &[IpNet]) -> IpAddr {
             break;
         }
         // What no proxy of ours wrote may say anything.
-        let Ok(address) = hop.trim().parse::<IpAddr>() else {
+        let Some(address) = hop_address(hop) else {
             break;
         };
         client = address.to_canonical();
@@ -41,13 +90,12 @@ pub fn is_https(parts: &Parts, proxies: &[IpNet]) -> bool {
     let peer = peer(parts).map(|peer| peer.ip().to_canonical());
     let is_ours = peer.is_some_and(|peer| proxies.iter().any(|net| net.contains(&peer)));
     // Where proxies stand in a row, the last one wrote last.
-    let said = parts
-        .headers
-        .get_all("x-forwarded-proto")
-        .iter()
-        .next_back();
-    let said = said.and_then(|value| value.to_str().ok()?.rsplit(',').next());
-    is_ours && said.is_some_and(|scheme| scheme.trim().eq_ignore_ascii_case("https"))
+    let said = listed(&parts.headers, "x-forwarded-proto").next_back();
+    let said = said.or_else(|| {
+        let element = listed(&parts.headers, FORWARDED).next_back();
+        element.map(|element| forwarded(element, "proto"))
+    });
+    is_ours && said.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
 /// The host that a request is for: lower case, without a port.
@@ -98,12 +146,71 @@ mod tests {
         assert_eq!(of("203.0.113.9", &["1.2.3.4"]), "203.0.113.9");
         assert_eq!(of("10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
         assert_eq!(
-            of("10.0.0.1", &["6.6.6.6", " 1.2.3.4", "10.0.0.2"]),
+            of("10.0.0.1", &["6.6.6.6", "1.2.3.4", "10.0.0.2"]),
             "1.2.3.4"
         );
         assert_eq!(of("10.0.0.1", &["6.6.6.6", "nonsense"]), "10.0.0.1");
         assert_eq!(of("10.0.0.1", &[]), "10.0.0.1");
         assert_eq!(of("::1", &["2001:db8::7"]), "2001:db8::7");
         assert_eq!(of("::ffff:10.0.0.1", &["1.2.3.4"]), "1.2.3.4");
+    }
+
+    #[test]
+    fn hops_are_read_as_proxies_write_them() {
+        let proxies: [IpNet; 1] = ["10.0.0.0/8".parse().unwrap()];
+        let of = |name: &'static str, values: &[&str]| {
+            let mut request = axum::http::Request::new(());
+            for value in values {
+                request.headers_mut().append(name, value.parse().unwrap());
+            }
+            let peer: SocketAddr = "10.0.0.1:4711".parse().unwrap();
+            let (mut parts, ()) = request.into_parts();
+            parts.extensions.insert(axum::extract::ConnectInfo(peer));
+            super::of(&parts, &proxies)
+        };
+        for (written, address) in [
+            ("203.0.113.8:4711", "203.0.113.8"),
+            ("203.0.113.8", "203.0.113.8"),
+            ("[2001:db8::1]:80", "2001:db8::1"),
+            ("[2001:db8::1]", "2001:db8::1"),
+            ("2001:db8::1", "2001:db8::1"),
+            ("::ffff:203.0.113.8", "203.0.113.8"),
+            ("6.6.6.6, 203.0.113.8:1 , 10.0.0.2:99", "203.0.113.8"),
+            ("unknown", "10.0.0.1"),
+            ("[2001:db8::1]x", "10.0.0.1"),
+            ("203.0.113.8:", "10.0.0.1"),
+            ("203.0.113.8:99999", "10.0.0.1"),
+            ("", "10.0.0.1"),
+        ] {
+            assert_eq!(of("x-forwarded-for", &[written]), address, "{written}");
+        }
+        for (written, address) in [
+            ("for=203.0.113.8", "203.0.113.8"),
+            ("for=\"203.0.113.8:4711\";proto=https", "203.0.113.8"),
+            (
+                "proto=http; For=\"[2001:db8::1]:80\" ;by=10.0.0.1",
+                "2001:db8::1",
+            ),
+            ("for=6.6.6.6, for=203.0.113.8, for=10.0.0.2", "203.0.113.8"),
+            ("for=_hidden", "10.0.0.1"),
+            ("proto=https", "10.0.0.1"),
+        ] {
+            assert_eq!(of("forwarded", &[written]), address, "{written}");
+        }
+        assert_eq!(of("x-forwarded-for", &["1.2.3.4", "5.6.7.8"]), "5.6.7.8");
+    }
+
+    #[test]
+    fn two_stories_are_none() {
+        let proxies: [IpNet; 1] = ["10.0.0.0/8".parse().unwrap()];
+        for (forwarded, address) in [("for=1.2.3.4", "1.2.3.4"), ("for=5.6.7.8", "10.0.0.1")] {
+            let request = axum::http::Request::builder()
+                .header("x-forwarded-for", "1.2.3.4")
+                .header("forwarded", forwarded);
+            let (mut parts, ()) = request.body(()).unwrap().into_parts();
+            let peer: SocketAddr = "10.0.0.1:4711".parse().unwrap();
+            parts.extensions.insert(axum::extract::ConnectInfo(peer));
+            assert_eq!(super::of(&parts, &proxies), address, "{forwarded}");
+        }
     }
 }

@@ -42,7 +42,7 @@ pub enum Rule {
     App(Capability, Of),
 }
 
-/// What the first part in braces of a path names.
+/// What a path names, below which an endpoint is.
 #[derive(Debug, Clone, Copy)]
 pub enum Of {
     /// The app itself, by id or slug.
@@ -57,6 +57,29 @@ pub enum Of {
     Execution,
     /// A dead letter.
     DeadLetter,
+}
+
+impl Of {
+    /// How every path begins that names one.
+    #[cfg(test)]
+    fn beginning(self) -> &'static str {
+        match self {
+            Self::App => "/apps/{app}",
+            Self::Script => "/scripts/{id}",
+            Self::Route => "/routes/{id}",
+            Self::Trigger => "/triggers/{id}",
+            Self::Execution => "/executions/{id}",
+            Self::DeadLetter => "/dead-letters/{id}",
+        }
+    }
+
+    /// The parameter that names it.
+    fn parameter(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            _ => "id",
+        }
+    }
 }
 
 impl Rule {
@@ -82,6 +105,8 @@ pub struct Endpoint {
     pub path: &'static str,
     /// What it takes.
     pub rule: Rule,
+    /// Whether each use is written down, also where it changes nothing.
+    pub is_noted: bool,
     /// Its name in the OpenAPI document, and so in what is generated from that.
     pub id: &'static str,
     /// What it does, in a few words.
@@ -118,6 +143,7 @@ macro_rules! methods {
                     method: Method::$method,
                     path,
                     rule,
+                    is_noted: false,
                     id: "",
                     summary: "",
                     room: "",
@@ -143,6 +169,15 @@ impl Api {
     pub fn called(mut self, id: &'static str, summary: &'static str) -> Self {
         if let Some(last) = self.endpoints.last_mut() {
             (last.id, last.summary) = (id, summary);
+        }
+        self
+    }
+
+    /// Write each use of the endpoint that was just added into the audit log: it takes much with it,
+    /// or lets somebody in.
+    pub fn noted(mut self) -> Self {
+        if let Some(last) = self.endpoints.last_mut() {
+            last.is_noted = true;
         }
         self
     }
@@ -173,14 +208,14 @@ impl Api {
 
     /// A router that lets through what the rules allow, and writes down who changed what.
     pub fn guarded(self, node: Arc<Node>) -> Router<Arc<Node>> {
-        let rules = self
-            .endpoints
-            .into_iter()
-            .map(|endpoint| ((endpoint.method, endpoint.path), endpoint.rule));
-        let guard = Guard {
-            node,
-            rules: Arc::new(rules.collect()),
-        };
+        let mut rules = HashMap::<&'static str, Vec<(Method, Guarded)>>::new();
+        for endpoint in self.endpoints {
+            let Endpoint { rule, is_noted, .. } = endpoint;
+            let of_path = rules.entry(endpoint.path).or_default();
+            of_path.push((endpoint.method, Guarded { rule, is_noted }));
+        }
+        let rules = Arc::new(rules);
+        let guard = Guard { node, rules };
         self.router
             .route_layer(middleware::from_fn_with_state(guard, guard_endpoint))
     }
@@ -189,7 +224,15 @@ impl Api {
 #[derive(Clone)]
 struct Guard {
     node: Arc<Node>,
-    rules: Arc<HashMap<(Method, &'static str), Rule>>,
+    /// Those of each path.
+    rules: Arc<HashMap<&'static str, Vec<(Method, Guarded)>>>,
+}
+
+/// What the guard knows of an endpoint.
+#[derive(Debug, Clone, Copy)]
+struct Guarded {
+    rule: Rule,
+    is_noted: bool,
 }
 
 /// The address that a request came from.
@@ -209,18 +252,17 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         Method::HEAD => Method::GET,
         ref method => method.clone(),
     };
-    let Some(rule) = guard.rules.get(&(method.clone(), template)) else {
-        // A method that the path does not take: the router answers 405.
-        return next.run(Request::from_parts(parts, body)).await;
+    let of_path = guard.rules.get(template).map_or(&[][..], Vec::as_slice);
+    let Some((_, guarded)) = of_path.iter().find(|(known, _)| *known == method) else {
+        // Nothing passes without a rule.
+        return method_not_allowed(of_path).into_response();
     };
+    let Guarded { rule, is_noted } = *guarded;
     let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
     parts.extensions.insert(Address(address.clone()));
-    let allowed = allow(&guard.node, *rule, &mut parts).await;
-    // Whoever takes everything with them is written down, too; and a browser is led to the end of a
-    // sign-in, so that is a GET.
-    let takes_all = template.ends_with("/backup") || template.ends_with("/export");
-    let signs_in = template == crate::oidc::api::CALLBACK;
-    let is_noted = takes_all || signs_in || !matches!(method, Method::GET);
+    let allowed = allow(&guard.node, rule, &mut parts).await;
+    let may_change = method != Method::GET;
+    let is_looked_at = is_noted || may_change;
     let mut act = Act {
         action: format!("{method} {template}"),
         target: parts.uri.path().to_owned(),
@@ -242,10 +284,13 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
                     parts.extensions.insert(caller);
                 }
                 let answering = next.run(Request::from_parts(parts, body));
-                if is_noted && act.actor.is_some() {
+                if is_looked_at && act.actor.is_some() {
                     let acting = Arc::new(Acting::new(act.clone()));
                     let response = witnessed(acting.clone(), answering).await;
-                    if acting.is_noted() && response.status().is_success() {
+                    // What was changed is written down with it; a dry run or a validation has changed
+                    // nothing.
+                    let is_done = acting.is_noted() || !is_noted;
+                    if is_done && response.status().is_success() {
                         return response;
                     }
                     response
@@ -270,7 +315,7 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         // of them is not to fill the disk.
         let is_known = act.actor.is_some();
         let is_too_often = response.status() == StatusCode::TOO_MANY_REQUESTS;
-        if is_noted && (is_known || is_counted && !is_too_often) {
+        if is_looked_at && (is_known || is_counted && !is_too_often) {
             let told = response.extensions().get::<Told>();
             let status = told.map_or(response.status(), |Told(status)| *status);
             act.status = status.as_u16();
@@ -278,11 +323,19 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         }
         response
     };
-    match is_noted {
+    match is_looked_at {
         // What it does, and that it is written down, does not depend on a client who stays.
         true => guard.node.seen_through.see_through(answering).await,
         false => answering.await,
     }
+}
+
+fn method_not_allowed(of_path: &[(Method, Guarded)]) -> Problem {
+    let mut allowed: Vec<&str> = of_path.iter().map(|(method, _)| method.as_str()).collect();
+    if allowed.contains(&"GET") {
+        allowed.push("HEAD");
+    }
+    Problem::method_not_allowed(&allowed.join(", "))
 }
 
 struct Granted {
@@ -342,8 +395,8 @@ async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Granted, Re
         Rule::App(capability, of) => {
             let params = RawPathParams::from_request_parts(parts, &()).await;
             let named = params.ok().and_then(|params| {
-                let (_, value) = params.iter().next()?;
-                Some(value.to_owned())
+                let mut named = params.iter().filter(|(name, _)| *name == of.parameter());
+                named.next().map(|(_, value)| value.to_owned())
             });
             let app_id = match named {
                 Some(named) => app_of(node, of, &named).await.map_err(&refused)?,
@@ -505,6 +558,33 @@ mod tests {
             "access.md",
             &[capabilities, ("endpoints", endpoint_table())],
         );
+    }
+
+    #[test]
+    fn the_app_of_an_endpoint_is_found_by_what_its_path_names() {
+        for endpoint in super::super::endpoints().endpoints() {
+            let Rule::App(_, of) = endpoint.rule else {
+                continue;
+            };
+            let rest = endpoint.path.strip_prefix(of.beginning());
+            let is_below = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+            assert!(is_below, "{} names no {of:?}", endpoint.path);
+            let parameter = format!("{{{}}}", of.parameter());
+            assert!(of.beginning().ends_with(&parameter));
+        }
+    }
+
+    #[test]
+    fn what_takes_much_or_lets_in_by_a_get_is_written_down() {
+        let all = super::super::endpoints();
+        let noted = all.endpoints().iter().filter(|endpoint| endpoint.is_noted);
+        let noted: Vec<&str> = noted.map(|endpoint| endpoint.path).collect();
+        let expected = [
+            crate::oidc::api::CALLBACK,
+            "/instance/backup",
+            "/apps/{app}/export",
+        ];
+        assert_eq!(noted, expected);
     }
 
     #[test]

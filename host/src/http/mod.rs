@@ -3,6 +3,7 @@
 pub mod address;
 pub mod answer;
 mod body;
+mod coding;
 pub mod connections;
 pub mod cookie;
 mod cors;
@@ -274,8 +275,22 @@ fn leaving(node: &Node, version: Version, mut response: Response) -> Response {
 /// An answer as its method wants it (RFC 9110, 9.3.2 and 9.3.6): to HEAD the length alone, to
 /// CONNECT neither. axum's router sees to it for what it routes.
 fn fitting(method: &Method, mut response: Response) -> Response {
-    let is_connected = *method == Method::CONNECT && response.status().is_success();
-    if *method == Method::HEAD
+    let status = response.status();
+    let is_connected = *method == Method::CONNECT && status.is_success();
+    // RFC 9110, 15.3.5, 15.3.6 and 15.4.5: whatever a script says of them.
+    let is_empty = matches!(
+        status,
+        StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED
+    );
+    if is_empty {
+        *response.body_mut() = Body::empty();
+        response.headers_mut().remove(header::CONTENT_LENGTH);
+        if status == StatusCode::RESET_CONTENT && *method != Method::HEAD {
+            response
+                .headers_mut()
+                .insert(header::CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
+    } else if *method == Method::HEAD
         && let Some(length) = response.body().size_hint().exact()
     {
         let headers = response.headers_mut();

@@ -232,6 +232,9 @@ impl From<StoreError> for Problem {
         if matches!(error, StoreError::Unstorable) {
             return Self::new(ProblemType::InvalidRequest, error.to_string());
         }
+        if matches!(error, StoreError::NoRoom(_)) {
+            return Self::unavailable(error.to_string());
+        }
         if error.is_unavailable() {
             tracing::warn!(%error, "the database is unavailable");
             return Self::unavailable("The database cannot be reached now; try again");
@@ -422,6 +425,7 @@ impl From<IdentityError> for Problem {
                     .with_header(header::RETRY_AFTER, retry_after_s.to_string())
             }
             IdentityError::WeakPassword(why) => Self::invalid_field("password", why),
+            IdentityError::ImpossibleName(_) => Self::invalid_field("name", error.to_string()),
             IdentityError::NameTaken(_) => {
                 Self::new(ProblemType::NameTaken, error.to_string()).with("field", "name")
             }

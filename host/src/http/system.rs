@@ -3,12 +3,13 @@
 use std::sync::Arc;
 
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde_json::{Value, json};
 
+use super::{address, user_routes};
 use crate::node::Node;
 use crate::sandbox::SDK_VERSION;
 use crate::store::SCHEMA_VERSION;
@@ -56,7 +57,21 @@ async fn version() -> Json<Value> {
     }))
 }
 
-async fn metrics(State(node): State<Arc<Node>>) -> Response {
+/// On the instance's own host, or, where it has none, on hosts that no app claims: what an app's
+/// visitors can reach does not tell how the instance is doing.
+async fn metrics(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Response {
+    let host = address::host(&headers, &uri);
+    let is_own = match &node.config.admin_host {
+        Some(own) => *own == host,
+        None => {
+            let picture = node.directory.picture();
+            let app = picture.app_for_host(&host);
+            !app.is_some_and(|app| app.claims_hosts())
+        }
+    };
+    if !is_own {
+        return user_routes::no_route(uri.path()).into_response();
+    }
     let text = node.metrics();
     (
         [(

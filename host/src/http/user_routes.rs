@@ -4,15 +4,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde_json::json;
 
 use super::problem::{Problem, ProblemType, diagnostics_json};
-use super::{address, cookie, cors, trace};
+use super::{address, coding, cookie, cors, trace};
 use crate::apps::AppId;
 use crate::directory::Picture;
 use crate::dispatch::dispatcher::Order;
@@ -22,14 +23,19 @@ use crate::dispatch::{Answer, Delivery, Payload};
 use crate::idempotency::{KEY_BYTES_MAX, Key, Known, is_key};
 use crate::json;
 use crate::node::Node;
-use crate::routes::DispatchMode;
 use crate::routes::table::{Match, NoMatch};
+use crate::routes::{DispatchMode, TrailingSlash};
 use crate::sandbox::{self, Outcome};
 use crate::stopping::Stage;
 use crate::telemetry::trace::Span;
 
+const IDEMPOTENCY_KEY: &str = "idempotency-key";
+
 /// Says that an answer is an earlier call's, with the same `Idempotency-Key`.
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// Says that the route does not look at the `Idempotency-Key` that came.
+const IGNORED: HeaderName = HeaderName::from_static("idempotency-ignored");
 
 /// What the pages of an app may do in a browser.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,21 +57,28 @@ const SANDBOX: HeaderValue = HeaderValue::from_static(
 pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> Response {
     // A page asks before it calls. Where the route that it will call says who may, nothing runs.
     if let Some(method) = cors::asked_method(&request)
-        && let Ok(bound) = find(&node, method, &request)
+        && let Ok(Found::Route(bound)) = find(&node, method, &request)
         && let Some(policy) = &bound.found.route.cors
     {
         matched(&request, &bound);
         return cors::preflight(policy, method, request.headers());
     }
     let bound = match find(&node, request.method().as_str(), &request) {
-        Ok(bound) => bound,
+        Ok(Found::Route(bound)) => bound,
+        Ok(Found::At(path)) => return moved(&path, request.uri().query()),
         Err(problem) => return problem.into_response(),
     };
     matched(&request, &bound);
     let policy = bound.found.route.cors.as_ref();
     let words = policy.map(|policy| cors::Words::of(policy, &request));
+    let has_ignored_key =
+        bound.found.route.idempotency.is_none() && request.headers().contains_key(IDEMPOTENCY_KEY);
     let answered = deliver(&node, bound, request).await;
     let mut response = answered.unwrap_or_else(IntoResponse::into_response);
+    if has_ignored_key {
+        let headers = response.headers_mut();
+        headers.insert(IGNORED, HeaderValue::from_static("true"));
+    }
     if let Some(words) = words {
         words.say(response.headers_mut());
     }
@@ -78,6 +91,13 @@ pub(super) fn no_route(path: &str) -> Problem {
 }
 
 /// Where a request goes.
+enum Found {
+    /// To a route.
+    Route(Bound),
+    /// To this path, which a route has and leads to.
+    At(String),
+}
+
 struct Bound {
     picture: Arc<Picture>,
     app_id: AppId,
@@ -86,7 +106,7 @@ struct Bound {
 }
 
 /// The route that a request takes, or would take with this method.
-fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> {
+fn find(node: &Node, method: &str, request: &Request) -> Result<Found, Problem> {
     let host = address::host(request.headers(), request.uri());
     let picture = node.directory.picture();
     let path = request.uri().path();
@@ -101,19 +121,47 @@ fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> 
     };
     let app_id = app.id;
     let table = picture.routes(app_id).ok_or_else(nothing)?;
-    let found = table.find(method, &host, path).map_err(|no| match no {
+    let found = table.find(method, &host, path);
+    if matches!(found, Err(NoMatch::Path))
+        && let Some(other) = other_slash(path)
+        && let Ok(found) = table.find(method, &host, &other)
+        && found.route.trailing_slash == TrailingSlash::Redirect
+    {
+        return Ok(Found::At(other));
+    }
+    let found = found.map_err(|no| match no {
         NoMatch::Path => nothing(),
         NoMatch::Method(allow) => {
             Problem::method_not_allowed(&allow.into_iter().collect::<Vec<_>>().join(", "))
         }
         NoMatch::Undecodable => Problem::malformed("the path is not UTF-8 once decoded"),
     })?;
-    Ok(Bound {
+    Ok(Found::Route(Bound {
         picture,
         app_id,
         pages,
         found,
-    })
+    }))
+}
+
+/// A path with a slash at its end, without it; and the other way round.
+fn other_slash(path: &str) -> Option<String> {
+    match path.strip_suffix('/') {
+        Some("") => None,
+        Some(without) => Some(without.to_owned()),
+        None => Some(format!("{path}/")),
+    }
+}
+
+/// Lead a client to another path of the same host, with the same method and body.
+fn moved(path: &str, query: Option<&str>) -> Response {
+    // `//host` would be another host's, and to browsers so would `/\\host`.
+    let path = path.trim_start_matches('/').replace('\\', "%5C");
+    let query = query.map(|query| format!("?{query}")).unwrap_or_default();
+    match HeaderValue::try_from(format!("/{path}{query}")) {
+        Ok(to) => (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, to)]).into_response(),
+        Err(_) => no_route(&path).into_response(),
+    }
 }
 
 /// Name the span of a request after its route.
@@ -144,8 +192,8 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
     let method = request.method().as_str().to_owned();
-    let headers = header_pairs(request.headers());
-    let body = body_of(node, request).await?;
+    let (parts, body) = body_of(node, request).await?;
+    let headers = header_pairs(&parts.headers);
     // The body may have taken long to come. What enters the outbox after the dispatcher has given
     // back what it holds would wait for the end of its lease.
     if node.stopping.stage() >= Stage::Refusing {
@@ -208,7 +256,7 @@ fn idempotency_key(request: &sandbox::Request) -> Result<Option<String>, Problem
     let mut keys = request
         .headers
         .iter()
-        .filter(|(name, _)| name == "idempotency-key")
+        .filter(|(name, _)| name == IDEMPOTENCY_KEY)
         .map(|(_, value)| value);
     let Some(key) = keys.next() else {
         return Ok(None);
@@ -266,63 +314,48 @@ fn known_answer(known: Known, pages: Pages) -> Result<Response, Problem> {
 
 fn header_pairs(headers: &HeaderMap) -> Vec<(String, String)> {
     let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    headers
+    let mut pairs: Vec<(String, String)> = headers
         .iter()
-        .filter_map(|(name, value)| {
-            let text = match name == header::COOKIE {
-                true => cookie::without_ours(text(value))?,
-                false => text(value),
-            };
-            Some((name.as_str().to_owned(), text))
-        })
-        .collect()
+        .filter(|(name, _)| **name != header::COOKIE)
+        .map(|(name, value)| (name.as_str().to_owned(), text(value)))
+        .collect();
+    // Over HTTP/2 each cookie may come in a field of its own; to whoever reads them they are one
+    // (RFC 9113, 8.2.3).
+    let cookies: Vec<String> = headers.get_all(header::COOKIE).iter().map(text).collect();
+    if !cookies.is_empty()
+        && let Some(cookies) = cookie::without_ours(cookies.join("; "))
+    {
+        pairs.push((header::COOKIE.as_str().to_owned(), cookies));
+    }
+    pairs
 }
 
-/// The body within its limit, if it is what its content type says.
-async fn body_of(node: &Node, request: Request) -> Result<Option<sandbox::Body>, Problem> {
+/// The body within its limit, if it is what its content type says, and the rest of the request,
+/// which fits it.
+async fn body_of(node: &Node, request: Request) -> Result<(Parts, Option<sandbox::Body>), Problem> {
     let bytes_max = node.config.body_bytes_max;
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.map(|ty| String::from_utf8_lossy(ty.as_bytes()).into_owned());
-    let encoding = request.headers().get(header::CONTENT_ENCODING).cloned();
-    let body = request.into_body();
+    let (mut parts, body) = request.into_parts();
     let bytes = super::body::read(body, bytes_max, node.config.client_timeout_ms).await?;
     if bytes.is_empty() {
-        return Ok(None);
+        return Ok((parts, None));
     }
-    let bytes = match encoding.as_ref().map(|encoding| encoding.as_bytes()) {
-        None | Some(b"identity") => bytes,
-        Some(b"gzip") => unzipped(&bytes, bytes_max)?,
-        Some(_) => {
-            let detail = "the body's content-encoding is none of `gzip` and `identity`";
-            return Err(Problem::malformed(detail));
+    let bytes = match coding::decoded(&parts.headers, &bytes, bytes_max)? {
+        Some(decoded) => {
+            coding::say_length(&mut parts.headers, decoded.len());
+            decoded
         }
+        None => bytes,
     };
     if let Some(content_type) = &content_type {
         check_body(content_type, &bytes)?;
     }
-    Ok(Some(sandbox::Body {
+    let body = sandbox::Body {
         content_type,
         bytes,
-    }))
-}
-
-/// The limit holds for what comes out, too: a few bytes can unpack to any number.
-fn unzipped(bytes: &[u8], bytes_max: usize) -> Result<Bytes, Problem> {
-    use std::io::Read;
-    let mut out = Vec::new();
-    let most = u64::try_from(bytes_max)
-        .unwrap_or(u64::MAX)
-        .saturating_add(1);
-    let read = flate2::read::MultiGzDecoder::new(bytes)
-        .take(most)
-        .read_to_end(&mut out);
-    match read {
-        Ok(_) if out.len() > bytes_max => Err(Problem::body_too_large(bytes_max)),
-        Ok(_) => Ok(out.into()),
-        Err(_) => Err(Problem::malformed(
-            "the body is not gzip, though its content-encoding says so",
-        )),
-    }
+    };
+    Ok((parts, Some(body)))
 }
 
 fn check_body(content_type: &str, bytes: &[u8]) -> Result<(), Problem> {
@@ -451,16 +484,5 @@ mod tests {
                 "{content_type}"
             );
         }
-    }
-
-    #[test]
-    fn what_unpacks_beyond_the_limit_is_refused() {
-        use std::io::Write;
-        let mut zip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
-        zip.write_all(&vec![0; 1_000_000]).unwrap();
-        let zip = zip.finish().unwrap();
-        assert_eq!(unzipped(&zip, 1_000_000).unwrap().len(), 1_000_000);
-        assert!(unzipped(&zip, 999_999).is_err());
-        assert!(unzipped(b"nonsense", 100).is_err());
     }
 }

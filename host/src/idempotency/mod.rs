@@ -9,10 +9,12 @@ use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::executions::ExecutionId;
+use crate::json;
 use crate::sandbox::{Body, Request, Response};
 
 /// The longest key, in bytes.
@@ -21,6 +23,8 @@ pub const KEY_BYTES_MAX: usize = 255;
 pub const TTL_S_MAX: u64 = 30 * 86_400;
 /// For how long a key holds when nothing else is said: a day.
 const TTL_S: u64 = 86_400;
+/// The header fields by which a script knows its caller.
+const CREDENTIALS: [&str; 3] = ["authorization", "cookie", "x-api-key"];
 /// Larger answers are not kept.
 const ANSWER_BYTES_MAX: usize = 256 * 1024;
 
@@ -67,14 +71,18 @@ fn yes() -> bool {
 impl EventPolicy {
     /// The key of an event, if it has one.
     pub fn key_of(&self, trigger_id: Uuid, event: &str) -> Option<Key> {
-        let event: serde_json::Value = serde_json::from_str(event).ok()?;
-        let text = match event.pointer(&self.key)? {
-            serde_json::Value::String(text) => text.clone(),
-            serde_json::Value::Number(number) => number.to_string(),
+        let found = json::pointed_at(event, &self.key)?;
+        // A number counts as it is written, and is no text: not every reader holds all its digits.
+        let (scope, text) = match serde_json::from_str(found).ok()? {
+            Value::String(text) => (trigger_id, text),
+            Value::Number(_) => {
+                let scope = scope_of(&[trigger_id.as_bytes(), b"number"]);
+                (scope, found.to_owned())
+            }
             _ => return None,
         };
         // Not the whole event is compared: its id differs each time.
-        let key = Key::new(trigger_id, text, &[], Duration::from_secs(self.ttl_s));
+        let key = Key::new(scope, text, &[], Duration::from_secs(self.ttl_s));
         Some(key).filter(|key| is_key(&key.key))
     }
 }
@@ -82,7 +90,8 @@ impl EventPolicy {
 /// A key, and what was sent under it.
 #[derive(Debug, Clone)]
 pub struct Key {
-    /// The route or the trigger: keys of different ones have nothing to do with each other.
+    /// The trigger, or the route and its caller: keys of different ones have nothing to do with each
+    /// other.
     pub scope: Uuid,
     /// The key.
     pub key: String,
@@ -95,21 +104,27 @@ pub struct Key {
 impl Key {
     /// A key of `scope` for what `parts` say.
     pub fn new(scope: Uuid, key: String, parts: &[&[u8]], ttl: Duration) -> Self {
-        let mut hash = Sha256::new();
-        for part in parts {
-            hash.update((part.len() as u64).to_be_bytes());
-            hash.update(part);
-        }
         Self {
             scope,
             key,
-            request_hash: hash.finalize().into(),
+            request_hash: hash(parts),
             ttl,
         }
     }
 
-    /// The key of a request to a route.
-    pub fn of_request(scope: Uuid, key: String, request: &Request, policy: RoutePolicy) -> Self {
+    /// The key of a request to a route, among those of its caller: whoever sends the same
+    /// [credentials](CREDENTIALS). Two who send the same key must not get each other's answer, as
+    /// the draft says in its security considerations; to tell who they are is the script's
+    /// business, and the address is none of it: a client that tries again may come from another.
+    pub fn of_request(route: Uuid, key: String, request: &Request, policy: RoutePolicy) -> Self {
+        let headers = request.headers.iter();
+        let credentials = headers.filter(|(name, _)| CREDENTIALS.contains(&name.as_str()));
+        let mut caller: Vec<&[u8]> = vec![route.as_bytes()];
+        caller.extend(credentials.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]));
+        let scope = match caller.len() {
+            1 => route,
+            _ => scope_of(&caller),
+        };
         let query: String = form_urlencoded::Serializer::new(String::new())
             .extend_pairs(&request.query)
             .finish();
@@ -123,6 +138,22 @@ impl Key {
         ];
         Self::new(scope, key, &parts, Duration::from_secs(policy.ttl_s))
     }
+}
+
+/// The scope of keys that `parts` have for themselves.
+fn scope_of(parts: &[&[u8]]) -> Uuid {
+    let hash = hash(parts);
+    Uuid::from_bytes(std::array::from_fn(|place| hash[place]))
+}
+
+/// The hash of `parts`, of which none can be taken for a part of another.
+fn hash(parts: &[&[u8]]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    for part in parts {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    hash.finalize().into()
 }
 
 /// What came of an earlier call with the same key.
@@ -147,11 +178,14 @@ pub struct KeptAnswer {
 }
 
 impl KeptAnswer {
-    /// Keep `response`, unless it is too large.
+    /// Keep `response`, unless it is too large; never its cookies, which sign in whoever has them.
     pub fn of(response: &Response) -> Option<Self> {
+        let is_cookie = |name: &str| name.eq_ignore_ascii_case("set-cookie");
+        let headers = response.headers.iter();
+        let headers = headers.filter(|(name, _)| !is_cookie(name));
         (response.body.len() <= ANSWER_BYTES_MAX).then(|| Self {
             status: response.status,
-            headers: response.headers.clone(),
+            headers: headers.cloned().collect(),
             body: Body {
                 content_type: None,
                 bytes: response.body.clone(),
@@ -192,6 +226,66 @@ mod tests {
         assert_eq!(key("/kv/value/order").as_deref(), Some("7"));
         assert_eq!(key("/kv/value/tags"), None);
         assert_eq!(key("/kv/nothing"), None);
+    }
+
+    #[test]
+    fn numbers_and_texts_are_keys_as_they_are_written() {
+        let policy = EventPolicy {
+            key: "/n".into(),
+            ttl_s: 60,
+        };
+        let key = |n: &str| {
+            let event = format!("{{\"n\": {n} }}");
+            let key = policy.key_of(Uuid::nil(), &event).unwrap();
+            (key.scope, key.key)
+        };
+        let all = [
+            "1",
+            "\"1\"",
+            "9007199254740993",
+            "9007199254740992",
+            "18446744073709551616",
+            "18446744073709551617",
+        ];
+        let different: std::collections::HashSet<_> = all.iter().map(|n| key(n)).collect();
+        assert_eq!(different.len(), all.len());
+        assert_eq!(key("\"a\"").1, "a");
+    }
+
+    #[test]
+    fn a_kept_answer_has_no_cookies() {
+        let response = Response {
+            status: 200,
+            headers: vec![
+                ("Set-Cookie".into(), "session=1".into()),
+                ("x-a".into(), "b".into()),
+            ],
+            body: Bytes::new(),
+        };
+        let kept = KeptAnswer::of(&response).unwrap();
+        assert_eq!(kept.headers, [("x-a".to_owned(), "b".to_owned())]);
+    }
+
+    #[test]
+    fn callers_have_keys_of_their_own() {
+        let policy = RoutePolicy {
+            ttl_s: 60,
+            keep_answer: true,
+        };
+        let scope = |headers: &[(&str, &str)]| {
+            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            let request = Request {
+                headers: headers.iter().map(pair).collect(),
+                ..Request::default()
+            };
+            Key::of_request(Uuid::nil(), "k".into(), &request, policy).scope
+        };
+        let bearer = |token| scope(&[("authorization", token), ("accept", "*/*")]);
+        assert_eq!(scope(&[("accept", "*/*")]), Uuid::nil());
+        assert_eq!(bearer("a"), scope(&[("authorization", "a")]));
+        assert_ne!(bearer("a"), bearer("b"));
+        assert_ne!(bearer("a"), scope(&[("cookie", "a")]));
+        assert_ne!(bearer("a"), scope(&[]));
     }
 
     #[test]

@@ -110,7 +110,7 @@ async fn set_up(
     Body(first): Body<Join>,
 ) -> Result<Begun<201>, Problem> {
     let cookie = browser.cookie_if(first.cookie)?;
-    node.guesses.count(&address.0, None)?;
+    node.guesses.count(&address.0)?;
     checked_name("name", &first.name)?;
     let from = origin(address, &headers);
     let owner = node
@@ -222,7 +222,10 @@ async fn log_in(
     Body(login): Body<Login>,
 ) -> Result<Begun<200>, Problem> {
     let cookie = browser.cookie_if(login.cookie)?;
-    node.guesses.count(&address.0, Some(&login.name))?;
+    let known = async || node.sessions.is_known_at(&login.name, &address.0).await;
+    node.guesses
+        .count_at(&address.0, &login.name, known)
+        .await?;
     let from = origin(address, &headers);
     let session = node.sessions.log_in(&login.name, login.password, from);
     let session = session.await?;
@@ -308,7 +311,9 @@ async fn change_password(
     Extension(address): Extension<Address>,
     Body(change): Body<NewPassword>,
 ) -> Result<NoContent, Problem> {
-    node.guesses.count(&address.0, Some(&who.user.name))?;
+    let name = &who.user.name;
+    let known = async || node.sessions.is_known_at(name, &address.0).await;
+    node.guesses.count_at(&address.0, name, known).await?;
     let NewPassword { current, password } = change;
     let changed = node.sessions.change_password(&who, current, password).await;
     match changed {
@@ -344,7 +349,7 @@ async fn join(
     Body(join): Body<Join>,
 ) -> Result<Begun<201>, Problem> {
     let cookie = browser.cookie_if(join.cookie)?;
-    node.guesses.count(&address.0, None)?;
+    node.guesses.count(&address.0)?;
     checked_name("name", &join.name)?;
     let from = origin(address, &headers);
     let joined = node
@@ -370,7 +375,7 @@ async fn reset(
     Extension(address): Extension<Address>,
     Body(reset): Body<Reset>,
 ) -> Result<NoContent, Problem> {
-    node.guesses.count(&address.0, None)?;
+    node.guesses.count(&address.0)?;
     let Reset { token, password } = reset;
     node.sessions.reset_password(&token, password).await?;
     Ok(NoContent)

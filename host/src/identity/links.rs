@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::capability::{AppRole, Role};
 use super::sessions::{NewSession, Origin};
-use super::{IdentityError, Sessions, User, UserId, password, sql, token};
+use super::{IdentityError, Sessions, User, UserId, name, password, sql, token};
 use crate::apps::AppId;
 use crate::store::{Id, StoreError};
 
@@ -148,6 +148,7 @@ impl Sessions {
         from: Origin,
     ) -> Result<NewSession, IdentityError> {
         let token_hash = self.living(link_token).await?;
+        let name = name::canonical(&name).map_err(IdentityError::ImpossibleName)?;
         password::check(&new_password, &name)?;
         let hash = self.hasher.hash(new_password).await?;
         let joined = self.db.write(move |tx| {

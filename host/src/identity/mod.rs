@@ -5,6 +5,7 @@ pub mod capability;
 pub mod guesses;
 pub mod keys;
 pub mod links;
+pub mod name;
 pub mod password;
 pub mod sessions;
 pub mod setup;
@@ -120,6 +121,9 @@ pub enum IdentityError {
     /// A password that would be guessed.
     #[error("{0}")]
     WeakPassword(String),
+    /// A name that no user can have.
+    #[error("a user cannot have this name: {0}")]
+    ImpossibleName(&'static str),
     /// The name of a user or a key is taken.
     #[error("the name `{0}` is taken")]
     NameTaken(String),

@@ -7,6 +7,7 @@ use argon2::password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash}
 use tokio::sync::Semaphore;
 
 use super::IdentityError;
+use super::name::prepared_password;
 
 /// The shortest password that is taken, in characters (NIST SP 800-63B asks for 8).
 pub const CHARS_MIN: usize = 8;
@@ -31,6 +32,9 @@ pub fn check(password: &str, user_name: &str) -> Result<(), IdentityError> {
     }
     if password.len() > BYTES_MAX {
         return weak(format!("a password has at most {BYTES_MAX} bytes"));
+    }
+    if prepared_password(password).is_none() {
+        return weak("a password has no control characters".to_owned());
     }
     let lower = password.to_lowercase();
     if lower == user_name.to_lowercase() || COMMON.lines().any(|common| common == lower) {
@@ -71,6 +75,7 @@ impl Hasher {
     /// # Errors
     /// When the system has no randomness.
     pub async fn hash(&self, password: String) -> Result<String, IdentityError> {
+        let password = prepared_password(&password).unwrap_or(password);
         self.run(move |argon2| hash(argon2, &password)).await
     }
 
@@ -92,16 +97,21 @@ impl Hasher {
             let Ok(parsed) = parsed else {
                 return hash(argon2, &password).map(|_| Verdict::Wrong);
             };
-            if argon2
-                .verify_password(password.as_bytes(), &parsed)
-                .is_err()
-            {
-                return Ok(Verdict::Wrong);
+            let is_right = |password: &str| {
+                let verified = argon2.verify_password(password.as_bytes(), &parsed);
+                verified.is_ok()
+            };
+            let prepared = prepared_password(&password);
+            let prepared = prepared.as_deref().unwrap_or(&password);
+            match is_right(prepared) {
+                true if is_current(argon2, &known) => Ok(Verdict::Right),
+                true => hash(argon2, prepared).map(Verdict::Rehashed),
+                // Older versions hashed what was typed.
+                false if prepared != password && is_right(&password) => {
+                    hash(argon2, prepared).map(Verdict::Rehashed)
+                }
+                false => Ok(Verdict::Wrong),
             }
-            if is_current(argon2, &known) {
-                return Ok(Verdict::Right);
-            }
-            hash(argon2, &password).map(Verdict::Rehashed)
         })
         .await
     }

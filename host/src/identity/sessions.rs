@@ -4,6 +4,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::guesses::subscriber_of;
 use super::password::{Hasher, Verdict};
 use super::{Caller, IdentityError, User, UserId, Via, sql, token};
 use crate::store::{Db, Id, StoreError};
@@ -104,6 +105,20 @@ impl Sessions {
             return Err(IdentityError::WrongPassword);
         };
         self.begin(user, new_hash, from).await
+    }
+
+    /// Whether a session of a user was begun from an address, or its network of IPv6.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn is_known_at(&self, name: &str, address: &str) -> Result<bool, IdentityError> {
+        let mut conn = self.db.read().await?;
+        let Some((user, _)) = sql::users::by_name(&mut conn, name).await? else {
+            return Ok(false);
+        };
+        let known = sql::sessions::addresses(&mut conn, user.id).await?;
+        let from = subscriber_of(address);
+        Ok(known.iter().any(|known| subscriber_of(known) == from))
     }
 
     /// Begin a session for a user who has shown who they are.

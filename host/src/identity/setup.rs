@@ -3,7 +3,7 @@
 
 use super::capability::Role;
 use super::sessions::{NewSession, Origin};
-use super::{IdentityError, Sessions, User, UserId, password, sql, token};
+use super::{IdentityError, Sessions, User, UserId, name, password, sql, token};
 use crate::directory;
 use crate::store::{StoreError, Tx};
 
@@ -51,8 +51,8 @@ impl Sessions {
         if self.is_set_up().await? {
             return Ok(false);
         }
+        let name = name::canonical(name).map_err(IdentityError::ImpossibleName)?;
         let hash = self.hasher.hash(password).await?;
-        let name = name.to_owned();
         let made = self
             .db
             .write(move |tx| Box::pin(async move { insert_first(tx, name, &hash).await }));
@@ -93,6 +93,7 @@ impl Sessions {
         if token::kind(setup_token) != Some(token::Kind::Setup) {
             return Err(IdentityError::WrongSetupToken);
         }
+        let name = name::canonical(&name).map_err(IdentityError::ImpossibleName)?;
         password::check(&new_password, &name)?;
         let token_hash = token::hash(setup_token);
         let hash = self.hasher.hash(new_password).await?;

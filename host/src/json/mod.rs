@@ -13,6 +13,7 @@ mod scan;
 mod tests;
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 use std::fmt;
 
 use serde::{Serialize, Serializer};
@@ -138,6 +139,32 @@ pub struct Read {
     pub value: Json,
     /// Whether it is not as it stands there.
     pub repaired: bool,
+}
+
+/// The part of a JSON text that a pointer (RFC 6901) leads to, as it is written there.
+pub fn pointed_at<'t>(text: &'t str, pointer: &str) -> Option<&'t str> {
+    let mut tokens = pointer.split('/');
+    // The whole text, or what follows the first slash.
+    if tokens.next() != Some("") {
+        return None;
+    }
+    let mut here: &'t RawValue = serde_json::from_str(text).ok()?;
+    for token in tokens {
+        let token = token.replace("~1", "/").replace("~0", "~");
+        here = match here.get().as_bytes().first() {
+            Some(b'{') => {
+                let members: HashMap<Cow<'t, str>, &'t RawValue> =
+                    serde_json::from_str(here.get()).ok()?;
+                members.get(token.as_str()).copied()?
+            }
+            Some(b'[') => {
+                let items: Vec<&'t RawValue> = serde_json::from_str(here.get()).ok()?;
+                items.get(token.parse::<usize>().ok()?).copied()?
+            }
+            _ => return None,
+        };
+    }
+    Some(here.get())
 }
 
 /// What a stored text looks like to whoever reads it: itself, if it is a value nested at most

@@ -190,6 +190,10 @@ impl Grouped for Mutation {
         Lane::Keyed(key.finish())
     }
 
+    fn is_new(&self) -> bool {
+        self.value.is_some()
+    }
+
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Mutated>, StoreError> {
         let mut done = Vec::with_capacity(items.len());
         let mut rows = Vec::new();

@@ -23,9 +23,9 @@ use crate::http::endpoints::{Address, Api, Rule, Told};
 use crate::http::extract::{Body, Query, checked_name};
 use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
-use crate::identity::User;
 use crate::identity::api::{Begun, origin};
 use crate::identity::sessions::Origin;
+use crate::identity::{User, name};
 use crate::node::Node;
 
 /// Where a provider sends browsers back to, below the root of the API.
@@ -47,6 +47,7 @@ pub fn endpoints() -> Api {
         ])
         .get(CALLBACK, Rule::Public, finish)
         .called("endOidcLogIn", "Where the provider sends a browser back to")
+        .noted()
         .may_fail(&[
             ProblemType::OidcNotBegun,
             ProblemType::Unauthorized,
@@ -176,7 +177,7 @@ async fn begin(
     Query(query): Query<Begin>,
 ) -> SentOn {
     let begun = async {
-        node.guesses.count(&address, None)?;
+        node.guesses.count(&address)?;
         let provider = provider(&node)?;
         let goal = query.goal()?;
         let cookie = browser.cookie()?.of_attempt();
@@ -208,7 +209,7 @@ async fn finish(
     Query(query): Query<Finish>,
 ) -> Ended {
     let resumed = || {
-        node.guesses.count(&address.0, None)?;
+        node.guesses.count(&address.0)?;
         provider(&node)?;
         let kept = browser.cookie()?.of_attempt().value(&headers)?;
         let state = query.state.as_deref().unwrap_or_default();
@@ -250,10 +251,12 @@ async fn vouched_for(
 ) -> Result<User, Problem> {
     let provider = provider(node)?;
     let code = code_of(query, &provider.settings)?;
-    let person = provider
+    let mut person = provider
         .redeem(code, attempt, redirect_url(browser))
         .await?;
     checked_name("preferred_username", &person.name)?;
+    person.name = name::canonical(&person.name)
+        .map_err(|why| Problem::invalid_field("preferred_username", why))?;
     let user = provider.settings.user(&node.sessions, person).await?;
     node.refresh_directory().await;
     Ok(user)
@@ -321,7 +324,7 @@ async fn redeem(
     headers: HeaderMap,
     Body(given): Body<Redeem>,
 ) -> Result<Begun<200>, Problem> {
-    node.guesses.count(&address.0, None)?;
+    node.guesses.count(&address.0)?;
     provider(&node)?;
     let user = handover::redeem(&node.sessions, &given.code, &given.code_verifier).await?;
     let from = origin(address, &headers);

@@ -34,6 +34,7 @@ pub fn endpoints() -> Api {
             export_app,
         )
         .called("exportApp", "Export an app into a zip file")
+        .noted()
         .post(
             "/imports",
             Rule::Instance(Capability::CreateApps),

@@ -175,6 +175,7 @@ impl Import {
                 host,
                 path,
                 dispatch_mode,
+                trailing_slash,
                 idempotency,
                 cors,
             } = portable;
@@ -186,6 +187,7 @@ impl Import {
                 host,
                 path,
                 dispatch_mode,
+                trailing_slash,
                 idempotency,
                 cors,
                 created_at,
@@ -236,8 +238,14 @@ impl Import {
                     script,
                 } => triggers::Kind::DeadLetter(DeadLetterFilter {
                     source,
-                    trigger_id: trigger.and_then(|name| trigger_ids.get(&name).copied()),
-                    script_id: script.map(|name| script_id(Some(name))).transpose()?,
+                    // One that is not in the file is nobody's.
+                    trigger_id: trigger.map(|name| {
+                        let known = trigger_ids.get(&name).copied();
+                        known.unwrap_or_else(TriggerId::new)
+                    }),
+                    script_id: script
+                        .map(|name| script_id(Some(name).filter(|name| !name.is_empty())))
+                        .transpose()?,
                 }),
                 ListensTo::PubSub { topic } => triggers::Kind::PubSub(PubSubFilter { topic }),
             };
@@ -311,6 +319,7 @@ impl Import {
     }
 
     async fn write_batches(self: &Arc<Self>, db: &Db) -> Result<(), ImportError> {
+        db.check_room_for(self.bytes())?;
         let import = self.clone();
         let begun = db.write(move |tx| Box::pin(async move { import.begin(tx).await }));
         begun.await?;
@@ -322,10 +331,7 @@ impl Import {
                 .await?;
             }
         }
-        let bytes_of = |(collection, key, value): &(Collection, Key, Value)| {
-            collection.as_str().len() + key.as_str().len() + value.as_str().len()
-        };
-        for range in batches(&self.kv, BATCH_ROWS, bytes_of) {
+        for range in batches(&self.kv, BATCH_ROWS, entry_bytes) {
             self.batch(db, |import, tx| Box::pin(import.write_kv(tx, range)))
                 .await?;
         }
@@ -351,6 +357,8 @@ impl Import {
             + Send
             + 'static,
     {
+        // Others write meanwhile.
+        db.check_room_for(BATCH_BYTES as u64)?;
         let import = self.clone();
         let batch = db.write(move |tx| {
             Box::pin(async move {
@@ -361,6 +369,14 @@ impl Import {
             })
         });
         batch.await
+    }
+
+    /// What its code and its values take, which is nearly all of it.
+    fn bytes(&self) -> u64 {
+        let versions = self.scripts.iter().flat_map(|(_, versions)| versions);
+        let code: usize = versions.map(|(_, code)| code.len()).sum();
+        let values: usize = self.kv.iter().map(entry_bytes).sum();
+        (code + values) as u64
     }
 
     /// Begin, unless it is plain already that the app cannot be shown in the end.
@@ -473,6 +489,10 @@ impl Drop for Begun {
             runtime.spawn(giving_up);
         }
     }
+}
+
+fn entry_bytes((collection, key, value): &(Collection, Key, Value)) -> usize {
+    collection.as_str().len() + key.as_str().len() + value.as_str().len()
 }
 
 /// Cut `items` into runs of which each is written in one transaction: of `rows_max` and about

@@ -19,7 +19,7 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::idempotency::{EventPolicy, RoutePolicy};
 use crate::kv::{self, Stored};
 use crate::pubsub::{self, AuthMode, OpenTopic};
-use crate::routes::{self, DispatchMode, MethodPattern, PathPattern, Route};
+use crate::routes::{self, DispatchMode, MethodPattern, PathPattern, Route, TrailingSlash};
 use crate::scripts::{self, Kind, ScriptId, ScriptLimits};
 use crate::secrets;
 use crate::store::{Conn, StoreError};
@@ -102,6 +102,9 @@ struct PortableRoute {
     host: Option<HostPattern>,
     path: PathPattern,
     dispatch_mode: DispatchMode,
+    /// Files of older versions do not say.
+    #[serde(default)]
+    trailing_slash: TrailingSlash,
     idempotency: Option<RoutePolicy>,
     cors: Option<cors::Policy>,
 }
@@ -131,7 +134,9 @@ enum ListensTo {
     },
     DeadLetter {
         source: Option<Source>,
+        /// Empty where it is one that was deleted: such a filter hears nothing.
         trigger: Option<String>,
+        /// The same.
         script: Option<String>,
     },
     #[serde(rename = "pubsub")]
@@ -264,6 +269,7 @@ fn portable_route(
         host,
         path,
         dispatch_mode,
+        trailing_slash,
         idempotency,
         cors,
         created_at: _,
@@ -275,6 +281,7 @@ fn portable_route(
         host,
         path,
         dispatch_mode,
+        trailing_slash,
         idempotency,
         cors,
     }
@@ -317,8 +324,8 @@ fn portable_trigger(
             script_id,
         }) => ListensTo::DeadLetter {
             source,
-            trigger: trigger_id.and_then(trigger_named),
-            script: script_id.and_then(&script_named),
+            trigger: trigger_id.map(|id| trigger_named(id).unwrap_or_default()),
+            script: script_id.map(|id| script_named(id).unwrap_or_default()),
         },
         triggers::Kind::PubSub(PubSubFilter { topic }) => ListensTo::PubSub { topic },
     };

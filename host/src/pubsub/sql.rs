@@ -46,6 +46,10 @@ impl Grouped for Publication {
         Lane::Keyed(self.channel.lane())
     }
 
+    fn is_new(&self) -> bool {
+        true
+    }
+
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Published>, StoreError> {
         let at = tx.now;
         let mut rows = Vec::new();

@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::table::{NoMatch, RouteTable};
-use super::{DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, put, sql};
+use super::{
+    DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, TrailingSlash, put, sql,
+};
 use crate::apps::HostPattern;
 use crate::cors;
 use crate::directory;
@@ -146,6 +148,8 @@ struct NewRoute {
     host: Option<HostPattern>,
     #[serde(default)]
     dispatch_mode: DispatchMode,
+    #[serde(default)]
+    trailing_slash: TrailingSlash,
     idempotency: Option<RoutePolicy>,
     cors: Option<cors::Policy>,
 }
@@ -179,6 +183,7 @@ async fn create(
         method,
         host,
         dispatch_mode,
+        trailing_slash,
         idempotency,
         cors,
         ..
@@ -200,6 +205,7 @@ async fn create(
                     host,
                     path,
                     dispatch_mode,
+                    trailing_slash,
                     idempotency,
                     cors,
                     created_at,
@@ -236,6 +242,7 @@ struct Change {
     #[serde(default, deserialize_with = "given")]
     host: Option<Option<HostPattern>>,
     dispatch_mode: Option<DispatchMode>,
+    trailing_slash: Option<TrailingSlash>,
     #[serde(default, deserialize_with = "given")]
     idempotency: Option<Option<RoutePolicy>>,
     #[serde(default, deserialize_with = "given")]
@@ -269,6 +276,7 @@ async fn change(
                 route.method = change.method.unwrap_or(route.method);
                 route.host = change.host.unwrap_or(route.host);
                 route.dispatch_mode = change.dispatch_mode.unwrap_or(route.dispatch_mode);
+                route.trailing_slash = change.trailing_slash.unwrap_or(route.trailing_slash);
                 route.idempotency = change.idempotency.unwrap_or(route.idempotency);
                 route.cors = change.cors.unwrap_or(route.cors);
                 route.updated_at = tx.now;

@@ -39,6 +39,8 @@ pub struct Route {
     pub path: PathPattern,
     /// Whether the caller waits.
     pub dispatch_mode: DispatchMode,
+    /// What it does with its path where a slash at the end is missing, or too much.
+    pub trailing_slash: TrailingSlash,
     /// What it does with an `Idempotency-Key`; none: it is a header like any other.
     pub idempotency: Option<RoutePolicy>,
     /// Which pages of other origins may call it; none: it says nothing of that.
@@ -111,6 +113,28 @@ impl DispatchMode {
         match self {
             Self::Sync => "sync",
             Self::Async => "async",
+        }
+    }
+}
+
+/// What a route does with a request for its path with a slash at the end that its pattern has not,
+/// or without one that it has: to routing they are two paths.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TrailingSlash {
+    /// Nothing: it is another path.
+    #[default]
+    Strict,
+    /// It leads to the path as the pattern has it (308), unless another route has that path.
+    Redirect,
+}
+
+impl TrailingSlash {
+    /// The word in the database and the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Strict => "strict",
+            Self::Redirect => "redirect",
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 
-use super::{DispatchMode, Route, RouteId};
+use super::{DispatchMode, Route, RouteId, TrailingSlash};
 use crate::apps::AppId;
 use crate::scripts::ScriptId;
 use crate::store::{Conn, Readable, StoreError, Tx, on};
@@ -16,6 +16,7 @@ struct RouteRow {
     host: Option<String>,
     path: String,
     dispatch_mode: String,
+    trailing_slash: String,
     idempotency: Option<String>,
     cors: Option<String>,
     created_at: DateTime<Utc>,
@@ -50,6 +51,11 @@ impl TryFrom<RouteRow> for Route {
                 "async" => DispatchMode::Async,
                 other => return Err(inconsistent("dispatch_mode")(format!("`{other}`"))),
             },
+            trailing_slash: match row.trailing_slash.as_str() {
+                "strict" => TrailingSlash::Strict,
+                "redirect" => TrailingSlash::Redirect,
+                other => return Err(inconsistent("trailing_slash")(format!("`{other}`"))),
+            },
             idempotency: row
                 .idempotency
                 .map(|text| serde_json::from_str(&text))
@@ -69,8 +75,8 @@ impl TryFrom<RouteRow> for Route {
 macro_rules! select_routes {
     ($rest:literal) => {
         concat!(
-            "select id, app_id, script_id, method, host, path, dispatch_mode, idempotency, cors,
-                    created_at, updated_at
+            "select id, app_id, script_id, method, host, path, dispatch_mode, trailing_slash, idempotency,
+                    cors, created_at, updated_at
              from routes ",
             $rest
         )
@@ -153,12 +159,12 @@ pub async fn by_conflict_key(
 pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
     const SQL: &str = "
         insert into routes (id, app_id, script_id, method, host, path, dispatch_mode,
-                            conflict_key, idempotency, cors, created_at, updated_at)
-        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
+                            conflict_key, trailing_slash, idempotency, cors, created_at, updated_at)
+        values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
         on conflict (id) do update set
             script_id = excluded.script_id, method = excluded.method, host = excluded.host,
             path = excluded.path, dispatch_mode = excluded.dispatch_mode,
-            conflict_key = excluded.conflict_key,
+            conflict_key = excluded.conflict_key, trailing_slash = excluded.trailing_slash,
             idempotency = excluded.idempotency, cors = excluded.cors,
             updated_at = excluded.updated_at";
     const OURS: &str = "our own types are always JSON";
@@ -176,6 +182,7 @@ pub async fn upsert(tx: &mut Tx, route: &Route) -> Result<(), StoreError> {
             .bind(route.path.to_string())
             .bind(route.dispatch_mode.as_str())
             .bind(route.conflict_key())
+            .bind(route.trailing_slash.as_str())
             .bind(idempotency)
             .bind(cors)
             .bind(route.created_at)

@@ -121,13 +121,6 @@ impl RouteTable {
         for root in &roots {
             found = found.or_else(|| root.find(&segments, &segments, method, &mut allowed));
         }
-        // RFC 9110: HEAD is GET without the body, which the server leaves out by itself.
-        if found.is_none() && method == "HEAD" {
-            for root in &roots {
-                found =
-                    found.or_else(|| root.find(&segments, &segments, "GET", &mut BTreeSet::new()));
-            }
-        }
         match found {
             Some(found) => Ok(found),
             None if allowed.is_empty() => Err(NoMatch::Path),
@@ -183,18 +176,20 @@ impl Node {
     }
 }
 
-/// The route of the exact method, else the one of any; the methods go to `allowed` if neither.
+/// The route of the exact method, for HEAD else that of GET, whose body the server leaves out by
+/// itself (RFC 9110, 9.3.2), else the one of any; the methods go to `allowed` if there is none.
 fn choose<'r>(
     routes: &'r [Arc<Route>],
     method: &str,
     allowed: &mut BTreeSet<String>,
 ) -> Option<&'r Arc<Route>> {
-    let exact =
-        |route: &&Arc<Route>| matches!(&route.method, MethodPattern::Exact(m) if m == method);
+    let of = |method: &str| {
+        let mut routes = routes.iter();
+        routes.find(|route| matches!(&route.method, MethodPattern::Exact(m) if m == method))
+    };
     let any = |route: &&Arc<Route>| route.method == MethodPattern::Any;
-    let found = routes
-        .iter()
-        .find(exact)
+    let found = of(method)
+        .or_else(|| of("GET").filter(|_| method == "HEAD"))
         .or_else(|| routes.iter().find(any));
     if found.is_none() {
         allowed.extend(routes.iter().map(|route| route.method.to_string()));
@@ -238,6 +233,7 @@ mod tests {
             host: host.map(|host| host.parse().unwrap()),
             path: path.parse().unwrap(),
             dispatch_mode: DispatchMode::Sync,
+            trailing_slash: Default::default(),
             created_at: Utc::now(),
             updated_at: Utc::now(),
         }
@@ -283,6 +279,7 @@ mod tests {
         check(&table, "GET h /z/c/d", "GET /{x}/c/d");
         check(&table, "GET h /", "GET /");
         check(&table, "HEAD h /a/z", "GET /a/{x}");
+        check(&table, "HEAD h /a/b", "GET /a/b");
         check(&table, "GET h /a", "Path");
         check(&table, "GET h /a/", "Path");
         check(&table, "POST h /a/z", r#"Method({"GET"})"#);

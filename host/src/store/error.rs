@@ -15,6 +15,9 @@ pub enum StoreError {
     /// time whether it was. It may have been written, or not.
     #[error("the database is unavailable; whether this was written is not known: {0}")]
     InDoubt(Arc<sqlx::Error>),
+    /// The disk has hardly any room left, so that nothing new is written.
+    #[error("there is no room on the disk: {0}")]
+    NoRoom(String),
     /// A transaction took longer than one may, and was rolled back.
     #[error("a write took longer than {0:?} and was cut off; nothing of it was written")]
     CutOff(Duration),
@@ -61,7 +64,11 @@ impl StoreError {
     pub fn is_unavailable(&self) -> bool {
         matches!(
             self,
-            Self::Unavailable(_) | Self::InDoubt(_) | Self::CutOff(_) | Self::Closed
+            Self::Unavailable(_)
+                | Self::InDoubt(_)
+                | Self::NoRoom(_)
+                | Self::CutOff(_)
+                | Self::Closed
         )
     }
 

@@ -9,7 +9,7 @@ use std::fs::{self, File, Metadata, TryLockError};
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use sqlx::SqliteConnection;
@@ -21,6 +21,10 @@ use super::open::beside;
 const LINKS_MAX: usize = 40;
 /// For how many milliseconds a look at the path is good for the writes of that time.
 const LOOK_LASTS_MS: u64 = 10;
+/// What is left free on the disk for ending what was begun, for deleting, and for a start. SQLite's
+/// log is copied into the file before it is written over: where the file cannot grow by as much as
+/// the log has, every write fails until somebody makes room by other means.
+pub(super) const ROOM_KEPT_BYTES: u64 = 64 << 20;
 
 /// The path of a database without symbolic links, whether there is a file yet or not: where
 /// SQLite puts its log, and where the lock is.
@@ -63,6 +67,8 @@ pub(super) struct Served {
     began: Instant,
     /// When the path was last found to be right, in milliseconds after `began`.
     looked_at_ms: AtomicU64,
+    /// Whether [`ROOM_KEPT_BYTES`] were free at the last look.
+    has_room: AtomicBool,
     _lock: File,
 }
 
@@ -101,6 +107,7 @@ impl Served {
             has_log: false,
             began: Instant::now(),
             looked_at_ms: AtomicU64::new(0),
+            has_room: AtomicBool::new(true),
             _lock: lock,
         })
     }
@@ -117,6 +124,10 @@ impl Served {
     /// What is wrong, as an error of reaching the database: it ends when the file is back.
     pub(super) fn check(&self) -> Result<(), sqlx::Error> {
         let found = self.look();
+        // A file system that cannot be asked fails at the write, if it does.
+        let free = self.free_bytes().unwrap_or(u64::MAX);
+        self.has_room
+            .store(free >= ROOM_KEPT_BYTES, Ordering::Relaxed);
         let ms = self.ms_after_begin();
         // 0: look again.
         let looked_at = if found.is_ok() { ms } else { 0 };
@@ -131,6 +142,41 @@ impl Served {
             return Ok(());
         }
         self.check()
+    }
+
+    /// See that there is room for something new, by the last [`Self::check`].
+    ///
+    /// # Errors
+    /// [`StoreError::NoRoom`], which ends when there is more.
+    pub(super) fn check_room(&self) -> Result<(), StoreError> {
+        match self.has_room.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => self.check_room_for(0),
+        }
+    }
+
+    /// The same for so many bytes, by the room that there is now.
+    pub(super) fn check_room_for(&self, bytes: u64) -> Result<(), StoreError> {
+        let free = self
+            .free_bytes()
+            .map_err(|error| sqlx::Error::Io(error.into()))?;
+        if free >= bytes.saturating_add(ROOM_KEPT_BYTES) {
+            return Ok(());
+        }
+        let needed = match bytes {
+            0 => String::new(),
+            bytes => format!(", {} more are needed", (bytes >> 20) + 1),
+        };
+        Err(StoreError::NoRoom(format!(
+            "{} MiB are free{needed}, and {} are kept for ending what was begun and for deleting",
+            free >> 20,
+            ROOM_KEPT_BYTES >> 20
+        )))
+    }
+
+    fn free_bytes(&self) -> rustix::io::Result<u64> {
+        let disk = rustix::fs::fstatvfs(&self.file)?;
+        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
     }
 
     fn ms_after_begin(&self) -> u64 {

@@ -53,6 +53,12 @@ pub trait Grouped: Send + Sync + Sized + 'static {
         Lane::Urgent
     }
 
+    /// Whether it is something new. While the disk has hardly any room, only what ends or removes
+    /// something is written.
+    fn is_new(&self) -> bool {
+        false
+    }
+
     /// What it outlives. One commit keeps the strongest promise that any of its items makes.
     fn durability(&self) -> Durability {
         Durability::PowerCut

@@ -102,6 +102,12 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0018_leaving_apps.sql"),
         include_str!("../../../migrations/postgres/0018_leaving_apps.sql"),
     ),
+    (
+        19,
+        "trailing_slash",
+        include_str!("../../../migrations/sqlite/0019_trailing_slash.sql"),
+        include_str!("../../../migrations/postgres/0019_trailing_slash.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

@@ -166,6 +166,9 @@ impl Db {
     /// When this item could not be written; others of its group are not affected.
     pub async fn write_grouped<G: Grouped>(&self, item: G) -> Result<G::Output, StoreError> {
         self.check_for_write()?;
+        if item.is_new() {
+            self.check_room()?;
+        }
         self.inner.writer.grouped(item, witness::current()).await
     }
 
@@ -178,23 +181,40 @@ impl Db {
         Ok(file.map_or(Ok(()), |file| file.check())?)
     }
 
+    /// See that so many bytes more can be kept. Postgres has a disk of its own.
+    ///
+    /// # Errors
+    /// [`StoreError::NoRoom`] says how much there is.
+    pub fn check_room_for(&self, bytes: u64) -> Result<(), StoreError> {
+        let file = self.inner.file.as_ref();
+        file.map_or(Ok(()), |file| file.check_room_for(bytes))
+    }
+
+    fn check_room(&self) -> Result<(), StoreError> {
+        let file = self.inner.file.as_ref();
+        file.map_or(Ok(()), |file| file.check_room())
+    }
+
     fn check_for_write(&self) -> Result<(), StoreError> {
         let file = self.inner.file.as_ref();
         Ok(file.map_or(Ok(()), |file| file.check_for_write())?)
     }
 
     /// Ask the database for a sign of life. While writes work, that is an empty transaction,
-    /// so that an idle instance writes nothing; once one has failed, it is a write.
+    /// so that an idle instance writes nothing; once one has failed, it is a write, and each table
+    /// is asked about.
     ///
     /// # Errors
-    /// [`StoreError`] when it does not answer or refuses writes.
+    /// [`StoreError`] when it does not answer, refuses writes, or has no room for anything new.
     pub async fn check(&self) -> Result<(), StoreError> {
         self.check_file()?;
+        self.check_room()?;
         let is_failing = self.inner.writer.is_failing();
         self.write::<_, StoreError, _>(move |tx| {
             Box::pin(async move {
                 if is_failing {
-                    migrate::touch(tx).await
+                    migrate::touch(tx).await?;
+                    session::check_rights(tx.conn().await?).await
                 } else {
                     Ok(())
                 }

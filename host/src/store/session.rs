@@ -13,7 +13,7 @@ use sqlx::{ConnectOptions, PgConnection, Row};
 use tokio::sync::Mutex;
 use tokio::time::timeout;
 
-use super::StoreError;
+use super::{Conn, StoreError, bounded};
 
 /// How long connecting may take, and a question about sessions.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -171,6 +171,33 @@ pub(super) async fn end(conn: &mut PgConnection, session: &SessionId) -> Result<
     Ok(timeout(CONNECT_TIMEOUT * 2, ended)
         .await
         .unwrap_or_else(|_| Err(timed_out("a lost session cannot be ended")))?)
+}
+
+/// See that the role may still read and write each table. It is asked once a write has failed:
+/// which table that was about, nobody knows then.
+///
+/// # Errors
+/// [`StoreError::Unavailable`] names a table that it may not.
+pub(super) async fn check_rights(conn: &mut Conn) -> Result<(), StoreError> {
+    const SQL: &str = "
+        select relname::text from pg_class
+        where relnamespace = current_schema()::regnamespace and relkind = 'r'
+          and not (has_table_privilege(oid, 'select') and has_table_privilege(oid, 'insert')
+                   and has_table_privilege(oid, 'update') and has_table_privilege(oid, 'delete'))
+        order by relname limit 1";
+    let Conn::Postgres(held) = conn else {
+        return Ok(());
+    };
+    let refused: Option<String> =
+        bounded!(held, |c| sqlx::query_scalar(SQL).fetch_optional(c).await)?;
+    match refused {
+        None => Ok(()),
+        Some(table) => {
+            let problem = format!("its role may not read and write the table {table}");
+            let error = std::io::Error::new(std::io::ErrorKind::PermissionDenied, problem);
+            Err(StoreError::Unavailable(Arc::new(sqlx::Error::Io(error))))
+        }
+    }
 }
 
 /// Whether a transaction was committed whose session is [gone](end); none while that is not

@@ -16,9 +16,10 @@
 //! A commit whose answer is lost has happened, or it has not. The lane finds out before it says
 //! anything: it ends the lost session and asks the server what became of its transaction.
 
+use std::cell::Cell;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
@@ -59,8 +60,11 @@ pub(super) struct Writer {
     patient: mpsc::Sender<Job>,
     reserved: mpsc::Sender<Job>,
     keyed: Vec<mpsc::Sender<Job>>,
-    failing: Arc<AtomicBool>,
+    failing: Arc<Failing>,
 }
+
+/// Which lanes failed at their last write, because the database was unavailable: a bit for each.
+type Failing = AtomicU32;
 
 pub(super) enum Job {
     Grouped(Box<dyn Group>),
@@ -90,13 +94,16 @@ impl Writer {
         keyed_lanes: usize,
         announced: mpsc::UnboundedSender<Vec<Announcement>>,
     ) -> Self {
-        let failing = Arc::new(AtomicBool::new(false));
+        let failing = Arc::new(Failing::default());
+        let lanes = Cell::new(0);
         let start = |name| {
+            lanes.set(lanes.get() + 1);
             let (jobs, queue) = mpsc::channel(QUEUE);
             let worker = LaneWorker {
                 name,
                 connector: connector.clone(),
                 conn: None,
+                bit: 1 << lanes.get(),
                 is_failing: false,
                 hasty_in_a_row: 0,
                 began: None,
@@ -122,14 +129,15 @@ impl Writer {
         }
     }
 
-    /// Whether a write failed, because the database was unavailable, and none worked since.
+    /// Whether a write failed, because the database was unavailable, and none of its lane worked
+    /// since: another lane may write to tables that still can be written.
     pub(super) fn is_failing(&self) -> bool {
-        self.failing.load(Ordering::Relaxed)
+        self.failing.load(Ordering::Relaxed) != 0
     }
 
-    /// A write was seen to work.
+    /// Every table was seen to be writable.
     pub(super) fn recovered(&self) {
-        self.failing.store(false, Ordering::Relaxed);
+        self.failing.store(0, Ordering::Relaxed);
     }
 
     pub(super) async fn grouped<G: Grouped>(
@@ -199,13 +207,15 @@ struct LaneWorker {
     name: &'static str,
     connector: Connector,
     conn: Option<Conn>,
+    /// Its bit of [`Failing`].
+    bit: u32,
     /// Whether its last write failed because the database was unavailable.
     is_failing: bool,
     /// How many transactions in a row need not wait for the disk.
     hasty_in_a_row: u32,
     /// When the last transaction began, by the database's clock and by ours.
     began: Option<(DateTime<Utc>, Instant)>,
-    failing: Arc<AtomicBool>,
+    failing: Arc<Failing>,
     announced: mpsc::UnboundedSender<Vec<Announcement>>,
     /// How many writes share a transaction. Found once: to find it takes longer than to record.
     group_size: Histogram,
@@ -419,12 +429,17 @@ impl LaneWorker {
             .as_ref()
             .err()
             .filter(|error| error.is_unavailable());
-        self.failing.store(unavailable.is_some(), Ordering::Relaxed);
+        if unavailable.is_some() {
+            self.failing.fetch_or(self.bit, Ordering::Relaxed);
+        }
         match (self.is_failing, unavailable) {
             (false, Some(error)) => {
                 tracing::warn!(lane = self.name, %error, "the database cannot be written");
             }
-            (true, None) => tracing::info!(lane = self.name, "the database can be written again"),
+            (true, None) => {
+                self.failing.fetch_and(!self.bit, Ordering::Relaxed);
+                tracing::info!(lane = self.name, "the database can be written again");
+            }
             _ => {}
         }
         self.is_failing = unavailable.is_some();

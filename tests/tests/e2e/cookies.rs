@@ -303,6 +303,8 @@ fn with_an_admin_host_nothing_else_is_there_and_it_is_nowhere_else(engine: Engin
     assert_eq!((page.status, page.text().as_str()), (200, "hello"));
     assert!(!page.headers.contains_key("content-security-policy"));
     assert_eq!(on("any.test", "/readyz").status, 200, "probes know no host");
+    assert_eq!(on("any.test", "/metrics").status, 404);
+    assert_eq!(on("admin.test", "/metrics").status, 200);
     let here = ("host", "admin.test");
     let tls = ("x-forwarded-proto", "https");
     let (cookie, answer) = sign_in(&server, &[here, tls]);

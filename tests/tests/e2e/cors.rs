@@ -62,7 +62,7 @@ fn a_preflight_is_answered_without_a_script(engine: Engine) {
     let whole = json!({
         "origins": [SHOP], "methods": null, "credentials": false, "max_age_s": 600,
         "headers": ["authorization", "content-type", "idempotency-key"],
-        "exposed_headers": ["idempotency-replayed", "retry-after", "x-execution-id"],
+        "exposed_headers": ["idempotency-ignored", "idempotency-replayed", "retry-after", "x-execution-id"],
     });
     assert_eq!(made["cors"], whole);
     let usual = "authorization, content-type, idempotency-key";

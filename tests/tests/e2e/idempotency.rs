@@ -8,6 +8,8 @@ on_both_engines!(
     an_async_call_with_the_same_key_runs_once,
     two_calls_at_once_make_one_execution,
     a_key_without_a_policy_is_a_header_like_any_other,
+    nobody_gets_an_answer_or_a_cookie_of_another_caller,
+    a_call_that_never_began_does_not_hold_its_key,
 );
 
 fn call(server: &Server, path: &str, key: &str, body: &str) -> Answer {
@@ -103,7 +105,71 @@ fn two_calls_at_once_make_one_execution(engine: Engine) {
 fn a_key_without_a_policy_is_a_header_like_any_other(engine: Engine) {
     let server = Server::start(engine);
     let app = counting(&server, json!({}));
-    call(&server, "/count", "k", "{}");
+    let first = call(&server, "/count", "k", "{}");
     call(&server, "/count", "k", "{}");
     assert_eq!(app.kv("count", "n"), 2);
+    // And whoever relies on it can see that.
+    assert_eq!(first.headers["idempotency-ignored"], "true");
+    let without = server.call("POST", "/count", &[], Some(b"{}"));
+    assert!(!without.headers.contains_key("idempotency-ignored"));
+}
+
+fn nobody_gets_an_answer_or_a_cookie_of_another_caller(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script(
+        "who",
+        r#"let who = ctx.request.headers.authorization;
+           if who == () { who = ctx.request.headers.cookie }
+           #{ statusCode: 200, headers: #{ "set-cookie": `session=${who}`, "x-who": `${who}` }, body: who }"#,
+    );
+    app.route_with(
+        "who",
+        "POST /who",
+        json!({ "idempotency": { "ttl_s": 60 } }),
+    );
+    let call = |headers: &[(&str, &str)]| {
+        let mut all = vec![("idempotency-key", "1")];
+        all.extend(headers);
+        server.call("POST", "/who", &all, Some(b"{}"))
+    };
+    for caller in [
+        ("authorization", "Bearer a"),
+        ("authorization", "Bearer b"),
+        ("cookie", "session=c"),
+        ("cookie", "session=d"),
+    ] {
+        let first = call(&[caller]);
+        assert!(!first.headers.contains_key("idempotency-replayed"));
+        assert_eq!(first.json(), caller.1);
+        assert!(first.headers.contains_key("set-cookie"));
+        let again = call(&[caller]);
+        assert_eq!(again.headers["idempotency-replayed"], "true");
+        assert_eq!(again.json(), caller.1);
+        assert_eq!(again.headers["x-who"], caller.1);
+        assert!(!again.headers.contains_key("set-cookie"), "{caller:?}");
+    }
+}
+
+fn a_call_that_never_began_does_not_hold_its_key(engine: Engine) {
+    let server = Server::start(engine);
+    counting(&server, json!({ "idempotency": { "ttl_s": 60 } }));
+    let code = match engine {
+        Engine::Sqlite => "cast('let x = ;' as blob)",
+        Engine::Postgres => "convert_to('let x = ;', 'UTF8')",
+    };
+    server.sql(&format!("update script_versions set code = {code}"));
+    let first = call(&server, "/count", "k", "{}");
+    assert_eq!(
+        (first.status, first.problem().as_str()),
+        (422, "invalid_source"),
+        "{}",
+        first.text()
+    );
+    let list = server.api("GET", "/apps/a/scripts?name=count", None).json();
+    let path = format!("/scripts/{}", list["items"][0]["id"].as_str().unwrap());
+    let mended = json!({ "version": 1, "source": COUNT });
+    assert_eq!(server.api("PATCH", &path, Some(mended)).status, 200);
+    let second = call(&server, "/count", "k", "{}");
+    assert_eq!((second.status, second.json()["n"].clone()), (201, json!(1)));
 }

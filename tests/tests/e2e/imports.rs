@@ -18,7 +18,7 @@ on_both_engines!(
 );
 
 /// An exported app with so many entries in its key-value store.
-fn exported(server: &Server, entries: usize) -> (PathBuf, Contents) {
+pub(super) fn exported(server: &Server, entries: usize) -> (PathBuf, Contents) {
     let app = server.app("small");
     app.serve("hello", "`hello of ${ctx.app_slug}`");
     app.set("c", "k", json!(1));

@@ -19,6 +19,7 @@ on_both_engines!(
     a_stored_delivery_dies_and_is_settled,
     what_is_no_json_at_all_is_shown,
     a_stored_message_is_told,
+    numbers_stay_as_they_are_written,
 );
 
 /// A value that some reader does not hold, its place, what is said of it, and how it is read
@@ -523,4 +524,67 @@ fn a_stored_message_is_told(engine: Engine) {
     ready(&stream);
     let read: Vec<Value> = odd.iter().map(|odd| odd.read.clone()).collect();
     assert_eq!(stream.messages(odd.len()), read);
+}
+
+/// Numbers as they are written, of which a reader that makes doubles of them changes each but the
+/// first.
+const NUMBERS: &str = r#"[1,10.0,9007199254740993,18446744073709551617,0.1e1,1E+2,-0.0,5e-324,123456789.123456789012345]"#;
+
+fn numbers_stay_as_they_are_written(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("doomed", "throw 1");
+    let once = json!({ "attempts_max": 1 });
+    app.trigger(
+        "kv",
+        json!({ "script": "doomed", "collection": "c", "retry": once }),
+    );
+    app.script(
+        "hear",
+        r#"let seen = kv::collection("seen"); seen.set("event", ctx.event.kv.value[1])"#,
+    );
+    app.trigger("kv", json!({ "script": "hear", "collection": "c" }));
+    let path = "/apps/a/kv/c/k";
+    assert_eq!(api(&server, "PUT", path, NUMBERS).status, 204);
+    let shows = |path: &str| {
+        let answer = api(&server, "GET", path, "");
+        let text = answer.text();
+        assert!(text.replace(' ', "").contains(NUMBERS), "{path}: {text}");
+    };
+    shows(path);
+    shows("/apps/a/kv/c");
+    let letter = wait_for("a dead letter", || app.dead_letters("").pop());
+    let letter = format!("/dead-letters/{}", letter["id"].as_str().unwrap());
+    shows(&letter);
+    // What is corrected is what is replayed.
+    let event = api(&server, "GET", &letter, "").text();
+    let event: Value = serde_json::from_str(&event).unwrap();
+    let mut corrected = event["payload"].clone();
+    corrected["kv"]["value"] = json!("HERE");
+    let corrected = corrected.to_string().replace("\"HERE\"", NUMBERS);
+    let body = format!("{{\"payload\": {corrected}}}");
+    let replayed = api(&server, "POST", &format!("{letter}/replay"), &body);
+    assert_eq!(replayed.status, 200, "{}", replayed.text());
+    let again = wait_for("another dead letter", || {
+        app.dead_letters("state=unresolved").pop()
+    });
+    shows(&format!("/dead-letters/{}", again["id"].as_str().unwrap()));
+    wait_for("the handler", || {
+        (app.kv("seen", "event") != json!(null)).then_some(())
+    });
+    let seen = api(&server, "GET", "/apps/a/kv/seen/event", "").text();
+    assert_eq!(seen, "10.0");
+    // The last digit of a double, through a script and back.
+    app.serve("echo", "#{ statusCode: 200, body: ctx.request.body }");
+    for n in 1..200_u32 {
+        let written = f64::from(n) * 0.1 + 0.3;
+        let body = written.to_string();
+        let headers = [("content-type", "application/json")];
+        let answer = server.call("POST", "/echo", &headers, Some(body.as_bytes()));
+        let read: f64 = answer.text().parse().unwrap();
+        assert_eq!(read.to_bits(), written.to_bits(), "{body}");
+        let set = api(&server, "PUT", "/apps/a/kv/n/n", &body);
+        assert_eq!(set.status, 204);
+        assert_eq!(api(&server, "GET", "/apps/a/kv/n/n", "").text(), body);
+    }
 }

@@ -34,6 +34,7 @@ mod routes;
 mod sandbox;
 mod secrets;
 mod setup;
+mod small_disk;
 mod spine;
 mod stale;
 mod stopping;

@@ -10,6 +10,7 @@ on_both_engines!(
     an_app_moves_to_another_instance_and_works_there,
     what_stands_in_the_way_of_an_import_is_named,
     a_file_that_is_no_app_is_refused,
+    a_filter_for_what_was_deleted_still_hears_nothing,
 );
 
 #[track_caller]
@@ -360,4 +361,60 @@ fn a_file_that_is_no_app_is_refused(engine: Engine) {
     let output = server.cli(&["import", "bad.zip", "--as", "x", "--without-domains"]);
     refused(&output, 4, "line 1");
     assert_eq!(server.api("GET", "/apps/x", None).status, 404);
+}
+
+fn a_filter_for_what_was_deleted_still_hears_nothing(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    for name in ["doomed", "gone", "hear"] {
+        app.script(
+            name,
+            if name == "hear" {
+                r#"kv::collection("heard").set("k", 1)"#
+            } else {
+                "throw 1"
+            },
+        );
+    }
+    let once = json!({ "attempts_max": 1 });
+    app.trigger(
+        "kv",
+        json!({ "script": "doomed", "collection": "c", "retry": once }),
+    );
+    let gone = app.trigger(
+        "kv",
+        json!({ "script": "doomed", "collection": "gone", "name": "gone" }),
+    );
+    let gone = gone["id"].as_str().unwrap();
+    app.trigger(
+        "dead_letter",
+        json!({ "script": "hear", "filter": { "trigger_id": gone }, "name": "of trigger" }),
+    );
+    let script = app
+        .server
+        .api("GET", "/apps/a/scripts?name=gone", None)
+        .json();
+    let script = script["items"][0]["id"].as_str().unwrap().to_owned();
+    app.trigger(
+        "dead_letter",
+        json!({ "script": "hear", "filter": { "script_id": script }, "name": "of script" }),
+    );
+    for path in [format!("/triggers/{gone}"), format!("/scripts/{script}")] {
+        assert_eq!(server.api("DELETE", &path, None).status, 204);
+    }
+    succeed(&server.cli(&["export", "a", "--output", "a.zip"]));
+    succeed(&server.cli(&["import", "a.zip", "--as", "b", "--json"]));
+    for slug in ["a", "b"] {
+        let app = server.known_app(slug);
+        app.set("c", "k", json!(1));
+        wait_for("a dead letter", || {
+            (!app.dead_letters("").is_empty()).then_some(())
+        });
+        server.assert_nothing_stuck();
+        assert_eq!(
+            app.kv("heard", "k"),
+            json!(null),
+            "{slug} hears more than before"
+        );
+    }
 }

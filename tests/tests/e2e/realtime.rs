@@ -112,11 +112,11 @@ fn a_message_reaches_triggers_and_streams(engine: Engine) {
     });
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["attempts"], 2);
-    assert_eq!(
-        app.executions("outcome=answered&invocation_type=pubsub")
-            .len(),
-        1
-    );
+    // What it wrote is seen before it has ended.
+    wait_for("its execution", || {
+        let ended = app.executions("outcome=answered&invocation_type=pubsub");
+        (ended.len() == 1).then_some(())
+    });
 }
 
 fn a_client_that_comes_back_receives_what_it_missed(engine: Engine) {

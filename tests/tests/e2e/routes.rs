@@ -10,6 +10,11 @@ on_both_engines!(
     a_conflicting_route_is_refused_and_names_the_other,
     an_unknown_method_is_405_with_allow,
     head_is_answered_with_the_length_alone,
+    head_takes_the_route_that_get_would_take,
+    what_has_no_body_has_no_length,
+    a_slash_at_the_end_counts_or_is_redirected,
+    a_coded_body_is_decoded_and_its_length_fits,
+    cookies_in_many_fields_are_one,
     several_apps_live_side_by_side_by_host,
     a_claim_does_not_go_while_routes_are_on_it,
     a_path_is_taken_as_it_was_sent,
@@ -250,4 +255,152 @@ fn a_deleted_app_is_gone(engine: Engine) {
     assert_eq!(waiting, 200, "what runs already is let finish");
     assert_eq!(server.get("/slow").status, 404);
     assert_eq!(server.api("GET", "/apps/a", None).status, 404);
+}
+
+fn head_takes_the_route_that_get_would_take(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    for (name, route) in [
+        ("get", "GET /x"),
+        ("any", "ANY /x"),
+        ("head", "HEAD /y"),
+        ("get2", "GET /y"),
+    ] {
+        app.script(
+            name,
+            r#"#{ statusCode: 200, headers: #{ "x-who": ctx.script_name }, body: "x" }"#,
+        );
+        app.route(name, route);
+    }
+    let who = |method: &str, path: &str| {
+        server.call(method, path, &[], None).headers["x-who"]
+            .to_str()
+            .unwrap()
+            .to_owned()
+    };
+    assert_eq!(who("GET", "/x"), "get");
+    assert_eq!(who("HEAD", "/x"), "get");
+    assert_eq!(who("POST", "/x"), "any");
+    assert_eq!(who("HEAD", "/y"), "head");
+}
+
+fn what_has_no_body_has_no_length(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    for status in [204, 205, 304] {
+        let source = format!("#{{ statusCode: {status}, body: \"not to be seen\" }}");
+        app.serve(&format!("s{status}"), &source);
+        for method in ["GET", "HEAD"] {
+            let answer = server.call(method, &format!("/s{status}"), &[], None);
+            assert_eq!(
+                (answer.status, answer.text().as_str()),
+                (status, ""),
+                "{method}"
+            );
+            let length = answer.headers.get("content-length").cloned();
+            let length = length.filter(|length| length != "0" || status != 205);
+            assert_eq!(length, None, "{method} {status}");
+        }
+    }
+    // On the wire, the next answer begins where this one ends.
+    let request = "GET /s205 HTTP/1.1\r\nHost: h\r\n\r\nGET /s204 HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n";
+    let raw = server.raw(request.as_bytes());
+    assert!(!raw.contains("not to be seen"), "{raw}");
+    assert_eq!(raw.matches("HTTP/1.1 20").count(), 2, "{raw}");
+}
+
+fn a_slash_at_the_end_counts_or_is_redirected(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("s", "ctx.request.path");
+    app.route("s", "ANY /strict");
+    let soft = json!({ "trailing_slash": "redirect" });
+    let route = app.route_with("s", "ANY /soft/{x}", soft.clone());
+    assert_eq!(route["trailing_slash"], "redirect");
+    app.route_with("s", "ANY /folder/", soft.clone());
+    app.route_with("s", "ANY /both", soft);
+    app.route("s", "ANY /both/");
+    let call = |path: &str| server.call("POST", path, &[], Some(b"1"));
+    assert_eq!(call("/strict").status, 200);
+    assert_eq!(call("/strict/").status, 404);
+    for (path, to) in [
+        ("/soft/a/?b=c&d", "/soft/a?b=c&d"),
+        ("/soft/%2Fx/", "/soft/%2Fx"),
+        ("/folder", "/folder/"),
+    ] {
+        let answer = call(path);
+        assert_eq!(answer.status, 308, "{path}: {}", answer.text());
+        assert_eq!(answer.headers["location"], to);
+    }
+    assert_eq!(call("/both/").json(), "/both/");
+    assert_eq!(call("/soft/a").json(), "/soft/a");
+    assert_eq!(call("//evil.test/").status, 404);
+    assert_eq!(call("/").status, 404);
+}
+
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::io::Write;
+    let mut gzip = Command::new("gzip")
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    gzip.stdin.take().unwrap().write_all(bytes).unwrap();
+    gzip.wait_with_output().unwrap().stdout
+}
+
+fn a_coded_body_is_decoded_and_its_length_fits(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.serve(
+        "s",
+        r#"let h = ctx.request.headers;
+           #{ body: ctx.request.body, length: h["content-length"], coding: h["content-encoding"] }"#,
+    );
+    let body = json!({ "hello": "x".repeat(1_000) }).to_string();
+    let call = |coding: &str, bytes: &[u8]| {
+        let headers = [
+            ("content-type", "application/json"),
+            ("content-encoding", coding),
+        ];
+        server.call("POST", "/s", &headers, Some(bytes))
+    };
+    let zipped = gzip(body.as_bytes());
+    for (coding, bytes) in [
+        ("GZip", zipped.clone()),
+        ("x-gzip", zipped.clone()),
+        ("gzip, identity", zipped.clone()),
+        ("gzip, gzip", gzip(&zipped)),
+    ] {
+        let answer = call(coding, &bytes);
+        assert_eq!(answer.status, 200, "{coding}: {}", answer.text());
+        let seen = answer.json();
+        assert_eq!(
+            seen["body"],
+            serde_json::from_str::<serde_json::Value>(&body).unwrap()
+        );
+        assert_eq!(seen["length"], body.len().to_string());
+        assert_eq!(seen["coding"], json!(null), "{coding}");
+    }
+    let refused = call("compress", body.as_bytes());
+    assert_eq!(
+        (refused.status, refused.problem().as_str()),
+        (415, "unsupported_media_type")
+    );
+    assert_eq!(refused.headers["accept-encoding"], "gzip, br, zstd");
+}
+
+fn cookies_in_many_fields_are_one(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.serve("s", "ctx.request.headers.cookie");
+    let cookies = [
+        ("cookie", "a=1"),
+        ("cookie", "b=2; c=3"),
+        ("cookie", "picloud=pcs_x"),
+    ];
+    assert_eq!(
+        server.call("GET", "/s", &cookies, None).json(),
+        "a=1; b=2; c=3"
+    );
 }

@@ -1,6 +1,6 @@
 //! What a guest can do to us: nothing.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use picloud_tests::{Engine, Server, on_both_engines};
 use serde_json::json;
@@ -110,18 +110,14 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
     assert_eq!(execution["logs_truncated"], true);
     assert!(execution["logs"].as_array().unwrap().len() < 10_001);
 
-    // Four guests loop; the API answers all the same.
+    // Four guests loop; the API answers as it does without them.
     app.script_with(
         "spin",
         "loop {}",
         json!({ "fuel": 400_000_000_000_u64, "timeout_ms": 3_000 }),
     );
     app.route("spin", "GET /spin");
-    std::thread::scope(|scope| {
-        for _ in 0..4 {
-            scope.spawn(|| assert_eq!(server.get("/spin").status, 504));
-        }
-        std::thread::sleep(std::time::Duration::from_millis(500));
+    let median_wait = || {
         let mut waits: Vec<_> = (0..21)
             .map(|_| {
                 let asked = Instant::now();
@@ -130,9 +126,18 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
             })
             .collect();
         waits.sort();
+        waits[10]
+    };
+    let alone = median_wait();
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| assert_eq!(server.get("/spin").status, 504));
+        }
+        std::thread::sleep(Duration::from_millis(500));
+        let beside = median_wait();
         assert!(
-            waits[10].as_millis() < 50,
-            "the API waits for guests: {waits:?}"
+            beside < 20 * alone + Duration::from_millis(20),
+            "the API waits for guests: {beside:?}, and {alone:?} without them"
         );
     });
     assert_eq!(server.get("/readyz").status, 200);

@@ -80,6 +80,9 @@ fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
     let app = stale.app("a");
     let script = app.script("s", "1");
     app.route("s", "GET /s");
+    app.serve("tell", r#"kv::collection("told").set("k", 1); 1"#);
+    app.script("heard", r#"kv::collection("heard").set("k", 1)"#);
+    app.trigger("kv", json!({ "script": "heard", "collection": "told" }));
     for (topic, auth_mode) in [("open", "public"), ("ours", "session")] {
         let path = format!("/apps/a/topics/{topic}");
         let opened = stale.api("PUT", &path, Some(json!({ "auth_mode": auth_mode })));
@@ -150,6 +153,14 @@ fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
     // This is everybody's.
     assert_eq!(stale.get("/s").status, 200);
     assert_eq!(stale.get("/healthz").status, 200);
+    // A trigger acts for somebody: it waits for a node that knows whether they still may.
+    assert_eq!(stale.get("/tell").status, 200);
+    let rows = || (stale.rows("outbox"), stale.rows("kv"));
+    wait_for("the call's own row to be gone", || {
+        (rows().0 == 1).then_some(())
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(rows(), (1, 1), "the event waits, and was not handled");
     assert_eq!(listen("/realtime?topic=open").expect("ready").name, "ready");
 
     way.set_bad(false);
@@ -161,5 +172,6 @@ fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
     assert!(after < Duration::from_secs(10), "{after:?}");
     assert_eq!(read().status, 404, "the role was taken away");
     assert_eq!(stale.api("GET", "/apps", None).status, 200);
+    wait_for("the trigger", || (rows() == (0, 2)).then_some(()));
     drop(public);
 }

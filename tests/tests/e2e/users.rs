@@ -12,6 +12,9 @@ on_both_engines!(
     a_session_ends_however_much_it_is_used,
     a_key_is_shown_once_rotated_and_revoked,
     guessing_is_slowed_down,
+    nobody_locks_another_out,
+    names_that_look_the_same_are_one,
+    what_changes_nothing_is_not_in_the_audit_log,
     scripts_may_what_those_who_run_them_may,
     the_audit_log_tells_who_did_what,
 );
@@ -331,6 +334,141 @@ fn guessing_is_slowed_down(engine: Engine) {
     assert!((1..=10).contains(&wait), "{wait}");
     // Whoever is signed in goes on.
     assert_eq!(server.api("GET", "/auth/me", None).status, 200);
+}
+
+fn nobody_locks_another_out(engine: Engine) {
+    let server = Server::start_with(
+        engine,
+        Options {
+            environment: vec![("PICLOUD_TRUSTED_PROXIES", "127.0.0.1".to_owned())],
+            ..Options::default()
+        },
+    );
+    let log_in_from = |address: &str, password: &str| {
+        let body = json!({ "name": "owner", "password": password }).to_string();
+        let headers = [
+            ("content-type", "application/json"),
+            ("x-forwarded-for", address),
+        ];
+        let body = Some(body.as_bytes());
+        server
+            .call("POST", "/api/v1/auth/login", &headers, body)
+            .status
+    };
+    let right = server.password();
+    let tries: Vec<u16> = (0..15)
+        .map(|_| log_in_from("203.0.113.66:4711", "wrong"))
+        .collect();
+    assert!(tries.contains(&429), "{tries:?}");
+    for _ in 0..5 {
+        assert_eq!(log_in_from("198.51.100.7:81", right), 200);
+    }
+    // From everywhere: strangers together are stopped, and whoever was there before is not.
+    let spread: Vec<u16> = (0..130)
+        .map(|n| log_in_from(&format!("203.0.113.{n}"), "wrong"))
+        .collect();
+    assert!(
+        spread.iter().filter(|status| **status == 429).count() > 10,
+        "{spread:?}"
+    );
+    assert_eq!(log_in_from("192.0.2.9", right), 429);
+    assert_eq!(log_in_from("198.51.100.7:82", right), 200);
+    assert_eq!(log_in(&server, "nobody else", "wrong"), 401);
+}
+
+fn names_that_look_the_same_are_one(engine: Engine) {
+    let server = Server::start(engine);
+    let join = |name: &str| {
+        let invitation = json!({ "role": "member", "apps": {} });
+        let link = server.api("POST", "/invitations", Some(invitation)).json();
+        let join =
+            json!({ "token": link["token"], "name": name, "password": "jos\u{e9} jos\u{e9}" });
+        server.post("/api/v1/auth/join", &join)
+    };
+    let joined = join("Jos\u{e9}");
+    assert_eq!(joined.status, 201, "{}", joined.text());
+    assert_eq!(joined.json()["user"]["name"], "jos\u{e9}");
+    for twin in [
+        "Owner",
+        "owner ",
+        "jose\u{301}",
+        "JOS\u{c9}",
+        "\u{ff4f}wner",
+    ] {
+        let refused = join(twin);
+        assert_eq!(
+            (refused.status, refused.problem().as_str()),
+            (409, "name_taken"),
+            "{twin:?}"
+        );
+    }
+    for odd in [
+        "o\u{200b}wner",
+        "\u{202e}renwo",
+        "ow\u{ad}ner",
+        "\u{feff}owner",
+    ] {
+        let refused = join(odd);
+        assert_eq!(refused.status, 422, "{odd:?}: {}", refused.text());
+        assert_eq!(refused.json()["field"], "name");
+    }
+    // However the keyboard writes it.
+    assert_eq!(
+        log_in(&server, "JOSE\u{301}", "jose\u{301}\u{a0}jos\u{e9}"),
+        200
+    );
+    assert_eq!(log_in(&server, " OWNER", server.password()), 200);
+    // What an older version let in goes on, and is told.
+    join("bob");
+    server.sql("update users set name = 'Owner' where name = 'bob'");
+    assert_eq!(log_in(&server, "Owner", "jos\u{e9} jos\u{e9}"), 200);
+    assert_eq!(log_in(&server, "owner", server.password()), 200);
+    let report = server.api("GET", "/doctor", None).json();
+    let mut findings = report["findings"].as_array().unwrap().iter();
+    let found = findings
+        .find(|finding| finding["name"] == "user_names")
+        .unwrap();
+    assert_eq!(found["severity"], "warning", "{found}");
+    assert!(
+        found["found"]
+            .as_str()
+            .unwrap()
+            .contains("`Owner` and `owner`"),
+        "{found}"
+    );
+}
+
+fn what_changes_nothing_is_not_in_the_audit_log(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.set("c", "k", json!(1));
+    let last = || server.api("GET", "/audit?limit=1", None).json()["items"][0]["id"].clone();
+    let before = last();
+    let source = json!({ "source": "1" });
+    for (path, body) in [
+        ("/gc?dry_run=true", None),
+        ("/apps/a/scripts/validate", Some(source)),
+    ] {
+        let answer = server.api("POST", path, body);
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+    }
+    assert_eq!(last(), before);
+    // What takes much with it is written down, though it is a GET; what fails is, too.
+    assert_eq!(server.api("GET", "/apps/a/export", None).status, 200);
+    assert_ne!(last(), before);
+    // And nothing passes without a rule.
+    for (method, path, allowed) in [
+        ("DELETE", "/apps", "GET, POST, HEAD"),
+        ("OPTIONS", "/auth/login", "POST"),
+        ("PUT", "/apps/a/export", "GET, HEAD"),
+    ] {
+        let refused = server.api(method, path, None);
+        assert_eq!(
+            (refused.status, refused.problem().as_str()),
+            (405, "method_not_allowed")
+        );
+        assert_eq!(refused.headers["allow"], allowed, "{method} {path}");
+    }
 }
 
 fn scripts_may_what_those_who_run_them_may(engine: Engine) {

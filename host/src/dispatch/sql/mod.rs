@@ -61,6 +61,10 @@ pub enum Placed {
 impl Grouped for NewDelivery {
     type Output = Placed;
 
+    fn is_new(&self) -> bool {
+        true
+    }
+
     /// After a power cut nobody waits for a sync delivery any more, and it is never run again: its
     /// row only says whom to record as abandoned. What its script writes comes later, and brings
     /// the row with it. A key must be known for as long as it was promised.

@@ -164,3 +164,13 @@ pub async fn delete_others(
         .map(|_| ()))?;
     Ok(())
 }
+
+/// From where the sessions of a user were begun.
+pub async fn addresses(conn: &mut Conn, user_id: UserId) -> Result<Vec<String>, StoreError> {
+    const SQL: &str =
+        "select distinct address from sessions where user_id = $1 and address is not null";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(user_id)
+        .fetch_all(c)
+        .await)?)
+}

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 
 use super::inconsistent;
 use crate::identity::capability::Role;
-use crate::identity::{User, UserId};
+use crate::identity::{User, UserId, name};
 use crate::store::{Conn, Readable, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
@@ -90,15 +90,18 @@ pub async fn get(conn: &mut Conn, id: UserId) -> Result<Option<User>, StoreError
     row.map(|row| Ok(row.split()?.0)).transpose()
 }
 
-/// A user and the hash of their password.
+/// A user and the hash of their password. The name may be written in any way that means it.
 pub async fn by_name(conn: &mut Conn, name: &str) -> Result<Option<(User, String)>, StoreError> {
-    const SQL: &str = select_users!("where name = $1");
+    // As it is written comes first: older versions took names as they came.
+    const SQL: &str = select_users!("where name = $1 or name = $2 order by name = $1 desc limit 1");
     // Nobody's name has one, and Postgres does not look for it.
     if name.contains('\0') {
         return Ok(None);
     }
+    let canonical = name::canonical(name).unwrap_or_else(|_| name.to_owned());
     let row: Option<Row> = on!(conn, |c| sqlx::query_as(SQL)
         .bind(name)
+        .bind(&canonical)
         .fetch_optional(c)
         .await)?;
     row.map(Row::split).transpose()
@@ -136,10 +139,21 @@ pub async fn insert_first(
     Ok(add(tx, sql, user, password_hash).await? == 1)
 }
 
-/// Add a user. [`StoreError::Duplicate`] when the name is taken.
+/// The names of all users.
+pub async fn names(conn: &mut Conn) -> Result<Vec<String>, StoreError> {
+    const SQL: &str = "select name from users order by id";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL).fetch_all(c).await)?)
+}
+
+/// Add a user, whose name is [canonical](name::canonical). [`StoreError::Duplicate`] when it is
+/// taken, or is how a name of an older version would be written today.
 pub async fn insert(tx: &mut Tx, user: &User, password_hash: &str) -> Result<(), StoreError> {
     const SQL: &str = "
         insert into users (id, name, password_hash, role, created_at) values ($1, $2, $3, $4, $5)";
+    let mut names = names(tx.conn().await?).await?.into_iter();
+    if names.any(|known| name::canonical(&known).is_ok_and(|known| known == user.name)) {
+        return Err(StoreError::Duplicate);
+    }
     add(tx, SQL, user, password_hash).await.map(|_| ())
 }
 

@@ -21,7 +21,7 @@ const STALE: Duration = Duration::from_secs(12);
 /// What the process may need on top of twice of what it had.
 const MEMORY_SLACK_KIB: u64 = 64 * 1024;
 
-fn ok(told: Told) {
+pub(super) fn ok(told: Told) {
     if let Err(error) = told {
         panic!("{error}");
     }
@@ -267,7 +267,7 @@ fn watch(rig: &Rig, breaking: impl FnOnce() -> Told) -> Told<Watched> {
 
 /// Break a database for a while under load: what was accepted is run, nothing is stuck, the node
 /// says that it is not ready, is back soon, and does not fill the memory meanwhile.
-fn broken(
+pub(super) fn broken(
     what: &str,
     rig: &Rig,
     must_be_unready: bool,
@@ -312,7 +312,7 @@ fn broken(
     );
 }
 
-fn ordinary() -> Rig {
+pub(super) fn ordinary() -> Rig {
     Rig::start_with(Options {
         environment: environment(super::rig::LEASE_MS),
         ordinary_role: true,

@@ -222,6 +222,14 @@ pub(super) fn settle(rig: &Rig, ledger: &Ledger, listener: &Listener) -> Told {
             "sync calls that were answered 200 and are recorded as abandoned: {both:?}"
         ));
     }
+    for id in ledger.answered.values() {
+        let outcome = rig.ask(&format!("/executions/{id}"))?["outcome"].take();
+        if outcome != "answered" {
+            return Err(format!(
+                "sync call {id} was answered 200, and its execution is {outcome}"
+            ));
+        }
+    }
     let ran = entries(rig, "async")?;
     let lost: Vec<_> = ledger
         .accepted

@@ -4,6 +4,7 @@
 
 mod lasting;
 mod load;
+mod refused;
 mod rig;
 mod soak;
 mod steps;

@@ -1,0 +1,133 @@
+//! Names of users, and passwords, as they are compared (PRECIS, RFC 8265): two that look the same,
+//! or that a keyboard writes in two ways, are one.
+
+use std::borrow::Cow;
+
+use precis_profiles::precis_core::profile::PrecisFastInvocation;
+use precis_profiles::{OpaqueString, UsernameCaseMapped};
+
+/// A name as it is kept: parts of the class of identifiers (letters, digits and visible ASCII),
+/// in lower case and composed (NFC), with one space between each two.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub fn canonical(name: &str) -> Result<String, &'static str> {
+    let parts = name.split_whitespace();
+    let parts = parts.map(|part| {
+        UsernameCaseMapped::enforce(part).map_err(|_| {
+            "it has a character that no name may have: no symbols, no invisible characters, and no mixing of directions of writing"
+        })
+    });
+    let parts: Vec<Cow<'_, str>> = parts.collect::<Result<_, _>>()?;
+    match parts.is_empty() {
+        true => Err("it is empty"),
+        false => Ok(parts.join(" ")),
+    }
+}
+
+/// A password as it is hashed: composed, and with plain spaces; none if it has characters that none
+/// may have.
+pub fn prepared_password(password: &str) -> Option<String> {
+    OpaqueString::enforce(password).ok().map(Cow::into_owned)
+}
+
+/// Names of which each looks like another: groups of two or more.
+pub fn twins(names: impl IntoIterator<Item = String>) -> Vec<Vec<String>> {
+    let mut groups = std::collections::BTreeMap::<String, Vec<String>>::new();
+    for name in names {
+        let seen = look_alike(&name);
+        let key = canonical(&seen).unwrap_or(seen);
+        groups.entry(key).or_default().push(name);
+    }
+    let mut twins: Vec<_> = groups
+        .into_values()
+        .filter(|group| group.len() > 1)
+        .collect();
+    twins.iter_mut().for_each(|group| group.sort());
+    twins
+}
+
+/// A name without what cannot be seen.
+fn look_alike(name: &str) -> String {
+    // Marks of direction, joiners, the soft hyphen, the byte order mark and their like.
+    let is_invisible = |c: char| {
+        matches!(c, '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+    };
+    name.chars().filter(|c| !is_invisible(*c)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn what_looks_the_same_is_one_name() {
+        for (written, name) in [
+            ("Owner", "owner"),
+            ("owner ", "owner"),
+            (" Ada   Lovelace", "ada lovelace"),
+            ("jos\u{e9}", "jos\u{e9}"),
+            ("jose\u{301}", "jos\u{e9}"),
+            ("JOSE\u{301}", "jos\u{e9}"),
+            ("ada@example.com", "ada@example.com"),
+            ("\u{ff41}da", "ada"),
+            ("\u{c5}sa", "\u{e5}sa"),
+            ("\u{212b}sa", "\u{e5}sa"),
+        ] {
+            assert_eq!(canonical(written).as_deref(), Ok(name), "{written:?}");
+        }
+        for odd in [
+            "",
+            "  ",
+            "o\u{200b}wner",
+            "\u{202e}renwo",
+            "own\u{ad}er",
+            "a\u{0}b",
+            "\u{1f600}",
+            "\u{feff}owner",
+        ] {
+            assert!(canonical(odd).is_err(), "{odd:?}");
+        }
+    }
+
+    #[test]
+    fn a_password_is_the_same_from_every_keyboard() {
+        assert_eq!(
+            prepared_password("jose\u{301}").as_deref(),
+            Some("jos\u{e9}")
+        );
+        assert_eq!(prepared_password("a\u{2003}b").as_deref(), Some("a b"));
+        assert_eq!(
+            prepared_password("Correct Horse").as_deref(),
+            Some("Correct Horse")
+        );
+        assert_eq!(prepared_password("a\u{7}b"), None);
+    }
+
+    #[test]
+    fn twins_are_told() {
+        let names = [
+            "Owner",
+            "owner",
+            "o\u{200b}wner",
+            "ada",
+            "jose\u{301}",
+            "jos\u{e9}",
+        ];
+        let twins = twins(names.map(str::to_owned));
+        assert_eq!(twins.len(), 2);
+        assert_eq!(twins[1].len(), 3);
+    }
+
+    proptest! {
+        #[test]
+        fn once_is_enough(name in "\\PC{0,20}") {
+            if let Ok(once) = canonical(&name) {
+                prop_assert_eq!(canonical(&once), Ok(once.clone()));
+            }
+        }
+    }
+}
