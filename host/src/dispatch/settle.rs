@@ -9,6 +9,7 @@ use super::leases::Lease;
 use super::record::{abandoned, attempt_of, count_abandoned, with_lost_attempts};
 use super::sql::{self, Also, Completion, Then};
 use super::{Answer, Attempt, Delivery};
+use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{AbandonReason, AbandonedExecution, OutcomeKind, sql::Ended};
 use crate::idempotency::{KeptAnswer, Key};
@@ -85,7 +86,7 @@ impl Dispatcher {
             }
             let completed = self.complete(completion, lease).await;
             if !completed && answered.is_ok() && !was_stopped {
-                self.set_right(ended).await;
+                self.set_right(ended, None).await;
             }
             return;
         };
@@ -95,41 +96,56 @@ impl Dispatcher {
             let row = abandoned(delivery, *reason);
             completion.also.push(Also::Abandoned(row));
         }
+        let mut kept = None;
         if ended.execution.outcome.never_ran() {
             completion.also.push(Also::Forget(delivery.app_id, key));
         } else if keep_answer
             && let Answer::Outcome(Outcome::Answered(response)) = &answer
             && let Some(answer) = KeptAnswer::of(response)
         {
-            let keep = Also::Keep(delivery.app_id, key, answer);
-            completion.also.push(keep);
+            kept = Some((delivery.app_id, key.clone(), answer.clone()));
+            completion
+                .also
+                .push(Also::Keep(delivery.app_id, key, answer));
         }
         let completed = self.complete(completion, lease).await;
         let Ok(slot) = slot else { return };
-        match (slot.answer(answer), completed) {
-            (Ok(()), false) if !was_stopped => self.set_right(ended).await,
-            (Err(_), true) => {
-                self.record_late(abandoned(delivery, AbandonReason::CallerGone))
-                    .await;
-            }
-            _ => {}
+        // Before the answer: whoever has it may call again with the key.
+        let is_right = completed || was_stopped || self.set_right(ended, kept).await;
+        let answered = slot.answer(match is_right {
+            true => answer,
+            false => Answer::Stopped,
+        });
+        if answered.is_err() && completed {
+            self.record_late(abandoned(delivery, AbandonReason::CallerGone))
+                .await;
         }
     }
 
     /// Its lease being over, a call was recorded as abandoned by another node; but it ran, and its
-    /// caller has the answer. Keep its execution instead.
-    pub(super) async fn set_right(&self, ended: Ended) {
+    /// caller has, or gets, the answer. Keep its execution instead, and what was to be kept for its
+    /// key. Says whether that was written.
+    pub(super) async fn set_right(
+        &self,
+        ended: Ended,
+        kept: Option<(AppId, Key, KeptAnswer)>,
+    ) -> bool {
         let id = ended.execution.id;
         let written = self.outbox.db.write::<_, StoreError, _>(move |tx| {
             Box::pin(async move {
                 // Its only attempt has the delivery's id.
                 sql::leases::take_out_answered(tx, id.of()).await?;
+                if let Some((app_id, key, answer)) = &kept {
+                    crate::idempotency::sql::keep(tx, *app_id, key, answer).await?;
+                }
                 crate::executions::sql::set_right(tx, &ended).await
             })
         });
-        if let Err(error) = written.await {
+        let written = written.await;
+        if let Err(error) = &written {
             tracing::error!(execution_id = %id, %error, "an execution that was answered could not be kept");
         }
+        written.is_ok()
     }
 
     /// The end of an attempt for which nobody waits: done, due again, or dead.

@@ -335,6 +335,7 @@ fn method_not_allowed(of_path: &[(Method, Guarded)]) -> Problem {
     if allowed.contains(&"GET") {
         allowed.push("HEAD");
     }
+    allowed.sort_unstable();
     Problem::method_not_allowed(&allowed.join(", "))
 }
 

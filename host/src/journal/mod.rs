@@ -209,8 +209,13 @@ impl Journal {
         let journal = || self.clone();
         let here = journal();
         tasks.spawn("journal.follow", move || here.clone().follow_this_node());
+        let looking = journal();
+        tasks.spawn("journal.look", move || {
+            let journal = looking.clone();
+            async move { journal.look_by_itself().await }
+        });
         if self.outgoing.is_some() {
-            let [telling, hearing, looking] = [journal(), journal(), journal()];
+            let [telling, hearing] = [journal(), journal()];
             tasks.spawn("journal.tell_nodes", move || {
                 let journal = telling.clone();
                 async move { journal.tell_other_nodes().await }
@@ -218,10 +223,6 @@ impl Journal {
             tasks.spawn("journal.hear_nodes", move || {
                 let journal = hearing.clone();
                 async move { journal.hear_other_nodes().await }
-            });
-            tasks.spawn("journal.look", move || {
-                let journal = looking.clone();
-                async move { journal.look_by_itself().await }
             });
         }
     }

@@ -76,8 +76,8 @@ fn i12_secrets_appear_in_no_answer_and_no_log(engine: Engine) {
 fn another_method_is_405_with_those_that_there_are(engine: Engine) {
     let server = Server::start(engine);
     for (method, path, allow) in [
-        ("PUT", "/apps", "GET,HEAD,POST"),
-        ("POST", "/auth/me", "GET,HEAD"),
+        ("PUT", "/apps", "GET, HEAD, POST"),
+        ("POST", "/auth/me", "GET, HEAD"),
         ("GET", "/auth/login", "POST"),
     ] {
         let answer = server.api(method, path, None);

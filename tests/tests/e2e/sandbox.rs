@@ -140,7 +140,8 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
             "the API waits for guests: {beside:?}, and {alone:?} without them"
         );
     });
-    assert_eq!(server.get("/readyz").status, 200);
+    let ready = server.get("/readyz");
+    assert_eq!(ready.status, 200, "{}", ready.text());
 }
 
 fn nonsense_is_502(engine: Engine) {

@@ -1,5 +1,7 @@
 //! The way of a request, from upload to answer.
 
+use std::time::{Duration, Instant};
+
 use picloud_tests::{Engine, Server, on_both_engines, wait_for};
 use serde_json::json;
 
@@ -11,7 +13,21 @@ on_both_engines!(
     i11_nothing_survives_from_one_execution_to_the_next,
     i13_a_public_route_runs_as_nobody,
     the_examples_work,
+    a_node_that_has_nothing_to_do_stays_ready,
 );
+
+/// Longer than a picture of the database may be old.
+const IDLE: Duration = Duration::from_secs(12);
+
+fn a_node_that_has_nothing_to_do_stays_ready(engine: Engine) {
+    let server = Server::start(engine);
+    let begun = Instant::now();
+    while begun.elapsed() < IDLE {
+        let ready = server.get("/readyz");
+        assert_eq!(ready.status, 200, "{:?}: {}", begun.elapsed(), ready.text());
+        std::thread::sleep(Duration::from_millis(250));
+    }
+}
 
 fn a_script_answers_and_what_it_wrote_is_there(engine: Engine) {
     let server = Server::start(engine);

@@ -360,10 +360,12 @@ fn one_apps_flood_delays_no_other_app(engine: Engine) {
     let flood = server.app("flood");
     flood.script("slow", "sleep(0.05);");
     flood.trigger("kv", json!({ "script": "slow", "collection": "things" }));
-    flood.serve(
+    flood.script_with(
         "write",
         r#"let c = kv::collection("things"); for n in 0..1500 { c.set(`${n}`, n); }"#,
+        json!({ "timeout_ms": 60_000 }),
     );
+    flood.route("write", "GET /write");
     let quiet = server.app("quiet");
     quiet.script(
         "listen",

@@ -27,6 +27,11 @@ const RECORDINGS: usize = 2;
 /// How often a step is driven until its statement is executed.
 const DRIVES: usize = 3;
 
+/// How the renewal of leases begins, which on a slow machine any step may come to, and the step
+/// that always does.
+const RENEWAL: &str = "update outbox set due_at = $ where id = any";
+const RENEWS: &str = "long delivery";
+
 /// One answer to lose.
 #[derive(Clone)]
 struct Case {
@@ -91,7 +96,8 @@ fn cases() -> Vec<Case> {
                 name,
                 step,
                 shape: shape.clone(),
-                is_certain: all.iter().all(|one| one.contains(shape)),
+                is_certain: all.iter().all(|one| one.contains(shape))
+                    && (!shape.contains(RENEWAL) || name == RENEWS),
             };
             let before = known.entry(shape.clone()).or_insert_with(|| case.clone());
             if case.is_certain && !before.is_certain {
