@@ -130,7 +130,7 @@ mod tests {
         }
         match decoded(&headers, bytes, most) {
             Ok(out) => Ok(out.unwrap_or_else(|| bytes.clone())),
-            Err(problem) => Err(problem.of.status().as_u16()),
+            Err(problem) => Err(problem.of().status().as_u16()),
         }
     }
 

@@ -34,7 +34,11 @@ fn hangs(name: &str, step: Step, which: fn(&Statement) -> bool) {
     let armed = rig.proxy.lose(Lost::Answer, Then::Hang, which);
     let begun = Instant::now();
     let told = step(&rig, "hung");
-    assert!(armed.fired() > 0, "the answer was not lost");
+    // What the step waited for may be seen before this is written.
+    assert!(
+        armed.wait(Duration::from_secs(5)),
+        "the answer was not lost"
+    );
     let ready = rig.until_ready();
     let settled = rig.server.until_nothing_is_stuck();
     report(format_args!(
