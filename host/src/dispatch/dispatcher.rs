@@ -241,7 +241,7 @@ impl Dispatcher {
         }
         lease.placed();
         let mut completion = self.completion(delivery, Then::Gone);
-        let forget = key.map(|(key, _)| Also::Forget(delivery.app_id, key));
+        let forget = key.map(|(key, _)| Also::Forget(delivery.app_id, key, delivery.id.of()));
         completion.also.extend(forget);
         self.complete(completion, lease).await;
     }

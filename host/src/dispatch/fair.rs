@@ -60,6 +60,11 @@ pub(super) async fn claim(
         more: false,
         next_due_in: next_due.map(|at| at - now),
     };
+    if outbox.gate.holds_deliveries() {
+        // Whoever lets them in again wakes the dispatcher.
+        claims.next_due_in = None;
+        return Ok(claims);
+    }
     let mut left = outbox.gate.free_for_deliveries().min(CLAIM_MAX);
     for (n, app_id) in due.iter().copied().enumerate() {
         let share = left.div_ceil(due.len() - n);

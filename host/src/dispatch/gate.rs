@@ -106,6 +106,11 @@ impl Gate {
         self.lock().deliveries_held = is_held;
     }
 
+    /// Whether no delivery is let in for which nobody waits.
+    pub(super) fn holds_deliveries(&self) -> bool {
+        self.lock().deliveries_held
+    }
+
     /// Count an outcome that is to be written.
     pub(super) fn unsettled(&self) -> Unsettled {
         self.lock().unsettled += 1;

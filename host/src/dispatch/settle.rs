@@ -1,7 +1,7 @@
 //! What is written when an attempt has ended, and when it is written again.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 
@@ -12,7 +12,7 @@ use super::{Answer, Attempt, Delivery};
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{AbandonReason, AbandonedExecution, OutcomeKind, sql::Ended};
-use crate::idempotency::{KeptAnswer, Key};
+use crate::idempotency::{KeptAnswer, Key, sql as idempotency};
 use crate::sandbox::Outcome;
 use crate::store::StoreError;
 use crate::telemetry::trace::Span;
@@ -23,6 +23,9 @@ use super::dispatcher::Dispatcher;
 const SETTLE_PAUSE: Duration = Duration::from_millis(50);
 /// The longest such wait.
 const SETTLE_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// For how long it is tried to set right what another node recorded.
+const SET_RIGHT_WITHIN: Duration = Duration::from_secs(60);
+
 /// How a sync call ended.
 pub(super) struct SyncEnd {
     pub(super) ended: Ended,
@@ -98,15 +101,15 @@ impl Dispatcher {
         }
         let mut kept = None;
         if ended.execution.outcome.never_ran() {
-            completion.also.push(Also::Forget(delivery.app_id, key));
+            let forget = Also::Forget(delivery.app_id, key, delivery.id.of());
+            completion.also.push(forget);
         } else if keep_answer
             && let Answer::Outcome(Outcome::Answered(response)) = &answer
             && let Some(answer) = KeptAnswer::of(response)
         {
             kept = Some((delivery.app_id, key.clone(), answer.clone()));
-            completion
-                .also
-                .push(Also::Keep(delivery.app_id, key, answer));
+            let keep = Also::Keep(delivery.app_id, key, delivery.id.of(), answer);
+            completion.also.push(keep);
         }
         let completed = self.complete(completion, lease).await;
         let Ok(slot) = slot else { return };
@@ -131,21 +134,31 @@ impl Dispatcher {
         kept: Option<(AppId, Key, KeptAnswer)>,
     ) -> bool {
         let id = ended.execution.id;
-        let written = self.outbox.db.write::<_, StoreError, _>(move |tx| {
-            Box::pin(async move {
-                // Its only attempt has the delivery's id.
-                sql::leases::take_out_answered(tx, id.of()).await?;
-                if let Some((app_id, key, answer)) = &kept {
-                    crate::idempotency::sql::keep(tx, *app_id, key, answer).await?;
+        let (ended, kept) = (Arc::new(ended), Arc::new(kept));
+        let gives_up_at = Instant::now() + SET_RIGHT_WITHIN;
+        loop {
+            let (ended, kept) = (ended.clone(), kept.clone());
+            let written = self.outbox.db.write::<_, StoreError, _>(move |tx| {
+                Box::pin(async move {
+                    // Its only attempt has the delivery's id.
+                    sql::leases::take_out_answered(tx, id.of()).await?;
+                    if let Some((app_id, key, answer)) = &*kept {
+                        idempotency::keep(tx, *app_id, key, id, answer).await?;
+                    }
+                    crate::executions::sql::set_right(tx, &ended).await
+                })
+            });
+            match written.await {
+                Ok(()) => return true,
+                Err(error) if error.is_unavailable() && Instant::now() < gives_up_at => {
+                    tokio::time::sleep(SETTLE_PAUSE_MAX).await;
                 }
-                crate::executions::sql::set_right(tx, &ended).await
-            })
-        });
-        let written = written.await;
-        if let Err(error) = &written {
-            tracing::error!(execution_id = %id, %error, "an execution that was answered could not be kept");
+                Err(error) => {
+                    tracing::error!(execution_id = %id, %error, "an execution that was answered could not be kept");
+                    return false;
+                }
+            }
         }
-        written.is_ok()
     }
 
     /// The end of an attempt for which nobody waits: done, due again, or dead.
@@ -303,11 +316,21 @@ impl Dispatcher {
             // Nothing else tells. The row is gone, as it was to be.
             return true;
         };
-        let asked = async {
-            let mut conn = self.outbox.db.read().await?;
-            crate::executions::sql::is_there(&mut conn, ended.execution.id).await
-        };
-        asked.await.unwrap_or(true)
+        let gives_up_at = Instant::now() + SET_RIGHT_WITHIN;
+        loop {
+            let asked = async {
+                let mut conn = self.outbox.db.read().await?;
+                crate::executions::sql::is_there(&mut conn, ended.execution.id).await
+            };
+            match asked.await {
+                Ok(is_there) => return is_there,
+                Err(error) if error.is_unavailable() && Instant::now() < gives_up_at => {
+                    tokio::time::sleep(SETTLE_PAUSE_MAX).await;
+                }
+                // What follows from it can be written twice.
+                Err(_) => return false,
+            }
+        }
     }
 
     /// The caller left between the commit and the answer.

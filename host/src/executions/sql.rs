@@ -352,11 +352,10 @@ pub async fn is_there(conn: &mut Conn, id: ExecutionId) -> Result<bool, StoreErr
         .await)?)
 }
 
-/// Keep an execution that was recorded as abandoned because its worker's lease was over, although its
-/// caller was answered.
+/// Keep an execution that was recorded as abandoned, although its caller was answered.
 pub async fn set_right(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
     const SQL: &str = "
-        delete from abandoned_executions where execution_id = $1 and app_id = $2 and reason = $3";
+        delete from abandoned_executions where execution_id = $1 and app_id = $2";
     let id = ended.execution.id;
     if !is_there(tx.conn().await?, id).await? {
         insert(tx, std::iter::once(ended)).await?;
@@ -365,7 +364,6 @@ pub async fn set_right(tx: &mut Tx, ended: &Ended) -> Result<(), StoreError> {
     on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(id)
         .bind(app_id)
-        .bind(AbandonReason::LeaseExpired.as_str())
         .execute(c)
         .await
         .map(|_| ()))?;

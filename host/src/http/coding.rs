@@ -58,11 +58,7 @@ fn without(coding: &str, bytes: Bytes, bytes_max: usize) -> Result<Bytes, Proble
     let read = match coding {
         "gzip" | "x-gzip" => all(MultiGzDecoder::new(coded), bytes_max),
         "br" => all(Decompressor::new(coded, BROTLI_BUFFER), bytes_max),
-        "zstd" => {
-            let decoder = StreamingDecoder::new_with_max_window_size(coded, ZSTD_WINDOW_MAX);
-            let decoder = decoder.map_err(std::io::Error::other).map_err(broken)?;
-            all(decoder, bytes_max)
-        }
+        "zstd" => all_frames(coded, bytes_max),
         other => {
             let detail =
                 format!("the body's content-encoding `{other}` is none of {ACCEPTED} and identity");
@@ -85,6 +81,22 @@ fn all(reader: impl Read, bytes_max: usize) -> std::io::Result<Option<Bytes>> {
     let mut out = Vec::new();
     reader.take(most).read_to_end(&mut out)?;
     Ok((out.len() <= bytes_max).then(|| out.into()))
+}
+
+/// The same of zstd, of which frames follow one another.
+fn all_frames(mut coded: Cursor<Bytes>, bytes_max: usize) -> std::io::Result<Option<Bytes>> {
+    let mut out = Vec::new();
+    loop {
+        let frame = StreamingDecoder::new_with_max_window_size(&mut coded, ZSTD_WINDOW_MAX);
+        let frame = frame.map_err(std::io::Error::other)?;
+        match all(frame, bytes_max - out.len())? {
+            Some(bytes) => out.extend_from_slice(&bytes),
+            None => return Ok(None),
+        }
+        if coded.position() >= coded.get_ref().len() as u64 {
+            return Ok(Some(out.into()));
+        }
+    }
 }
 
 /// Say of a body that was decoded what is true of it now.
@@ -146,6 +158,10 @@ mod tests {
             (&["identity"], plain.clone()),
             (&[], plain.clone()),
             (&["zstd, gzip"], gzip(&zstd(&plain))),
+            (
+                &["zstd"],
+                [zstd(b"hello hello"), zstd(b" hello")].concat().into(),
+            ),
             (&["zstd", " identity , gzip "], gzip(&zstd(&plain))),
         ] {
             assert_eq!(
@@ -165,6 +181,7 @@ mod tests {
             (&["gzip"], plain.clone(), 400),
             (&["br"], Bytes::from_static(b"\xff\xff\xff"), 400),
             (&["zstd"], plain.clone(), 400),
+            (&["zstd"], [zstd(b"x"), plain.clone()].concat().into(), 400),
             (&["deflate"], plain.clone(), 415),
             (&["gzip, gzip, gzip, gzip"], gzip(&plain), 400),
         ] {

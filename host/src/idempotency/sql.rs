@@ -77,11 +77,13 @@ pub async fn keep(
     tx: &mut Tx,
     app_id: AppId,
     key: &Key,
+    execution_id: ExecutionId,
     answer: &KeptAnswer,
 ) -> Result<(), StoreError> {
+    // The key may be another call's by now.
     const SQL: &str = "
         update idempotency_keys set answer = $4
-        where app_id = $1 and scope = $2 and key = $3";
+        where app_id = $1 and scope = $2 and key = $3 and execution_id = $5";
     let text = serde_json::to_string(answer).expect("our own types are always JSON");
     on!(tx.conn().await?, |c| {
         sqlx::query(SQL)
@@ -89,6 +91,7 @@ pub async fn keep(
             .bind(key.scope)
             .bind(key.key.as_str())
             .bind(text.as_str())
+            .bind(execution_id)
             .execute(c)
             .await
             .map(|_| ())
@@ -97,13 +100,20 @@ pub async fn keep(
 }
 
 /// Let a key go whose call was not run.
-pub async fn forget(tx: &mut Tx, app_id: AppId, key: &Key) -> Result<(), StoreError> {
+pub async fn forget(
+    tx: &mut Tx,
+    app_id: AppId,
+    key: &Key,
+    execution_id: ExecutionId,
+) -> Result<(), StoreError> {
     const SQL: &str = "
-        delete from idempotency_keys where app_id = $1 and scope = $2 and key = $3";
+        delete from idempotency_keys
+        where app_id = $1 and scope = $2 and key = $3 and execution_id = $4";
     on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(app_id)
         .bind(key.scope)
         .bind(key.key.as_str())
+        .bind(execution_id)
         .execute(c)
         .await
         .map(|_| ()))?;

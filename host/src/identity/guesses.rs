@@ -1,9 +1,9 @@
 //! Slows down whoever guesses passwords, links and tokens: by address, by address and name, and, for
-//! addresses that a user never signed in from, by name.
+//! addresses that a user has no session from, by name.
 //!
-//! A limit by name alone would let anybody lock the rightful out. So what one address may try at a
+//! A limit by name alone would let one address lock the rightful out. So what one address may try at a
 //! name is its own, and only strangers share a limit: it bounds a guess from many addresses at one
-//! name, and does not count for an address that a session of that user was begun from.
+//! name, and does not count for an address from which a session of that user goes on.
 
 use std::net::{IpAddr, Ipv6Addr};
 use std::num::NonZeroU32;
@@ -81,8 +81,8 @@ impl Guesses {
     ) -> Result<(), IdentityError> {
         self.count(address)?;
         // The same user, however the name is written; and no more of it than a user's can have.
+        let name = name::canonical(name).unwrap_or_else(|_| name.to_owned());
         let name: String = name.chars().take(NAME_BYTES_MAX).collect();
-        let name = name::canonical(&name).unwrap_or(name);
         take(&self.by_pair, format!("{} {name}", subscriber_of(address)))?;
         match take(&self.by_stranger, name) {
             Err(_) if is_known().await? => Ok(()),

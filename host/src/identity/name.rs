@@ -1,10 +1,16 @@
-//! Names of users, and passwords, as they are compared (PRECIS, RFC 8265): two that look the same,
-//! or that a keyboard writes in two ways, are one.
+//! Names of users, and passwords, as they are compared (PRECIS, RFC 8265): what differs only in case,
+//! in how a keyboard composes it, or in spaces, is one. Letters of different scripts that look alike
+//! are not.
 
 use std::borrow::Cow;
 
 use precis_profiles::precis_core::profile::PrecisFastInvocation;
 use precis_profiles::{OpaqueString, UsernameCaseMapped};
+
+use crate::apps::NAME_BYTES_MAX;
+
+/// How long a name may be as it is written: composed, and with single spaces, it is shorter.
+const WRITTEN_BYTES_MAX: usize = 4 * NAME_BYTES_MAX;
 
 /// A name as it is kept: parts of the class of identifiers (letters, digits and visible ASCII),
 /// in lower case and composed (NFC), with one space between each two.
@@ -12,6 +18,10 @@ use precis_profiles::{OpaqueString, UsernameCaseMapped};
 /// # Errors
 /// What is wrong with it, in words.
 pub fn canonical(name: &str) -> Result<String, &'static str> {
+    // Some rules look at the whole for each character.
+    if name.len() > WRITTEN_BYTES_MAX {
+        return Err("it is too long");
+    }
     let parts = name.split_whitespace();
     let parts = parts.map(|part| {
         UsernameCaseMapped::enforce(part).map_err(|_| {
@@ -28,6 +38,9 @@ pub fn canonical(name: &str) -> Result<String, &'static str> {
 /// A password as it is hashed: composed, and with plain spaces; none if it has characters that none
 /// may have.
 pub fn prepared_password(password: &str) -> Option<String> {
+    if password.len() > super::password::BYTES_MAX {
+        return None;
+    }
     OpaqueString::enforce(password).ok().map(Cow::into_owned)
 }
 
@@ -105,6 +118,14 @@ mod tests {
             Some("Correct Horse")
         );
         assert_eq!(prepared_password("a\u{7}b"), None);
+    }
+
+    #[test]
+    fn what_is_long_is_refused_at_once() {
+        let long = "\u{660}".repeat(1 << 19);
+        let began = std::time::Instant::now();
+        assert!(canonical(&long).is_err() && prepared_password(&long).is_none());
+        assert!(began.elapsed().as_secs() < 5);
     }
 
     #[test]

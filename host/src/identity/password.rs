@@ -12,7 +12,7 @@ use super::name::prepared_password;
 /// The shortest password that is taken, in characters (NIST SP 800-63B asks for 8).
 pub const CHARS_MIN: usize = 8;
 /// The longest, in bytes: hashing a longer one would be work for an attacker to give.
-const BYTES_MAX: usize = 1024;
+pub(super) const BYTES_MAX: usize = 1024;
 /// How many passwords are hashed at once. Each takes 19 MiB and a core for tens of
 /// milliseconds: without a bound, a flood of logins would be a flood of memory.
 const HASHING_AT_ONCE: usize = 2;
@@ -89,20 +89,31 @@ impl Hasher {
         password: String,
         known: Option<String>,
     ) -> Result<Verdict, IdentityError> {
+        // None can be so long.
+        if password.len() > BYTES_MAX {
+            return Ok(Verdict::Wrong);
+        }
         self.run(move |argon2| {
-            let Some(known) = known else {
-                return hash(argon2, &password).map(|_| Verdict::Wrong);
+            let prepared = prepared_password(&password);
+            let prepared = prepared.as_deref().unwrap_or(&password);
+            // As much as a wrong password costs at one who exists.
+            let wrong = || {
+                hash(argon2, prepared)?;
+                if prepared != password {
+                    hash(argon2, &password)?;
+                }
+                Ok(Verdict::Wrong)
             };
-            let parsed = PasswordHash::new(&known);
-            let Ok(parsed) = parsed else {
-                return hash(argon2, &password).map(|_| Verdict::Wrong);
+            let Some(known) = known else {
+                return wrong();
+            };
+            let Ok(parsed) = PasswordHash::new(&known) else {
+                return wrong();
             };
             let is_right = |password: &str| {
                 let verified = argon2.verify_password(password.as_bytes(), &parsed);
                 verified.is_ok()
             };
-            let prepared = prepared_password(&password);
-            let prepared = prepared.as_deref().unwrap_or(&password);
             match is_right(prepared) {
                 true if is_current(argon2, &known) => Ok(Verdict::Right),
                 true => hash(argon2, prepared).map(Verdict::Rehashed),

@@ -16,7 +16,7 @@ use serde_json::value::RawValue;
 
 use crate::apps::AppId;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
-use crate::store::{Db, ETag, Expected, StoreError};
+use crate::store::{Db, ETag, Expected, StoreError, still_witnessed};
 use crate::triggers::firing::{Events, Origin};
 
 /// The longest name of a collection, in bytes.
@@ -392,7 +392,7 @@ impl Kv {
             false => written.await,
             // A task of its own: a caller who leaves must not keep what was written under our
             // lease from being run.
-            true => tokio::spawn(written)
+            true => tokio::spawn(still_witnessed(written))
                 .await
                 .unwrap_or(Err(StoreError::Closed.into())),
         }

@@ -23,9 +23,9 @@ use crate::http::endpoints::{Address, Api, Rule, Told};
 use crate::http::extract::{Body, Query, checked_name};
 use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
+use crate::identity::User;
 use crate::identity::api::{Begun, origin};
 use crate::identity::sessions::Origin;
-use crate::identity::{User, name};
 use crate::node::Node;
 
 /// Where a provider sends browsers back to, below the root of the API.
@@ -251,12 +251,10 @@ async fn vouched_for(
 ) -> Result<User, Problem> {
     let provider = provider(node)?;
     let code = code_of(query, &provider.settings)?;
-    let mut person = provider
+    let person = provider
         .redeem(code, attempt, redirect_url(browser))
         .await?;
     checked_name("preferred_username", &person.name)?;
-    person.name = name::canonical(&person.name)
-        .map_err(|why| Problem::invalid_field("preferred_username", why))?;
     let user = provider.settings.user(&node.sessions, person).await?;
     node.refresh_directory().await;
     Ok(user)

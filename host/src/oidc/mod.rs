@@ -18,7 +18,7 @@ use crate::apps::AppId;
 use crate::directory;
 use crate::identity::capability::{AppRole, Role};
 use crate::identity::sql::{members, users};
-use crate::identity::{IdentityError, Sessions, User, UserId, token};
+use crate::identity::{IdentityError, Sessions, User, UserId, name, token};
 use crate::store::{StoreError, Tx};
 use provider::Person;
 use roles::Mapping;
@@ -150,22 +150,30 @@ impl Settings {
         let named = users::by_name(tx.conn().await?, &person.name).await?;
         let user = match named {
             Some((user, _)) => {
+                let email = person.verified_email.as_deref();
+                let email = email.and_then(|email| name::canonical(email).ok());
                 let is_theirs = self.links_verified_email
-                    && person.verified_email.as_deref() == Some(user.name.as_str());
+                    && email.is_some()
+                    && email == name::canonical(&user.name).ok();
                 is_theirs
                     .then_some(user)
                     .ok_or_else(|| OidcError::NameTaken(person.name.clone()))?
             }
             None if !self.creates_users => return Err(OidcError::Unknown),
             None => {
+                let name = name::canonical(&person.name).map_err(IdentityError::ImpossibleName)?;
                 let user = User {
                     id: UserId::new(),
-                    name: person.name.clone(),
+                    name,
                     role,
                     created_at: tx.now,
                     disabled_at: None,
                 };
-                users::insert(tx, &user, password_hash).await?;
+                let added = users::insert(tx, &user, password_hash).await;
+                added.map_err(|error| match error {
+                    StoreError::Duplicate => OidcError::NameTaken(user.name.clone()),
+                    error => error.into(),
+                })?;
                 user
             }
         };

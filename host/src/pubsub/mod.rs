@@ -16,7 +16,7 @@ use crate::directory::{Directory, Unread};
 use crate::journal::{Channel, Journal, NewEntry};
 use crate::json::{self, NotJson};
 use crate::secrets::master_key::MasterKeys;
-use crate::store::{Db, StoreError};
+use crate::store::{Db, StoreError, still_witnessed};
 use crate::triggers::firing::{Events, Origin};
 pub use tokens::{SubscriberKey, TtlBounds};
 pub use topics::{AuthMode, OpenTopic, OpenTopics};
@@ -202,7 +202,7 @@ impl PubSub {
         let (db, events) = (self.db.clone(), self.events.clone());
         // A task of its own: a caller who leaves must not keep what was written under our lease
         // from being run.
-        let written = tokio::spawn(async move {
+        let written = tokio::spawn(still_witnessed(async move {
             match db.write_grouped(publication).await {
                 Ok(published) => {
                     events.fired(published.fired, places);
@@ -213,7 +213,7 @@ impl PubSub {
                     Err(error)
                 }
             }
-        });
+        }));
         let published_at = written.await.unwrap_or(Err(StoreError::Closed))?;
         Ok(Receipt {
             message_id,

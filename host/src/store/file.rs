@@ -176,7 +176,11 @@ impl Served {
 
     fn free_bytes(&self) -> rustix::io::Result<u64> {
         let disk = rustix::fs::fstatvfs(&self.file)?;
-        Ok(disk.f_bavail.saturating_mul(disk.f_frsize))
+        Ok(match disk.f_blocks {
+            // A file system that does not tell.
+            0 => u64::MAX,
+            _ => disk.f_bavail.saturating_mul(disk.f_frsize),
+        })
     }
 
     fn ms_after_begin(&self) -> u64 {

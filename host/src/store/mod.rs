@@ -43,7 +43,7 @@ pub use readable::Readable;
 pub(crate) use rows::insert_all;
 pub use rows::{ROWS_MAX, chunks, tuples};
 pub use snapshot::snapshot;
-pub use witness::{Witness, unwitnessed, witnessed};
+pub use witness::{Witness, still_witnessed, unwitnessed, witnessed};
 
 use writer::Writer;
 

@@ -32,6 +32,11 @@ pub async fn unwitnessed<F: Future>(work: F) -> F::Output {
     WITNESS.scope(None, work).await
 }
 
+/// `work` for a task of its own, with the witness of whoever makes it.
+pub fn still_witnessed<F: Future>(work: F) -> impl Future<Output = F::Output> {
+    WITNESS.scope(current(), work)
+}
+
 /// The witness of the work that asks.
 pub(super) fn current() -> Option<Arc<dyn Witness>> {
     WITNESS.try_with(Option::clone).ok().flatten()

@@ -453,6 +453,24 @@ fn what_changes_nothing_is_not_in_the_audit_log(engine: Engine) {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
     }
     assert_eq!(last(), before);
+    // What a task of its own writes is written down like the rest.
+    app.script("hear", "1");
+    app.trigger("kv", json!({ "script": "hear", "collection": "heard" }));
+    app.trigger("pubsub", json!({ "script": "hear", "topic": "news" }));
+    app.set("heard", "k", json!(1));
+    let message = json!({ "message": 1 });
+    let published = server.api("POST", "/apps/a/topics/news/messages", Some(message));
+    assert_eq!(published.status, 200, "{}", published.text());
+    let log = server.api("GET", "/audit?limit=2", None).json();
+    let actions = [0, 1].map(|n| log["items"][n]["action"].clone());
+    assert_eq!(
+        actions,
+        [
+            json!("POST /apps/{app}/topics/{topic}/messages"),
+            json!("PUT /apps/{app}/kv/{collection}/{key}")
+        ]
+    );
+    let before = last();
     // What takes much with it is written down, though it is a GET; what fails is, too.
     assert_eq!(server.api("GET", "/apps/a/export", None).status, 200);
     assert_ne!(last(), before);

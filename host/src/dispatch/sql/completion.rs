@@ -10,7 +10,7 @@ use crate::apps::AppId;
 use crate::dead_letters::{self, DeadLetter, DeadLetterId, Named};
 use crate::dispatch::{Attempt, DeliveryId, Payload, WorkerId};
 use crate::executions::sql::{Ended, insert as insert_executions, insert_abandoned, insert_leased};
-use crate::executions::{AbandonedExecution, ExecutionError, Log};
+use crate::executions::{AbandonedExecution, ExecutionError, ExecutionId, Log};
 use crate::idempotency::{self, KeptAnswer, Key};
 use crate::journal::{self, Channel, kinds};
 use crate::store::{
@@ -64,9 +64,9 @@ pub enum Also {
     /// A handler of a dead letter failed.
     HandlerFailed(DeadLetterId),
     /// The answer is kept for whoever calls with the same key.
-    Keep(AppId, Key, KeptAnswer),
+    Keep(AppId, Key, ExecutionId, KeptAnswer),
     /// The key is free again: nothing was run.
-    Forget(AppId, Key),
+    Forget(AppId, Key, ExecutionId),
 }
 
 /// What stands for words that the database did not take.
@@ -303,10 +303,12 @@ async fn also(tx: &mut Tx, also: &[Also]) -> Result<(), StoreError> {
                 insert(tx, std::slice::from_ref(&**new)).await?;
             }
             Also::HandlerFailed(id) => dead_letters::sql::handler_failed(tx, *id).await?,
-            Also::Keep(app_id, key, answer) => {
-                idempotency::sql::keep(tx, *app_id, key, answer).await?;
+            Also::Keep(app_id, key, execution_id, answer) => {
+                idempotency::sql::keep(tx, *app_id, key, *execution_id, answer).await?;
             }
-            Also::Forget(app_id, key) => idempotency::sql::forget(tx, *app_id, key).await?,
+            Also::Forget(app_id, key, execution_id) => {
+                idempotency::sql::forget(tx, *app_id, key, *execution_id).await?;
+            }
         }
     }
     Ok(())
