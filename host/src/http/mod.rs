@@ -108,14 +108,14 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
 
 /// The API and the dashboard are on the instance's own host, where it has one.
 async fn on_own_host(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let is_here = node
-        .config
-        .admin_host
-        .as_ref()
-        .is_none_or(|own| *own == address::host(request.headers(), request.uri()));
-    if !is_here {
+    let host = address::host(request.headers(), request.uri());
+    if let Some(own) = node.config.admin_host.as_ref().filter(|own| **own != host) {
         // Routes cannot be below these paths.
-        return user_routes::no_route(request.uri().path()).into_response();
+        let path = request.uri().path();
+        return match path.starts_with("/api/v1/") {
+            true => api_is_on(own).into_response(),
+            false => user_routes::no_route(path).into_response(),
+        };
     }
     let (parts, body) = request.into_parts();
     let is_https = address::is_https(&parts, &node.config.trusted_proxies);
@@ -123,6 +123,12 @@ async fn on_own_host(State(node): State<Arc<Node>>, request: Request, next: Next
     let mut response = next.run(Request::from_parts(parts, body)).await;
     secure(response.headers_mut(), is_https);
     etag::unless_known(&known, response)
+}
+
+/// Who calls the API on another host knew of the instance, and is told where it is.
+fn api_is_on(admin_host: &str) -> Problem {
+    let detail = format!("the API of this instance is on the host `{admin_host}`, not on this one");
+    Problem::not_found(detail).with("admin_host", admin_host)
 }
 
 /// What the API answers is data, whatever a browser makes of it.
