@@ -12,6 +12,7 @@ use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::output::Failure;
+use crate::http::API;
 use crate::json;
 
 /// The longest answer that is read at once.
@@ -58,9 +59,6 @@ impl<T: DeserializeOwned> Answer<T> {
         }
     }
 }
-
-/// Something of which any JSON is right: a value of the key-value store say.
-pub(super) type Anything = IgnoredAny;
 
 /// A page of a list.
 #[derive(Deserialize)]
@@ -224,16 +222,18 @@ impl Reply {
         self.header(header::ETAG).map(str::to_owned)
     }
 
+    /// Any JSON.
+    pub(super) fn read_any(self) -> Result<Answer<IgnoredAny>, Failure> {
+        let is_api = self.is_api();
+        match self.told()? {
+            told if is_api => told.read(),
+            told => Err(told.foreign()),
+        }
+    }
+
     /// What it is, when it has a body of this type.
     pub(super) fn read<T: DeserializeOwned>(self) -> Result<Answer<T>, Failure> {
-        let told = self.told()?;
-        if !told.status.is_success() || !json::is_content_type(&told.content_type) {
-            return Err(told.foreign());
-        }
-        let read = RawValue::from_string(told.body.clone())
-            .map_err(|error| error.to_string())
-            .and_then(Answer::of);
-        read.map_err(|problem| told.misshapen(&problem))
+        self.told()?.read()
     }
 
     /// A page of items of this type.
@@ -251,11 +251,16 @@ impl Reply {
 
     /// See that it says that something was done, and nothing else.
     pub(super) fn read_nothing(self) -> Result<(), Failure> {
-        let told = self.told()?;
-        match told.status == StatusCode::NO_CONTENT {
-            true => Ok(()),
-            false => Err(told.foreign()),
+        let is_api = self.is_api();
+        match self.told()? {
+            told if is_api && told.status == StatusCode::NO_CONTENT => Ok(()),
+            told => Err(told.foreign()),
         }
+    }
+
+    /// Whether the API says that it is the one that answers.
+    fn is_api(&self) -> bool {
+        self.header(API).is_some()
     }
 
     /// The body, if it is of this type, to be read piece by piece.
@@ -319,6 +324,15 @@ struct Told {
 }
 
 impl Told {
+    fn read<T: DeserializeOwned>(self) -> Result<Answer<T>, Failure> {
+        if !self.status.is_success() || !json::is_content_type(&self.content_type) {
+            return Err(self.foreign());
+        }
+        let read = RawValue::from_string(self.body).map_err(|error| error.to_string());
+        let read = read.and_then(Answer::of);
+        read.map_err(|problem| misshapen(&self.asked, &problem))
+    }
+
     /// That it is no answer of PiCloud's API, what it is, and what to do.
     fn foreign(&self) -> Failure {
         let what = match (self.title(), self.content_type.split(';').next()) {
@@ -335,10 +349,6 @@ impl Told {
             self.status.as_u16(),
             hint(&self.asked)
         ))
-    }
-
-    fn misshapen(&self, problem: &str) -> Failure {
-        misshapen(&self.asked, problem)
     }
 
     /// The title of the page of HTML that it is.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{StatusCode, Uri, header};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 
 use super::answer::{Answer, Reply};
 use super::output::Failure;
@@ -229,6 +229,11 @@ impl Client {
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         self.send(Asked::new("GET", path))?.read()
+    }
+
+    /// Any JSON that is there: a value of the key-value store say.
+    pub(super) fn get_any(&self, path: &str) -> Result<Answer<IgnoredAny>, Failure> {
+        self.send(Asked::new("GET", path))?.read_any()
     }
 
     pub(super) fn post<T: DeserializeOwned>(
@@ -478,7 +483,10 @@ fn unreachable(at: &str, base: &str, error: &ureq::Error) -> Failure {
             "{base} does not speak HTTP there ({says}); if it speaks TLS, write {}",
             other("https")
         ),
-        ureq::Error::HostNotFound => format!("{base} cannot be reached: there is no such host"),
+        // The system's resolver says so in its own words.
+        _ if matches!(error, ureq::Error::HostNotFound) || says.contains("lookup address") => {
+            format!("{base} cannot be reached: there is no such host ({says})")
+        }
         _ => format!(
             "{base} cannot be reached ({says}); is the server running? `picloud serve` starts one"
         ),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
 
-use super::answer::{Answer, Anything};
+use super::answer::Answer;
 use super::client::{Client, encoded};
 use super::output::{Failure, Output, cell, json_or_text, print_json, print_text, table};
 use super::policies::{CorsArgs, IdempotencyArgs};
@@ -80,7 +80,7 @@ impl Kv {
                 app,
             } => {
                 let path = kv_path(&app, &collection, &key);
-                print_json(client.get::<Anything>(&path)?.text());
+                print_json(client.get_any(&path)?.text());
             }
             Self::Set {
                 collection,

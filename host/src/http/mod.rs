@@ -117,13 +117,22 @@ async fn on_own_host(State(node): State<Arc<Node>>, request: Request, next: Next
             false => user_routes::no_route(path).into_response(),
         };
     }
+    let is_api = request.uri().path().starts_with("/api/");
     let (parts, body) = request.into_parts();
     let is_https = address::is_https(&parts, &node.config.trusted_proxies);
     let known = etag::Known::of(&parts);
     let mut response = next.run(Request::from_parts(parts, body)).await;
     secure(response.headers_mut(), is_https);
+    if is_api {
+        response.headers_mut().insert(API, API_VERSION);
+    }
     etag::unless_known(&known, response)
 }
+
+/// Says that it is the API that answers: whoever gets no body, or any JSON, could not tell it from
+/// something else that is there.
+pub(crate) const API: HeaderName = HeaderName::from_static("picloud-api");
+const API_VERSION: HeaderValue = HeaderValue::from_static("v1");
 
 /// Who calls the API on another host knew of the instance, and is told where it is.
 fn api_is_on(admin_host: &str) -> Problem {

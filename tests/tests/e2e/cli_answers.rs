@@ -230,6 +230,13 @@ fn json_of_another_product_is_no_answer() {
 }
 
 #[test]
+fn nothing_at_all_is_no_answer() {
+    for status in ["204 No Content", "200 OK"] {
+        assert_none_succeeds(&Other::with(status, "text/plain", ""), &["with text/plain"]);
+    }
+}
+
+#[test]
 fn what_stands_before_a_server_says_nothing_about_what_is_there() {
     for (status, kind) in [
         ("404 Not Found", "text/html"),
@@ -259,7 +266,7 @@ fn a_request_is_sent_on_whole() {
         let path = line.split(' ').nth(1).unwrap();
         match path.strip_prefix("/old") {
             Some(path) => response("301 Moved Permanently", &format!("location: {path}"), ""),
-            None => response("204 No Content", "x: y", ""),
+            None => response("204 No Content", "picloud-api: v1", ""),
         }
     };
     let other = Other::start(moved);

@@ -114,9 +114,10 @@ fn a_text_of_somebody_else_moves_no_terminal(engine: Engine) {
         "log::info(ctx.request.body, #{ f: ctx.request.body }); throw ctx.request.body",
     );
     app.route_with("s", "POST /s", json!({ "dispatch_mode": "async" }));
+    app.script("of-event", "throw ctx.event.kv.value");
     app.trigger(
         "kv",
-        json!({ "script": "s", "collection": "in", "name": "t",
+        json!({ "script": "of-event", "collection": "in", "name": "t",
                 "retry": { "attempts_max": 1, "base_ms": 1 } }),
     );
     let made = server.api(
