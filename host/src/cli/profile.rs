@@ -186,6 +186,12 @@ fn change(change: impl FnOnce(&mut Profiles) -> Result<(), Failure>) -> Done {
     lock.lock().map_err(failed)?;
     let mut profiles = Profiles::read(&path)?;
     change(&mut profiles)?;
+    if profiles.profiles.is_empty() {
+        return match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(failed(error)),
+            _ => Ok(()),
+        };
+    }
     // Whoever reads meanwhile, or loses the disk's last block, has the one or the other.
     let part = path.with_extension("part");
     let mut file = private().open(&part).map_err(failed)?;
