@@ -103,7 +103,8 @@ impl Setup {
         let ask = format!("New password of {} on {}: ", self.name, client.url());
         let password = secret(self.password_stdin, &ask)?;
         let body = json!({ "token": self.setup_token, "name": self.name, "password": password });
-        remember(&client, &*client.post::<Session>("/setup", &body)?, out)
+        let session: Answer<Session> = client.post("/setup", &body)?;
+        remember(&client, &session, out)
     }
 }
 

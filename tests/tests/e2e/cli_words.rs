@@ -261,7 +261,8 @@ fn what_a_server_says_at_its_start_is_for_its_reader(engine: Engine) {
         engine,
         Options {
             without_owner: true,
-            environment: vec![("PICLOUD_LOG", "info".to_owned())],
+            // Which is no setting, and said to be none.
+            environment: vec![("PICLOUD_LISTN", "here".to_owned())],
             ..Options::default()
         },
     );
