@@ -40,6 +40,7 @@ use crate::secrets::master_key::MasterKeys;
 use crate::stopping::{Stage, Stopping};
 use crate::store::{Db, StoreError};
 use crate::tasks::{Task, Tasks};
+use crate::telemetry;
 use crate::triggers::firing::Events;
 
 /// What probes are told while the database cannot be read or written.
@@ -282,10 +283,13 @@ impl Node {
         }
         if !self.sessions.is_set_up().await? {
             let token = self.sessions.setup_token().await?;
-            println!(
+            let format = self.config.log_format;
+            let how = format!(
                 "no owner yet: make one on http://{address}/admin, or with `picloud setup {token}`"
             );
-            println!("set-up token: {token}");
+            telemetry::tell(format, &how, &[]);
+            let line = format!("set-up token: {token}");
+            telemetry::tell(format, &line, &[("setup_token", &token)]);
         }
         Ok(())
     }
@@ -408,7 +412,9 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     node.refresh_directory().await;
     let mut dispatching = tokio::spawn(node.dispatcher.clone().run(node.tasks.clone(), grace));
     let mut signals = Signals::new()?;
-    println!("listening on http://{address}");
+    let url = format!("http://{address}");
+    let line = format!("listening on {url}");
+    telemetry::tell(node.config.log_format, &line, &[("url", &url)]);
     let mut serving = tokio::spawn(crate::http::serve(listener, node.clone()));
     tokio::select! {
         () = signals.next() => {}

@@ -242,7 +242,10 @@ impl Server {
                 let mut output = output.lock().unwrap_or_else(PoisonError::into_inner);
                 writeln!(output, "{line}").expect("a text takes it");
                 drop(output);
-                if let Some(url) = line.strip_prefix("listening on ") {
+                // Where its log is JSON, so is this.
+                let told: Value = serde_json::from_str(&line).unwrap_or_default();
+                let text = told["fields"]["message"].as_str().unwrap_or(&line);
+                if let Some(url) = text.strip_prefix("listening on ") {
                     let _ = listening.send(url.to_owned());
                 }
             }

@@ -20,7 +20,7 @@ use crate::store::{Id, StoreError};
 pub type AppId = Id<App>;
 
 /// A tenant.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct App {
     /// Its id.
     pub id: AppId,

@@ -2,13 +2,20 @@
 
 use chrono::{DateTime, Utc};
 use clap::{Subcommand, ValueEnum};
+use serde::Deserialize;
 use serde_json::{Map, Value, json};
 
-use super::client::{Client, encoded, password};
-use super::manage::{print_list, print_one, sure};
-use super::output::{Failure, Output, missing};
-use super::{AppArg, Done};
+use super::answer::Answer;
+use super::client::{Client, encoded};
+use super::input::secret;
+use super::manage::sure;
+use super::output::{Failure, Output, print_text};
+use super::{AppArg, Done, terminal};
+use crate::audit::Entry;
 use crate::identity::capability::{AppRole, Role, Scope};
+use crate::identity::links::Link;
+use crate::identity::users::Member;
+use crate::identity::{ApiKey, User};
 
 macro_rules! named_values {
     ($($type:ident),*) => {
@@ -52,10 +59,16 @@ fn from_now(text: &str) -> Result<DateTime<Utc>, String> {
     Utc::now().checked_add_signed(time).ok_or_else(wrong)
 }
 
+/// Something that was made with a token.
+#[derive(Deserialize)]
+struct WithToken {
+    token: String,
+}
+
 /// Print what is shown this once.
-fn print_token(out: &Output, made: &Value, what: &str, next: &str) {
+fn print_token(out: &Output, made: &Answer<WithToken>, what: &str, next: &str) {
     out.show(made, |made| {
-        println!("{}", made["token"].as_str().unwrap_or_default());
+        print_text(&format!("{}\n", made.token));
         eprintln!("This is {what}; it is shown this once.{next}");
     });
 }
@@ -126,26 +139,29 @@ pub(super) enum Users {
 
 /// The path of a user that a name or an id means.
 fn user_path(client: &Client, named: &str) -> Result<String, Failure> {
-    let users = client.all("/users")?;
-    let found = users
-        .iter()
-        .find(|user| user["name"] == named || user["id"] == named);
-    let id = found.and_then(|user| user["id"].as_str());
-    let id = id.ok_or_else(|| missing(format!("there is no user `{named}`")))?;
-    Ok(format!("/users/{id}"))
+    let users = client.all::<User>("/users")?;
+    let mut users = users.iter();
+    let found = users.find(|user| user.name == named || user.id.to_string() == named);
+    let user = found.ok_or_else(|| Failure::Missing(format!("there is no user `{named}`")))?;
+    Ok(format!("/users/{}", user.id))
+}
+
+/// Somebody who joined.
+#[derive(Deserialize)]
+struct Joined {
+    user: User,
 }
 
 impl Users {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let change = |user: &str, change: Value| -> Done {
-            let changed = client.patch(&user_path(client, user)?, &change)?;
-            print_one(out, &changed);
+            out.show_members(&client.patch::<User>(&user_path(client, user)?, &change)?);
             Ok(())
         };
         match self {
             Self::List => {
                 let members = ["name", "role", "created_at", "disabled_at", "id"];
-                print_list(out, client.all("/users")?, &members, "Nobody.");
+                out.list(&client.all::<User>("/users")?, &members, "Nobody.");
             }
             Self::Invite { role, apps } => {
                 let apps: Map<String, Value> = apps
@@ -163,7 +179,7 @@ impl Users {
             Self::Invitations => {
                 let empty = "No invitations; make one with: picloud users invite";
                 let members = ["role", "apps", "expires_at", "id"];
-                print_list(out, client.all("/invitations")?, &members, empty);
+                out.list(&client.all::<Link>("/invitations")?, &members, empty);
             }
             Self::RevokeInvitation { id } => {
                 client.delete(&format!("/invitations/{}", encoded(&id)))?;
@@ -173,21 +189,19 @@ impl Users {
                 name,
                 password_stdin,
             } => {
-                let password = password(password_stdin, "Your new password: ")?;
+                let password = secret(password_stdin, "Your new password: ")?;
                 match name {
                     Some(name) => {
                         let body = json!({ "token": token, "name": name, "password": password });
-                        let joined = client.post("/auth/join", &body)?;
-                        out.show(&joined["user"], |user| {
-                            let name = user["name"].as_str().unwrap_or_default();
+                        let joined: Answer<Joined> = client.post("/auth/join", &body)?;
+                        out.show_own(&joined.user, || {
+                            let name = terminal::line(&joined.user.name);
                             println!("You are {name}; sign in with: picloud login --user {name}");
                         });
                     }
                     None => {
-                        client.post(
-                            "/auth/reset",
-                            &json!({ "token": token, "password": password }),
-                        )?;
+                        let body = json!({ "token": token, "password": password });
+                        client.act("/auth/reset", &body)?;
                     }
                 }
             }
@@ -248,11 +262,11 @@ impl Members {
             Self::List { app } => {
                 let empty = "No members; admins of the instance may do everything here.";
                 let members = ["name", "role", "created_at", "user_id"];
-                print_list(out, client.all(&path(&app))?, &members, empty);
+                out.list(&client.all::<Member>(&path(&app))?, &members, empty);
             }
             Self::Set { user, role, app } => {
                 let path = format!("{}/{}", path(&app), encoded(&user));
-                client.put_text(&path, json!({ "role": role.as_str() }).to_string())?;
+                client.place(&path, &json!({ "role": role.as_str() }))?;
             }
             Self::Remove { user, app } => {
                 client.delete(&format!("{}/{}", path(&app), encoded(&user)))?;
@@ -294,13 +308,11 @@ pub(super) enum Keys {
 }
 
 fn key_path(client: &Client, named: &str) -> Result<String, Failure> {
-    let keys = client.all("/auth/keys")?;
-    let found = keys
-        .iter()
-        .find(|key| key["name"] == named || key["id"] == named);
-    let id = found.and_then(|key| key["id"].as_str());
-    let id = id.ok_or_else(|| missing(format!("you have no API key `{named}`")))?;
-    Ok(format!("/auth/keys/{id}"))
+    let keys = client.all::<ApiKey>("/auth/keys")?;
+    let mut keys = keys.iter();
+    let found = keys.find(|key| key.name == named || key.id.to_string() == named);
+    let key = found.ok_or_else(|| Failure::Missing(format!("you have no API key `{named}`")))?;
+    Ok(format!("/auth/keys/{}", key.id))
 }
 
 impl Keys {
@@ -308,8 +320,7 @@ impl Keys {
         let next = " Machines send it as `Authorization: Bearer TOKEN`, or as PICLOUD_TOKEN.";
         match self {
             Self::List => {
-                let empty =
-                    "No API keys; make one with: picloud keys create NAME --scope script:write";
+                let empty = "No API keys; make one with: picloud keys create NAME --scope script:write --scope route:write";
                 let members = [
                     "name",
                     "token_start",
@@ -318,7 +329,7 @@ impl Keys {
                     "expires_at",
                     "last_used_at",
                 ];
-                print_list(out, client.all("/auth/keys")?, &members, empty);
+                out.list(&client.all::<ApiKey>("/auth/keys")?, &members, empty);
             }
             Self::Create {
                 name,
@@ -376,9 +387,9 @@ impl Audit {
                 path.push_str(&format!("{sign}{name}={}", encoded(&value)));
             }
         }
-        let entries = client.first(&path, self.limit)?;
+        let entries = client.first::<Entry>(&path, self.limit)?;
         let members = ["at", "who", "action", "target", "status", "address"];
-        print_list(out, entries, &members, "Nothing was changed yet.");
+        out.list(&entries, &members, "Nothing was changed yet.");
         Ok(())
     }
 }

@@ -55,6 +55,9 @@ impl Place {
 pub(super) struct Backup {
     /// The .zip to write
     file: PathBuf,
+    /// Overwrite the file if there is one
+    #[arg(long)]
+    force: bool,
     /// Read the database itself, not through the API; --data-dir and --database-url mean this too
     #[arg(long)]
     direct: bool,
@@ -107,7 +110,7 @@ impl Backup {
     /// Through the API.
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let download = |to: &mut dyn Write| client.download("/instance/backup", to);
-        let (contents, bytes) = written(&self.file, download, verified)?;
+        let (contents, bytes) = written(&self.file, self.force, download, verified)?;
         show_written(&self.file, &contents, bytes, out);
         Ok(())
     }
@@ -124,7 +127,7 @@ impl Backup {
                 Ok(())
             })
         };
-        let (contents, bytes) = written(&self.file, read, verified)?;
+        let (contents, bytes) = written(&self.file, self.force, read, verified)?;
         show_written(&self.file, &contents, bytes, out);
         let [_, action] = backup::ACTIONS;
         let act = Act {
@@ -159,9 +162,20 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
 /// it said, and its length.
 pub(super) fn written<T>(
     path: &Path,
+    force: bool,
     write: impl FnOnce(&mut dyn Write) -> Result<(), Failure>,
     check: impl FnOnce(File) -> Result<T, Failure>,
 ) -> Result<(T, u64), Failure> {
+    let is_in_the_way = || {
+        let path = path.display();
+        Failure::Conflict(format!(
+            "{path} is there already; overwrite it with --force"
+        ))
+    };
+    // Before anything is asked for that takes long.
+    if !force && fs::symlink_metadata(path).is_ok() {
+        return Err(is_in_the_way());
+    }
     let part = part_of(path);
     let about = |path: &Path, error: io::Error| {
         Failure::Local(format!("cannot write {}: {error}", path.display()))
@@ -184,6 +198,9 @@ pub(super) fn written<T>(
         counted.progress.end();
         counted.to.get_ref().sync_all()?;
         let checked = check(File::open(&part)?)?;
+        if !force && fs::symlink_metadata(path).is_ok() {
+            return Err(is_in_the_way());
+        }
         fs::rename(&part, path).map_err(|error| about(path, error))?;
         Ok((checked, counted.bytes))
     };
@@ -197,7 +214,7 @@ fn show_written(path: &Path, contents: &Contents, bytes: u64, out: &Output) {
     let mut shown = json!(contents);
     shown["file"] = path.display().to_string().into();
     shown["bytes"] = bytes.into();
-    out.show(&shown, |_| {
+    out.show_own(&shown, || {
         let rows: u64 = contents.rows.values().sum();
         println!(
             "{}: {}, {} tables, {rows} rows; read again, and every checksum is right.",
@@ -233,7 +250,7 @@ impl Restore {
         let mut backup = open(&self.file)?;
         if self.check {
             let contents = backup::verify(&mut backup)?;
-            out.show(&json!(contents), |_| show(&contents));
+            out.show_own(&contents, || show(&contents));
             return Ok(());
         }
         let config = self.place.config()?;
@@ -249,7 +266,7 @@ impl Restore {
         });
         let restored = runtime()?.block_on(restoring)?;
         progress.end();
-        out.show(&json!(restored), |_| {
+        out.show_own(&restored, || {
             show(&restored.contents);
             println!("Restored. Everybody signs in anew; API keys are those of that time.");
         });

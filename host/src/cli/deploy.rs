@@ -6,13 +6,20 @@ use std::str::FromStr;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
+use super::answer::{Answer, Problem};
 use super::client::{Client, encoded};
-use super::cors::CorsArgs;
 use super::output::{Failure, Output};
-use super::{AppArg, Done};
-use crate::routes::{MethodPattern, PathPattern};
+use super::policies::{CorsArgs, IdempotencyArgs};
+use super::{AppArg, Done, input, terminal};
+use crate::apps::{App, HostPattern};
+use crate::cors::Policy;
+use crate::idempotency::RoutePolicy;
+use crate::routes::{DispatchMode, MethodPattern, PathPattern, Route};
+use crate::scripts::{Kind, Script, ScriptId, ScriptLimits};
 
 /// Upload a script and bind it to routes.
 #[derive(clap::Args)]
@@ -32,6 +39,8 @@ pub(super) struct Deploy {
     asynchronous: bool,
     #[command(flatten)]
     cors: CorsArgs,
+    #[command(flatten)]
+    idempotency: IdempotencyArgs,
     /// Make the app if there is none
     #[arg(long)]
     create_app: bool,
@@ -50,7 +59,7 @@ pub(super) struct Deploy {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct RouteArg {
     method: MethodPattern,
-    host: Option<String>,
+    host: Option<HostPattern>,
     path: PathPattern,
 }
 
@@ -67,71 +76,177 @@ impl FromStr for RouteArg {
             .find('/')
             .ok_or("a route has a path that begins with `/`, like 'POST /hello'")?;
         let (host, path) = rest.split_at(slash);
-        let host = (!host.is_empty()).then(|| host.to_owned());
+        let host = (!host.is_empty()).then(|| host.parse());
         Ok(Self {
             method,
-            host,
+            host: host.transpose()?,
             path: path.parse()?,
         })
     }
 }
 
+/// An app, and what it is to those who call.
+#[derive(Deserialize)]
+struct AppThere {
+    #[serde(flatten)]
+    app: App,
+    is_default: bool,
+}
+
+/// A script with its source, where it has one.
+#[derive(Deserialize)]
+struct ScriptThere {
+    #[serde(flatten)]
+    script: Script,
+    source: Option<String>,
+}
+
+/// A script's code and what is sent with it.
+#[derive(Serialize)]
+struct ScriptBody<'a> {
+    #[serde(flatten)]
+    code: &'a Code,
+    limits: ScriptLimits,
+    /// Of a new one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    kind: Option<Kind>,
+    /// The version that this one follows.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<u32>,
+}
+
+/// What runs.
+#[derive(Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Code {
+    Source(String),
+    WasmBase64(String),
+}
+
+/// A new route.
+#[derive(Serialize)]
+struct NewRoute<'a> {
+    script_id: ScriptId,
+    method: &'a MethodPattern,
+    host: &'a Option<HostPattern>,
+    path: &'a PathPattern,
+    #[serde(flatten)]
+    how: RouteHow,
+}
+
+/// How a route is called; what is left out stays as it is.
+#[derive(Serialize)]
+struct RouteHow {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    dispatch_mode: Option<DispatchMode>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cors: Option<Option<Policy>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency: Option<Option<RoutePolicy>>,
+}
+
+impl RouteHow {
+    /// What of it is not so yet.
+    fn unlike(self, known: &Route) -> Self {
+        Self {
+            dispatch_mode: self
+                .dispatch_mode
+                .filter(|mode| *mode != known.dispatch_mode),
+            cors: self.cors.filter(|cors| *cors != known.cors),
+            idempotency: self
+                .idempotency
+                .filter(|policy| *policy != known.idempotency),
+        }
+    }
+
+    fn is_nothing(&self) -> bool {
+        self.dispatch_mode.is_none() && self.cors.is_none() && self.idempotency.is_none()
+    }
+}
+
+/// What was deployed, for programs.
+#[derive(Serialize)]
+struct Deployed<'a> {
+    script: &'a RawValue,
+    script_change: &'static str,
+    routes: Vec<DeployedRoute<'a>>,
+}
+
+#[derive(Serialize)]
+struct DeployedRoute<'a> {
+    change: &'static str,
+    route: &'a RawValue,
+}
+
 impl Deploy {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
-        let bytes = std::fs::read(&self.file)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", self.file.display())))?;
+        let code = self.code()?;
         let stem = self
             .file
             .file_stem()
             .map(|stem| stem.to_string_lossy().into_owned());
         let name = self.name.clone().or(stem).unwrap_or_default();
         let app = self.find_app(client, out)?;
-        let (script, script_change) = self.put_script(client, &name, &bytes)?;
+        let (script, script_change) = self.put_script(client, &name, &code)?;
         out.say(format!(
-            "script `{name}` {script_change} (version {})",
-            script["version"]
+            "script `{}` {script_change} (version {})",
+            terminal::line(&name),
+            script.script.version
         ));
-        let known = client.all(&format!("/apps/{}/routes", encoded(&self.app.app)))?;
         let mut routes = Vec::new();
-        for route in &self.routes {
-            let (route, change) = self.put_route(client, &known, &script, route)?;
-            let (method, path) = (&route["method"], &route["path"]);
-            out.say(format!(
-                "route {} {} {change} ({})",
-                method.as_str().unwrap_or_default(),
-                path.as_str().unwrap_or_default(),
-                route["dispatch_mode"].as_str().unwrap_or_default()
-            ));
-            routes.push(json!({ "change": change, "route": route }));
+        if !self.routes.is_empty() {
+            let known = client.all::<Route>(&format!("/apps/{}/routes", encoded(&self.app.app)))?;
+            for route in &self.routes {
+                let (route, change) = self.put_route(client, &known, script.script.id, route)?;
+                out.say(format!(
+                    "route {} {} {change} ({})",
+                    route.method,
+                    terminal::line(&route.path.to_string()),
+                    route.dispatch_mode.as_str()
+                ));
+                routes.push((route, change));
+            }
         }
-        let hostless = app["hosts"].as_array().is_some_and(Vec::is_empty);
-        if hostless && app["is_default"] == false {
+        if app.app.hosts.is_empty() && !app.is_default {
             eprintln!(
                 "warning: the app `{0}` has no host and is not the default app, so its routes cannot be \
                  reached; add one with: picloud apps update {0} --host NAME",
                 self.app.app
             );
         }
-        out.show(
-            &json!({ "script": script, "script_change": script_change, "routes": routes }),
-            |_| {},
-        );
+        let routes = routes.iter().map(|(route, change)| DeployedRoute {
+            change,
+            route: route.raw(),
+        });
+        let deployed = Deployed {
+            script: script.raw(),
+            script_change,
+            routes: routes.collect(),
+        };
+        out.show_own(&deployed, || {});
         Ok(())
     }
 
-    fn find_app(&self, client: &Client, out: &Output) -> Result<Value, Failure> {
+    fn code(&self) -> Result<Code, Failure> {
+        let bytes = input::file(&self.file)?;
+        match self.file.extension().is_some_and(|ending| ending == "wasm") {
+            true => Ok(Code::WasmBase64(STANDARD.encode(bytes))),
+            false => input::utf8(&self.file.display().to_string(), bytes).map(Code::Source),
+        }
+    }
+
+    fn find_app(&self, client: &Client, out: &Output) -> Result<Answer<AppThere>, Failure> {
         match client.get(&format!("/apps/{}", encoded(&self.app.app))) {
-            Err(Failure::Problem(problem)) if problem["status"] == 404 && self.create_app => {
+            Err(failure) if failure.is_missing() && self.create_app => {
                 let app = client.post("/apps", &json!({ "slug": self.app.app }))?;
                 out.say(format!("app `{}` created", self.app.app));
                 Ok(app)
             }
-            Err(Failure::Problem(problem)) if problem["status"] == 404 => {
-                let mut problem = problem;
-                let detail = problem["detail"].as_str().unwrap_or_default();
-                problem["detail"] = format!("{detail}; --create-app makes it").into();
-                Err(Failure::Problem(problem))
-            }
+            Err(Failure::Problem(problem)) if problem.status == 404 => Err(Failure::Problem(
+                Box::new(problem.adding("; --create-app makes it")),
+            )),
             found => found,
         }
     }
@@ -140,124 +255,117 @@ impl Deploy {
         &self,
         client: &Client,
         name: &str,
-        bytes: &[u8],
-    ) -> Result<(Value, &'static str), Failure> {
-        let component = self.file.extension().is_some_and(|ending| ending == "wasm");
-        let mut code = Map::new();
-        if component {
-            code.insert("wasm_base64".into(), STANDARD.encode(bytes).into());
-        } else {
-            let source = String::from_utf8(bytes.to_vec())
-                .map_err(|_| Failure::Usage(format!("{} is not UTF-8", self.file.display())))?;
-            code.insert("source".into(), source.into());
-        }
-        let given = [
-            ("fuel", self.fuel),
-            ("timeout_ms", self.timeout_ms),
-            ("memory_bytes", self.memory_bytes),
-        ];
-        let given: Map<String, Value> = given
-            .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?.into())))
-            .collect();
+        code: &Code,
+    ) -> Result<(Answer<ScriptThere>, &'static str), Failure> {
+        let over = |limits: ScriptLimits| ScriptLimits {
+            fuel: self.fuel.or(limits.fuel),
+            timeout_ms: self.timeout_ms.or(limits.timeout_ms),
+            memory_bytes: self.memory_bytes.or(limits.memory_bytes),
+            ..limits
+        };
         let app = encoded(&self.app.app);
-        let found = client.get(&format!("/apps/{app}/scripts?name={}", encoded(name)))?;
-        let sent = if let Some(id) = found["items"][0]["id"].as_str() {
-            let known = client.get(&format!("/scripts/{id}"))?;
-            let mut limits = known["limits"].clone();
-            for (name, value) in &given {
-                limits[name] = value.clone();
-            }
-            let same_code = !component && known["source"] == code["source"];
-            if same_code && limits == known["limits"] {
+        let found = format!("/apps/{app}/scripts?name={}", encoded(name));
+        let found = client.first::<Script>(&found, 1)?;
+        let sent = if let Some(found) = found.first() {
+            let path = format!("/scripts/{}", found.id);
+            let known: Answer<ScriptThere> = client.get(&path)?;
+            let limits = over(known.script.limits);
+            let same_code =
+                matches!(code, Code::Source(source) if known.source.as_ref() == Some(source));
+            if same_code && limits == known.script.limits {
                 return Ok((known, "unchanged"));
             }
-            let mut body = code;
-            body.insert("version".into(), known["version"].clone());
-            body.insert("limits".into(), limits);
-            client
-                .patch(&format!("/scripts/{id}"), &body.into())
-                .map(|script| (script, "updated"))
+            let body = ScriptBody {
+                code,
+                limits,
+                name: None,
+                kind: None,
+                version: Some(known.script.version),
+            };
+            client.patch(&path, &body).map(|script| (script, "updated"))
         } else {
-            let mut body = code;
-            body.insert("name".into(), name.into());
-            body.insert(
-                "kind".into(),
-                if component { "component" } else { "rhai" }.into(),
-            );
-            body.insert("limits".into(), given.into());
+            let body = ScriptBody {
+                code,
+                limits: over(ScriptLimits::default()),
+                name: Some(name),
+                kind: Some(match code {
+                    Code::Source(_) => Kind::Rhai,
+                    Code::WasmBase64(_) => Kind::Component,
+                }),
+                version: None,
+            };
             let path = format!("/apps/{app}/scripts");
-            client
-                .post(&path, &body.into())
-                .map(|script| (script, "created"))
+            client.post(&path, &body).map(|script| (script, "created"))
         };
-        sent.inspect_err(|failure| self.point_at(failure, bytes))
+        sent.map_err(|failure| match (failure, code) {
+            (Failure::Problem(problem), Code::Source(source))
+                if !problem.diagnostics.is_empty() =>
+            {
+                self.point_at(*problem, source)
+            }
+            (failure, _) => failure,
+        })
     }
 
-    /// Show the lines of the source that do not validate.
-    fn point_at(&self, failure: &Failure, source: &[u8]) {
-        let Failure::Problem(problem) = failure else {
-            return;
-        };
-        let source = String::from_utf8_lossy(source);
-        for diagnostic in problem["diagnostics"].as_array().into_iter().flatten() {
-            let number = |key: &str| {
-                diagnostic[key]
-                    .as_u64()
-                    .and_then(|n| usize::try_from(n).ok())
-            };
-            let (line, column) = (number("line").unwrap_or(0), number("column").unwrap_or(1));
-            let message = diagnostic["message"].as_str().unwrap_or_default();
+    /// Show the lines of the source that do not validate; the problem says no more than that then.
+    fn point_at(&self, problem: Problem, source: &str) -> Failure {
+        for found in &problem.diagnostics {
+            let (line, column) = (found.line.unwrap_or(0), found.column.unwrap_or(1));
+            let message = terminal::line(&found.message);
             eprintln!("{}:{line}:{column}: {message}", self.file.display());
             if let Some(text) = source.lines().nth(line.wrapping_sub(1)) {
-                eprintln!("  {text}\n  {}^", " ".repeat(column.saturating_sub(1)));
+                let before = text.chars().take(column.saturating_sub(1));
+                // A tab is as wide as the terminal has it.
+                let before = before.map(|c| if c == '\t' { c } else { ' ' });
+                let before: String = before.collect();
+                eprintln!("  {}\n  {before}^", terminal::lines(text));
             }
         }
+        Failure::Problem(Box::new(
+            problem.saying("the script does not compile, so nothing was deployed"),
+        ))
     }
 
     fn put_route(
         &self,
         client: &Client,
-        known: &[Value],
-        script: &Value,
+        known: &[Answer<Route>],
+        script_id: ScriptId,
         route: &RouteArg,
-    ) -> Result<(Value, &'static str), Failure> {
-        let mode = if self.asynchronous { "async" } else { "sync" };
-        let mut body = json!({
-            "script_id": script["id"],
-            "method": route.method,
-            "host": route.host,
-            "path": route.path,
-            "dispatch_mode": mode,
-        });
-        if let Some(cors) = self.cors.given()? {
-            body["cors"] = cors;
-        }
-        let same = |known: &&Value| {
-            ["method", "host", "path"]
-                .iter()
-                .all(|field| known[*field] == body[*field])
+    ) -> Result<(Answer<Route>, &'static str), Failure> {
+        let how = RouteHow {
+            dispatch_mode: Some(match self.asynchronous {
+                true => DispatchMode::Async,
+                false => DispatchMode::Sync,
+            }),
+            cors: self.cors.given()?,
+            idempotency: self.idempotency.given()?,
         };
-        let path_of =
-            |known: &Value| format!("/routes/{}", known["id"].as_str().unwrap_or_default());
+        let RouteArg { method, host, path } = route;
+        let same = |known: &&Answer<Route>| {
+            known.method == *method && known.host == *host && known.path == *path
+        };
         let known = known.iter().find(same);
-        let known = known.map(|known| client.get_tagged(&path_of(known)));
+        let path_of = |known: &Route| format!("/routes/{}", known.id);
+        let known = known.map(|known| client.get_tagged::<Route>(&path_of(known)));
         match known.transpose()? {
             // Of this very script: how it is dispatched, or who may call it, may change.
-            Some((known, tag)) if known["script_id"] == script["id"] => {
-                let given = ["dispatch_mode", "cors"].into_iter();
-                let given = given.filter_map(|field| Some((field, body.get(field)?)));
-                let changes: Map<String, Value> = given
-                    .filter(|(field, value)| known[*field] != **value)
-                    .map(|(field, value)| (field.to_owned(), value.clone()))
-                    .collect();
-                if changes.is_empty() {
+            Some((known, tag)) if known.script_id == script_id => {
+                let changes = how.unlike(&known);
+                if changes.is_nothing() {
                     return Ok((known, "unchanged"));
                 }
-                let changed = client.patch_if(&path_of(&known), &changes.into(), &tag)?;
+                let changed = client.patch_if(&path_of(&known), &changes, &tag)?;
                 Ok((changed, "updated"))
             }
             _ => {
+                let body = NewRoute {
+                    script_id,
+                    method,
+                    host,
+                    path,
+                    how,
+                };
                 let path = format!("/apps/{}/routes", encoded(&self.app.app));
                 client.post(&path, &body).map(|route| (route, "created"))
             }
@@ -274,7 +382,8 @@ mod tests {
         let parse = |text: &str| text.parse::<RouteArg>();
         let parts = |text: &str| {
             let route = parse(text).unwrap();
-            (route.method.to_string(), route.host, route.path.to_string())
+            let host = route.host.map(|host| host.to_string());
+            (route.method.to_string(), host, route.path.to_string())
         };
         assert_eq!(parts("POST /hello"), ("POST".into(), None, "/hello".into()));
         assert_eq!(
@@ -285,6 +394,7 @@ mod tests {
             parts("get a.b.c/x"),
             ("GET".into(), Some("a.b.c".into()), "/x".into())
         );
+        assert_eq!(parts("GET A.B.c/x"), parts("GET a.b.c/x"));
         for bad in ["", "POST", "POST hello", "P@ST /x", "POST /{x"] {
             assert!(parse(bad).is_err(), "{bad}");
         }

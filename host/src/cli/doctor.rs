@@ -1,12 +1,13 @@
 //! `picloud doctor`.
 
-use serde_json::{Value, json};
+use serde::Deserialize;
 
-use super::Done;
+use super::answer::Answer;
 use super::client::Client;
 use super::output::{Failure, Output};
 use super::serve::Serve;
-use crate::doctor::of_machine;
+use super::{Done, terminal};
+use crate::doctor::{Severity, of_machine};
 
 /// Check a set-up, and say how to mend what is wrong with it: that of the server where you are
 /// signed in, or, with --direct or any setting, that of this machine, with the server down or not
@@ -31,38 +32,71 @@ impl Doctor {
             .enable_all()
             .build()?;
         let report = runtime.block_on(of_machine(self.serve.values()));
-        show(&json!(report), out)
+        let severity = report.severity;
+        out.show_own(&report, || {
+            for finding in &report.findings {
+                let (fix, command) = (finding.fix.as_deref(), finding.command.as_deref());
+                print(finding.severity, finding.name, &finding.found, fix, command);
+            }
+        });
+        verdict(severity)
     }
+}
+
+/// What the server found.
+#[derive(Deserialize)]
+struct Report {
+    severity: Severity,
+    findings: Vec<Finding>,
+}
+
+#[derive(Deserialize)]
+struct Finding {
+    name: String,
+    severity: Severity,
+    found: String,
+    fix: Option<String>,
+    command: Option<String>,
 }
 
 /// Ask the server.
 pub(super) fn run(client: &Client, out: &Output) -> Done {
-    let report = client.get("/doctor").map_err(|failure| match failure {
+    let report: Answer<Report> = client.get("/doctor").map_err(|failure| match failure {
         Failure::Unreachable(text) => Failure::Unreachable(format!(
             "{text}; on its machine, `picloud doctor --direct` does without it"
         )),
         failure => failure,
     })?;
-    show(&report, out)
-}
-
-/// Show a report; it is a failure where there is an error in it.
-fn show(report: &Value, out: &Output) -> Done {
-    out.show(report, |report| {
-        for finding in report["findings"].as_array().into_iter().flatten() {
-            let text = |key: &str| finding[key].as_str();
-            let said = |key: &str| text(key).unwrap_or_default();
-            println!("{:8} {}: {}", said("severity"), said("name"), said("found"));
-            if let Some(fix) = text("fix") {
-                println!("         {fix}");
-            }
-            if let Some(command) = text("command") {
-                println!("         $ {command}");
-            }
+    out.show(&report, |report| {
+        for finding in &report.findings {
+            let (fix, command) = (finding.fix.as_deref(), finding.command.as_deref());
+            print(
+                finding.severity,
+                &finding.name,
+                &finding.found,
+                fix,
+                command,
+            );
         }
     });
-    match report["severity"].as_str() {
-        Some("error") => Err(Failure::Shown),
-        _ => Ok(()),
+    verdict(report.severity)
+}
+
+fn print(severity: Severity, name: &str, found: &str, fix: Option<&str>, command: Option<&str>) {
+    let [name, found] = [name, found].map(terminal::line);
+    println!("{:8} {name}: {found}", severity.as_str());
+    if let Some(fix) = fix {
+        println!("         {}", terminal::line(fix));
+    }
+    if let Some(command) = command {
+        println!("         $ {}", terminal::line(command));
+    }
+}
+
+/// It is a failure where there is an error.
+fn verdict(severity: Severity) -> Done {
+    match severity {
+        Severity::Error => Err(Failure::Shown),
+        Severity::Ok | Severity::Warning => Ok(()),
     }
 }

@@ -1,5 +1,6 @@
-//! `picloud login`: with a password, or in a browser at the instance's OpenID provider.
+//! `picloud setup`, `login` and `whoami`: who somebody is at a server.
 
+use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
@@ -7,17 +8,105 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
-use super::Done;
-use super::client::{Client, password};
-use super::output::{Failure, Output, missing};
+use super::answer::Answer;
+use super::client::Client;
+use super::input::secret;
+use super::output::{Failure, Output};
+use super::profile::Name;
+use super::{Common, Done, terminal};
+use crate::apps::{App, AppId};
+use crate::identity::capability::{AppRole, Role};
+use crate::identity::{KeyGrant, User};
 use crate::oidc::handover::{Challenge, new_verifier};
 
 /// The longest request of a browser that is read.
 const REQUEST_BYTES_MAX: usize = 16 * 1024;
 /// How long a browser may take to send it.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A session that began.
+#[derive(Deserialize)]
+struct Session {
+    token: String,
+    expires_at: DateTime<Utc>,
+    user: User,
+}
+
+/// Keep a session that began, and say so.
+fn remember(client: &Client, session: &Session, out: &Output) -> Done {
+    let Session {
+        token,
+        expires_at,
+        user,
+    } = session;
+    let profile = client.remember(token, &user.name)?.as_str();
+    let url = client.url();
+    let shown = json!({ "url": url, "profile": profile, "user": user, "expires_at": expires_at });
+    out.show_own(&shown, || {
+        println!("Signed in to {url} as {}.", terminal::line(&user.name));
+    });
+    Ok(())
+}
+
+/// Where the API is on a host of its own and not on this one, say where.
+fn name_the_host(client: &Client, failure: Failure) -> Failure {
+    let Failure::Problem(problem) = failure else {
+        return failure;
+    };
+    let url = client.url();
+    let Some(host) = &problem.admin_host else {
+        return Failure::Problem(problem);
+    };
+    let scheme = url.split("://").next().unwrap_or("https");
+    let port = url.rsplit_once(':').map(|(_, port)| port);
+    let port = port.filter(|port| port.chars().all(|c| c.is_ascii_digit()));
+    let port = port.map_or(String::new(), |port| format!(":{port}"));
+    let more = format!("; sign in there with: picloud login --url {scheme}://{host}{port}");
+    Failure::Problem(Box::new(problem.adding(&more)))
+}
+
+/// What there is to do before anybody can sign in.
+#[derive(Deserialize)]
+struct SetupState {
+    has_owner: bool,
+}
+
+/// Make the first owner of a server, and sign in as them.
+#[derive(clap::Args)]
+pub(super) struct Setup {
+    /// The set-up token that the server printed when it started
+    #[arg(value_name = "SET-UP TOKEN")]
+    setup_token: String,
+    /// The name of the owner
+    #[arg(long, default_value = "owner")]
+    name: String,
+    /// Read the new password from standard input
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+impl Setup {
+    pub(super) fn run(self, common: &Common, out: &Output) -> Done {
+        let client = Client::nobody(common)?;
+        let state: Answer<SetupState> = client
+            .get("/setup")
+            .map_err(|failure| name_the_host(&client, failure))?;
+        if state.has_owner {
+            let detail = "this instance has an owner already; sign in with: picloud login";
+            return Err(Failure::Conflict(detail.into()));
+        }
+        let ask = format!("New password of {} on {}: ", self.name, client.url());
+        let password = secret(self.password_stdin, &ask)?;
+        let body = json!({ "token": self.setup_token, "name": self.name, "password": password });
+        let session: Answer<Session> = client.post("/setup", &body)?;
+        remember(&client, &session, out)
+    }
+}
 
 /// Sign in.
 #[derive(clap::Args)]
@@ -39,24 +128,35 @@ pub(super) struct Login {
     timeout_s: u64,
 }
 
+/// How one can sign in in a browser.
+#[derive(Deserialize)]
+struct Provider {
+    enabled: bool,
+}
+
 impl Login {
-    pub(super) fn run(self, url: Option<&str>, out: &Output) -> Done {
-        let client = Client::nobody(url);
-        let session = match self.oidc {
-            true => self.in_browser(&client)?,
-            false => {
-                let ask = format!("Password of {} on {}: ", self.user, client.url());
-                let password = password(self.password_stdin, &ask)?;
-                let body = json!({ "name": self.user, "password": password });
-                client.post("/auth/login", &body)?
-            }
-        };
-        client.remember(&session, out)
+    pub(super) fn run(self, common: &Common, out: &Output) -> Done {
+        let client = Client::nobody(common)?;
+        let session = self.session(&client);
+        let session = session.map_err(|failure| name_the_host(&client, failure))?;
+        remember(&client, &session, out)
     }
 
-    fn in_browser(&self, client: &Client) -> Result<Value, Failure> {
-        if client.get("/auth/oidc")?["enabled"] != true {
-            return Err(missing(format!(
+    fn session(&self, client: &Client) -> Result<Answer<Session>, Failure> {
+        if self.oidc {
+            return self.in_browser(client);
+        }
+        // Before a password is asked for, and sent: is that a PiCloud at all?
+        client.get::<Provider>("/auth/oidc")?;
+        let ask = format!("Password of {} on {}: ", self.user, client.url());
+        let password = secret(self.password_stdin, &ask)?;
+        let body = json!({ "name": self.user, "password": password });
+        client.post("/auth/login", &body)
+    }
+
+    fn in_browser(&self, client: &Client) -> Result<Answer<Session>, Failure> {
+        if !client.get::<Provider>("/auth/oidc")?.enabled {
+            return Err(Failure::Missing(format!(
                 "{} has no OpenID provider; sign in with a password: picloud login --user NAME",
                 client.url()
             )));
@@ -133,10 +233,7 @@ fn code_from(
             "nobody signed in within {waited} s; what went wrong may stand in the browser"
         ))
     })?;
-    answer.map_err(|detail| {
-        let title = "The sign-in failed";
-        Failure::Problem(json!({ "status": 403, "title": title, "detail": detail }))
-    })
+    answer.map_err(Failure::SignIn)
 }
 
 /// What a browser that comes back brings: a code, or why there is none. None when it is not the
@@ -189,6 +286,77 @@ fn brought(line: &str, state: &str) -> Option<Result<String, String>> {
         Some(error) => Some(Err(value("error_description").unwrap_or(error))),
         None => value("code").map(Ok),
     }
+}
+
+/// Who calls, and what they may.
+#[derive(Deserialize)]
+struct Me {
+    name: String,
+    role: Role,
+    /// The role in each app.
+    apps: BTreeMap<AppId, AppRole>,
+    api_key: Option<KeyGrant>,
+}
+
+/// The same, and where that was asked.
+#[derive(Serialize)]
+struct MeThere<'a> {
+    url: &'a str,
+    profile: Option<&'a str>,
+    me: &'a RawValue,
+}
+
+/// Show who calls.
+pub(super) fn who_am_i(client: &Client, out: &Output) -> Done {
+    if !client.has_token() {
+        return Err(Failure::SignIn(format!(
+            "nobody is signed in to {}; sign in with: picloud login",
+            client.url()
+        )));
+    }
+    let me: Answer<Me> = client.get("/auth/me")?;
+    let apps = client.all::<App>("/apps")?;
+    let slug = |id: &AppId| {
+        let known = apps.iter().find(|app| app.id == *id);
+        known.map_or(id.to_string(), |app| app.slug.as_str().to_owned())
+    };
+    let url = &client.url();
+    let profile = client.profile().map(Name::as_str);
+    let there = MeThere {
+        url,
+        profile,
+        me: me.raw(),
+    };
+    out.show_own(&there, || {
+        println!("{} on {url}", terminal::line(&me.name));
+        let mut rows = Vec::new();
+        if let Some(profile) = profile {
+            rows.push(("profile", profile.to_owned()));
+        }
+        if let Some(key) = &me.api_key {
+            rows.push(("API key", terminal::line(&key.name).into_owned()));
+            let scopes: Vec<&str> = key.scopes.iter().map(|scope| scope.as_str()).collect();
+            rows.push(("scopes", scopes.join(", ")));
+            if let Some(only) = &key.apps {
+                let only: Vec<String> = only.iter().map(slug).collect();
+                rows.push(("only in", only.join(", ")));
+            }
+        }
+        rows.push(("role", me.role.as_str().to_owned()));
+        match me.role {
+            Role::Owner | Role::Admin => rows.push(("apps", "every one, as app_admin".to_owned())),
+            Role::Member => {
+                let apps = me.apps.iter();
+                rows.extend(
+                    apps.map(|(id, role)| ("app", format!("{} as {}", slug(id), role.as_str()))),
+                );
+            }
+        }
+        for (name, value) in rows {
+            println!("  {name:<8} {value}");
+        }
+    });
+    Ok(())
 }
 
 #[cfg(test)]

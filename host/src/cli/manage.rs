@@ -1,37 +1,21 @@
 //! `picloud kv`, `apps`, `scripts`, `routes`: what is there, and changing it.
 
-use std::io::Read;
-
 use clap::Subcommand;
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
+use super::answer::Answer;
 use super::client::{Client, encoded};
-use super::cors::CorsArgs;
-use super::output::{Failure, Output, cell, json_or_text, table};
+use super::output::{Failure, Output, cell, json_or_text, print_json, print_text, table};
+use super::policies::{CorsArgs, IdempotencyArgs};
 use super::show::script_id;
-use super::{AppArg, Done};
-
-/// Print a list as a table of these members, or what to do when it is empty.
-pub(super) fn print_list(out: &Output, items: Vec<Value>, members: &[&str], empty: &str) {
-    out.show(&Value::Array(items), |items| {
-        let items = items.as_array().map(Vec::as_slice).unwrap_or_default();
-        if items.is_empty() {
-            return println!("{empty}");
-        }
-        let headings: Vec<String> = members.iter().map(|name| name.to_uppercase()).collect();
-        let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
-        let row = |item: &Value| members.iter().map(|name| cell(&item[*name])).collect();
-        table(&headings, &items.iter().map(row).collect::<Vec<_>>());
-    });
-}
-
-pub(super) fn print_one(out: &Output, item: &Value) {
-    out.show(item, |item| {
-        for (name, value) in item.as_object().into_iter().flatten() {
-            println!("{name:<14} {}", cell(value));
-        }
-    });
-}
+use super::{AppArg, Done, input, terminal};
+use crate::apps::{App, HostPattern};
+use crate::cors::Policy;
+use crate::idempotency::RoutePolicy;
+use crate::routes::Route;
+use crate::scripts::Script;
 
 /// The key-value store.
 #[derive(Subcommand)]
@@ -52,7 +36,11 @@ pub(super) enum Kv {
         /// The key
         key: String,
         /// JSON, or text that becomes a JSON string; - reads standard input
+        #[arg(allow_negative_numbers = true)]
         value: String,
+        /// It is a text, whatever it looks like
+        #[arg(long)]
+        text: bool,
         #[command(flatten)]
         app: AppArg,
     },
@@ -91,24 +79,22 @@ impl Kv {
                 key,
                 app,
             } => {
-                let value = client.get(&kv_path(&app, &collection, &key))?;
-                println!("{value}");
+                let path = kv_path(&app, &collection, &key);
+                print_json(client.get_any(&path)?.text());
             }
             Self::Set {
                 collection,
                 key,
                 value,
+                text: is_text,
                 app,
             } => {
-                let text = if value == "-" {
-                    let mut text = String::new();
-                    std::io::stdin().read_to_string(&mut text)?;
-                    text
-                } else {
-                    value
+                let text = match value.as_str() {
+                    "-" => input::stdin()?,
+                    _ => value,
                 };
-                let value = json_or_text("VALUE", &text)?;
-                client.put_text(&kv_path(&app, &collection, &key), value.into())?;
+                let value = json_or_text("VALUE", &text, is_text)?;
+                client.place(&kv_path(&app, &collection, &key), &value)?;
             }
             Self::Delete {
                 collection,
@@ -121,21 +107,58 @@ impl Kv {
                 collection: None,
                 app,
             } => {
-                let items = client.all(&format!("/apps/{}/kv", encoded(&app.app)))?;
+                let items = client.all::<Collection>(&format!("/apps/{}/kv", encoded(&app.app)))?;
                 let empty = "No collections yet; `picloud kv set` makes one.";
-                print_list(out, items, &["collection", "keys"], empty);
+                out.list(&items, &["collection", "keys"], empty);
             }
             Self::List {
                 collection: Some(collection),
                 app,
             } => {
                 let path = format!("/apps/{}/kv/{}", encoded(&app.app), encoded(&collection));
-                let items = client.all(&path)?;
-                print_list(out, items, &["key", "value"], "The collection is empty.");
+                print_entries(&client.all(&path)?, out);
             }
         }
         Ok(())
     }
+}
+
+/// A collection, of which everything is shown.
+#[derive(Deserialize)]
+struct Collection {
+    #[serde(rename = "collection")]
+    _collection: String,
+}
+
+/// A key and its value.
+#[derive(Deserialize)]
+struct Entry {
+    key: String,
+    value: Box<RawValue>,
+    /// Whether the value is not as it was stored, because nobody can read what was.
+    #[serde(default)]
+    value_repaired: bool,
+}
+
+fn print_entries(entries: &[Answer<Entry>], out: &Output) {
+    let texts: Vec<&RawValue> = entries.iter().map(Answer::raw).collect();
+    out.show_own(&texts, || {
+        if entries.is_empty() {
+            return println!("The collection is empty.");
+        }
+        let row = |entry: &Answer<Entry>| {
+            let mark = match entry.value_repaired {
+                true => "  (unreadable as it is stored; this is what can be read of it)",
+                false => "",
+            };
+            let key = terminal::line(&entry.key).into_owned();
+            vec![key, format!("{}{mark}", cell(&entry.value))]
+        };
+        table(
+            &["KEY", "VALUE"],
+            &entries.iter().map(row).collect::<Vec<_>>(),
+        );
+    });
 }
 
 /// Apps.
@@ -186,23 +209,34 @@ pub(super) enum Apps {
     },
 }
 
+/// What becomes of an app.
+#[derive(Serialize)]
+struct AppChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    slug: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    name: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hide_payloads_from_viewers: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hosts: Option<Vec<String>>,
+}
+
 impl Apps {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         match self {
             Self::List => {
                 let empty = "No apps yet; make one with: picloud apps create SLUG";
-                print_list(
-                    out,
-                    client.all("/apps")?,
-                    &["slug", "name", "hosts", "is_default", "id"],
-                    empty,
-                );
+                let members = ["slug", "name", "hosts", "is_default", "id"];
+                out.list(&client.all::<App>("/apps")?, &members, empty);
             }
             Self::Create { slug, name, hosts } => {
                 let body = json!({ "slug": slug, "name": name, "hosts": hosts });
-                print_one(out, &client.post("/apps", &body)?);
+                out.show_members(&client.post::<App>("/apps", &body)?);
             }
-            Self::Show { app } => print_one(out, &client.get(&format!("/apps/{}", encoded(&app)))?),
+            Self::Show { app } => {
+                out.show_members(&client.get::<App>(&format!("/apps/{}", encoded(&app)))?);
+            }
             Self::Update {
                 app,
                 slug,
@@ -210,19 +244,14 @@ impl Apps {
                 hosts,
                 hide_payloads_from_viewers: hides,
             } => {
-                let mut body = Map::new();
-                body.extend(slug.map(|slug| ("slug".to_owned(), slug.into())));
-                body.extend(name.map(|name| ("name".to_owned(), name.into())));
-                body.extend(
-                    hides.map(|hides| ("hide_payloads_from_viewers".to_owned(), hides.into())),
-                );
-                if !hosts.is_empty() {
-                    body.insert("hosts".into(), hosts.into());
-                }
-                print_one(
-                    out,
-                    &client.patch(&format!("/apps/{}", encoded(&app)), &body.into())?,
-                );
+                let change = AppChange {
+                    slug,
+                    name,
+                    hide_payloads_from_viewers: hides,
+                    hosts: Some(hosts).filter(|hosts| !hosts.is_empty()),
+                };
+                let path = format!("/apps/{}", encoded(&app));
+                out.show_members(&client.patch::<App>(&path, &change)?);
             }
             Self::Delete { app, yes } => {
                 sure(
@@ -272,16 +301,24 @@ pub(super) enum Domains {
     },
 }
 
+/// A host that an app claims.
+#[derive(Deserialize)]
+struct Domain {
+    #[serde(rename = "host")]
+    _host: HostPattern,
+}
+
 impl Domains {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let path = |app: &AppArg| format!("/apps/{}/domains", encoded(&app.app));
         match self {
             Self::List { app } => {
                 let empty = "No hosts; claim one with: picloud domains add HOST";
-                print_list(out, client.all(&path(&app))?, &["host"], empty);
+                out.list(&client.all::<Domain>(&path(&app))?, &["host"], empty);
             }
             Self::Add { host, app } => {
-                print_one(out, &client.post(&path(&app), &json!({ "host": host }))?);
+                let body = json!({ "host": host });
+                out.show_members(&client.post::<Domain>(&path(&app), &body)?);
             }
             Self::Remove { host, orphan, app } => {
                 let query = if orphan { "?orphan=true" } else { "" };
@@ -329,18 +366,23 @@ pub(super) enum Scripts {
     },
 }
 
+/// A version of a script.
+#[derive(Deserialize)]
+struct Version {
+    #[serde(rename = "version")]
+    _version: u32,
+    /// Only where one is shown, and where it has one.
+    source: Option<String>,
+}
+
 impl Scripts {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         match self {
             Self::List { app } => {
-                let items = client.all(&format!("/apps/{}/scripts", encoded(&app.app)))?;
+                let path = format!("/apps/{}/scripts", encoded(&app.app));
                 let empty = "No scripts yet; upload one with: picloud deploy FILE";
-                print_list(
-                    out,
-                    items,
-                    &["name", "kind", "version", "updated_at", "id"],
-                    empty,
-                );
+                let members = ["name", "kind", "version", "updated_at", "id"];
+                out.list(&client.all::<Script>(&path)?, &members, empty);
             }
             Self::Show {
                 script,
@@ -348,19 +390,20 @@ impl Scripts {
                 version,
             } => {
                 let id = script_id(client, &app.app, &script)?;
-                let shown = match version {
-                    None => client.get(&format!("/scripts/{id}"))?,
-                    Some(version) => client.get(&format!("/scripts/{id}/versions/{version}"))?,
+                let path = match version {
+                    None => format!("/scripts/{id}"),
+                    Some(version) => format!("/scripts/{id}/versions/{version}"),
                 };
-                out.show(&shown, |shown| match shown["source"].as_str() {
-                    Some(source) => print!("{source}"),
+                let shown: Answer<Version> = client.get(&path)?;
+                out.show(&shown, |shown| match &shown.source {
+                    Some(source) => print_text(source),
                     None => println!("a component; it has no source"),
                 });
             }
             Self::Versions { script, app } => {
                 let id = script_id(client, &app.app, &script)?;
-                let items = client.all(&format!("/scripts/{id}/versions"))?;
-                print_list(out, items, &["version", "created_at"], "");
+                let items = client.all::<Version>(&format!("/scripts/{id}/versions"))?;
+                out.list(&items, &["version", "created_at"], "");
             }
             Self::Delete { script, app, yes } => {
                 sure(yes, &format!("the script `{script}` with all its versions"))?;
@@ -380,12 +423,14 @@ pub(super) enum Routes {
         #[command(flatten)]
         app: AppArg,
     },
-    /// Change which pages of other origins may call one
+    /// Change which pages of other origins may call one, and whether a call can be repeated
     Update {
         /// Its id
         id: String,
         #[command(flatten)]
         cors: CorsArgs,
+        #[command(flatten)]
+        idempotency: IdempotencyArgs,
     },
     /// Delete one
     Delete {
@@ -394,22 +439,41 @@ pub(super) enum Routes {
     },
 }
 
+/// What becomes of a route; what is left out stays.
+#[derive(Serialize)]
+struct RouteChange {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cors: Option<Option<Policy>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency: Option<Option<RoutePolicy>>,
+}
+
 impl Routes {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         match self {
             Self::List { app } => {
-                let items = client.all(&format!("/apps/{}/routes", encoded(&app.app)))?;
+                let path = format!("/apps/{}/routes", encoded(&app.app));
                 let members = ["method", "host", "path", "dispatch_mode", "script_id", "id"];
                 let empty =
                     "No routes yet; bind one with: picloud deploy FILE --route 'POST /hello'";
-                print_list(out, items, &members, empty);
+                out.list(&client.all::<Route>(&path)?, &members, empty);
             }
-            Self::Update { id, cors } => {
-                let cors = cors.given()?.ok_or_else(|| {
-                    Failure::Usage("nothing to change: give --cors-origin or --no-cors".into())
-                })?;
+            Self::Update {
+                id,
+                cors,
+                idempotency,
+            } => {
+                let change = RouteChange {
+                    cors: cors.given()?,
+                    idempotency: idempotency.given()?,
+                };
+                if change.cors.is_none() && change.idempotency.is_none() {
+                    let detail = "nothing to change: give --cors-origin or --no-cors, \
+                                  --idempotent or --no-idempotent";
+                    return Err(Failure::Usage(detail.into()));
+                }
                 let path = format!("/routes/{}", encoded(&id));
-                print_one(out, &client.patch(&path, &json!({ "cors": cors }))?);
+                out.show_members(&client.patch::<Route>(&path, &change)?);
             }
             Self::Delete { id } => {
                 client.delete(&format!("/routes/{}", encoded(&id)))?;

@@ -9,25 +9,40 @@ macro_rules! print {
     ($($text:tt)*) => { $crate::cli::output::print(format_args!($($text)*)) };
 }
 
+/// The same on standard error, whoever reads it.
+macro_rules! eprintln {
+    ($($text:tt)*) => { $crate::cli::output::complain(format_args!("{}\n", format_args!($($text)*))) };
+}
+/// The same.
+macro_rules! eprint {
+    ($($text:tt)*) => { $crate::cli::output::complain(format_args!($($text)*)) };
+}
+
 mod access;
+mod answer;
 mod backup;
 mod client;
-mod cors;
 mod deploy;
 mod doctor;
+mod input;
 mod login;
 mod manage;
 mod operate;
 mod output;
+mod policies;
 mod portable;
+mod profile;
 mod secrets;
 mod serve;
 mod show;
+mod terminal;
 mod topics;
+mod triggers;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use client::Client;
 use output::{Failure, Output};
@@ -36,12 +51,13 @@ use output::{Failure, Output};
 const EXIT_CODES: &str = "\
 Exit codes:
   0  it worked
-  1  the script failed, or what was checked
-  2  the command is not one
+  1  what ran or was checked failed, or something on this machine
+  2  the command is not one, or a value in it cannot be right
   3  there is no such thing
-  4  refused: invalid input or a conflict
-  5  not signed in
-  6  the server cannot be reached, or failed";
+  4  refused: invalid input, or what is there is in the way
+  5  not signed in, or not allowed
+  6  the server cannot be reached, failed, or is no PiCloud
+141  whoever read the output closed it";
 
 #[derive(Parser)]
 #[command(
@@ -60,7 +76,7 @@ struct Args {
 
 #[derive(clap::Args)]
 struct Common {
-    /// The server; that of the last sign-in when left out
+    /// The server; that of the profile when left out
     #[arg(
         long,
         global = true,
@@ -69,7 +85,7 @@ struct Common {
         help_heading = "Global options"
     )]
     url: Option<String>,
-    /// The bearer token; that of the last sign-in when left out
+    /// The bearer token; that of the profile when left out
     #[arg(
         long,
         global = true,
@@ -79,6 +95,18 @@ struct Common {
         help_heading = "Global options"
     )]
     token: Option<String>,
+    /// The sign-in to use, by its name; the current one when left out
+    #[arg(
+        long,
+        global = true,
+        env = "PICLOUD_PROFILE",
+        value_name = "NAME",
+        help_heading = "Global options"
+    )]
+    profile: Option<String>,
+    /// Whether the profile was named on the command line, and an address or a token was not.
+    #[arg(skip)]
+    is_profile_meant: bool,
     /// Print JSON, for programs
     #[arg(long, global = true, help_heading = "Global options")]
     json: bool,
@@ -92,11 +120,16 @@ enum Command {
     Config(serve::Serve),
     Doctor(doctor::Doctor),
     /// Make the first owner of a server, and sign in
-    Setup(client::Setup),
+    Setup(login::Setup),
     /// Sign in to a server, and remember it
     Login(login::Login),
     /// End the sign-in
     Logout,
+    /// Show who you are, where, and what you may
+    Whoami,
+    /// Choose among the sign-ins that are remembered
+    #[command(subcommand)]
+    Profiles(profile::Command),
     /// Upload a script and bind it to routes
     Deploy(deploy::Deploy),
     /// Run a script now and show its answer
@@ -120,7 +153,7 @@ enum Command {
     Routes(manage::Routes),
     /// Manage triggers
     #[command(subcommand)]
-    Triggers(operate::Triggers),
+    Triggers(triggers::Triggers),
     /// See what failed for good, put it back or settle it
     #[command(subcommand, name = "dead-letters")]
     DeadLetters(operate::DeadLetters),
@@ -174,11 +207,11 @@ struct AppArg {
 
 /// Parse the command line and do what it says.
 pub fn main() -> ExitCode {
-    let args = Args::parse();
+    let args = args(&Args::command().get_matches());
     let out = Output {
         json: args.common.json,
     };
-    let client = || Client::new(args.common.url.clone(), args.common.token.clone());
+    let client = || Client::new(&args.common);
     let done = match args.command {
         Command::CompileComponent => return crate::sandbox::compile_child_main(),
         Command::Serve(serve) => serve.run(),
@@ -195,9 +228,13 @@ pub fn main() -> ExitCode {
             print!("{}", String::from_utf8_lossy(&script));
             Ok(())
         }
-        Command::Setup(setup) => setup.run(args.common.url.as_deref(), &out),
-        Command::Login(login) => login.run(args.common.url.as_deref(), &out),
-        Command::Logout => client().and_then(|client| client.log_out(&out)),
+        Command::Setup(setup) => setup.run(&args.common, &out),
+        Command::Login(login) => login.run(&args.common, &out),
+        Command::Logout => client()
+            .and_then(|client| client.log_out())
+            .map(|()| out.say("Signed out.")),
+        Command::Whoami => client().and_then(|client| login::who_am_i(&client, &out)),
+        Command::Profiles(profiles) => profiles.run(&out),
         Command::Deploy(deploy) => client().and_then(|client| deploy.run(&client, &out)),
         Command::Invoke(invoke) => client().and_then(|client| invoke.run(&client, &out)),
         Command::Logs(logs) => client().and_then(|client| logs.run(&client, &out)),
@@ -231,6 +268,14 @@ pub fn main() -> ExitCode {
             ExitCode::from(code)
         }
     }
+}
+
+/// What was given. Whoever names a profile means it, whatever stands in the environment.
+fn args(matches: &ArgMatches) -> Args {
+    let mut args = Args::from_arg_matches(matches).unwrap_or_else(|error| error.exit());
+    let is_said = |name| matches.value_source(name) == Some(ValueSource::CommandLine);
+    args.common.is_profile_meant = is_said("profile") && !is_said("url") && !is_said("token");
+    args
 }
 
 /// What a command answers.

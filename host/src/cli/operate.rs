@@ -1,229 +1,25 @@
-//! `picloud triggers`, `dead-letters`, `executions`, `gc`: what an operator does.
+//! `picloud dead-letters`, `executions`, `gc`: what an operator does.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal;
+use std::path::PathBuf;
 
+use chrono::{DateTime, Utc};
 use clap::{Args, Subcommand, ValueEnum};
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use serde_json::value::RawValue;
 
+use super::answer::{Answer, Members};
 use super::client::{Client, encoded};
-use super::manage::{print_list, print_one, sure};
-use super::output::{Failure, Output, cell};
-use super::show::script_id;
-use super::{AppArg, Done};
+use super::manage::sure;
+use super::output::{Failure, Output, cell, indented};
+use super::show::{Execution, script_id};
+use super::terminal::{self, line};
+use super::{AppArg, Done, input};
+use crate::dead_letters::DeadLetterId;
+use crate::dispatch::DeliveryId;
 use crate::json::{EVENT_DEPTH_MAX, Json};
-
-/// Triggers.
-#[derive(Subcommand)]
-pub(super) enum Triggers {
-    /// List them, with how many deliveries of each wait
-    List {
-        #[command(flatten)]
-        app: AppArg,
-    },
-    /// Show one
-    Show {
-        /// The trigger's id
-        id: String,
-    },
-    /// Run a script when a key changes
-    CreateKv {
-        /// The script, by name or id
-        script: String,
-        /// The collections: a name, a prefix like 'orders:*', or '*'
-        #[arg(long)]
-        collection: String,
-        /// Which changes; all when left out
-        #[arg(long, value_delimiter = ',', value_name = "insert,update,delete")]
-        ops: Vec<String>,
-        /// The keys: a key, a prefix like 'eu/*', or '*'
-        #[arg(long)]
-        key: Option<String>,
-        /// Run the deliveries of one key one after another
-        #[arg(long)]
-        ordered_by_key: bool,
-        #[command(flatten)]
-        common: NewTrigger,
-    },
-    /// Run a script when a message is published
-    CreatePubsub {
-        /// The script, by name or id
-        script: String,
-        /// The topics: a name, a prefix like 'orders:*', or '*'
-        #[arg(long)]
-        topic: String,
-        /// Run the deliveries of one topic one after another
-        #[arg(long)]
-        ordered_by_topic: bool,
-        #[command(flatten)]
-        common: NewTrigger,
-    },
-    /// Run a script when a delivery has used up its attempts
-    CreateDeadLetter {
-        /// The script, by name or id
-        script: String,
-        /// Only those fired so
-        #[arg(long, value_name = "http|kv|pubsub")]
-        source: Option<String>,
-        /// Only those of this trigger
-        #[arg(long, value_name = "ID")]
-        of_trigger: Option<String>,
-        /// Only those of this script, by name or id
-        #[arg(long, value_name = "SCRIPT")]
-        of_script: Option<String>,
-        #[command(flatten)]
-        common: NewTrigger,
-    },
-    /// Keep its deliveries for later
-    Pause {
-        /// The trigger's id
-        id: String,
-    },
-    /// Let its deliveries go on
-    Resume {
-        /// The trigger's id
-        id: String,
-    },
-    /// Let events make deliveries again
-    Enable {
-        /// The trigger's id
-        id: String,
-    },
-    /// Let events make no deliveries
-    Disable {
-        /// The trigger's id
-        id: String,
-    },
-    /// Delete one; deliveries that wait for it become dead letters
-    Delete {
-        /// The trigger's id
-        id: String,
-    },
-}
-
-/// What every new trigger may have.
-#[derive(Args)]
-pub(super) struct NewTrigger {
-    #[command(flatten)]
-    app: AppArg,
-    /// Its name
-    #[arg(long)]
-    name: Option<String>,
-    /// How often a delivery is attempted
-    #[arg(long, value_name = "N")]
-    attempts_max: Option<u32>,
-    /// How the pause between attempts grows
-    #[arg(long, value_name = "exponential|linear|constant")]
-    backoff: Option<String>,
-    /// The first pause, in milliseconds
-    #[arg(long, value_name = "MS")]
-    base_ms: Option<u64>,
-}
-
-impl NewTrigger {
-    fn body(&self, script: &str, client: &Client) -> Result<Value, Failure> {
-        let mut retry = Map::new();
-        retry.extend(
-            self.attempts_max
-                .map(|n| ("attempts_max".to_owned(), n.into())),
-        );
-        retry.extend(
-            self.backoff
-                .clone()
-                .map(|b| ("backoff".to_owned(), b.into())),
-        );
-        retry.extend(self.base_ms.map(|ms| ("base_ms".to_owned(), ms.into())));
-        let script_id = script_id(client, &self.app.app, script)?;
-        Ok(json!({ "script_id": script_id, "name": self.name, "retry": retry }))
-    }
-
-    fn create(&self, kind: &str, body: &Value, client: &Client, out: &Output) -> Done {
-        let path = format!("/apps/{}/triggers/{kind}", encoded(&self.app.app));
-        print_one(out, &client.post(&path, body)?);
-        Ok(())
-    }
-}
-
-impl Triggers {
-    pub(super) fn run(self, client: &Client, out: &Output) -> Done {
-        let of = |id: &str| format!("/triggers/{}", encoded(id));
-        match self {
-            Self::List { app } => {
-                let items = client.all(&format!("/apps/{}/triggers", encoded(&app.app)))?;
-                let members = [
-                    "name", "kind", "filter", "enabled", "paused", "waiting", "id",
-                ];
-                let empty = "No triggers yet; make one with: picloud triggers create-kv SCRIPT --collection NAME";
-                print_list(out, items, &members, empty);
-            }
-            Self::Show { id } => print_one(out, &client.get(&of(&id))?),
-            Self::CreateKv {
-                script,
-                collection,
-                ops,
-                key,
-                ordered_by_key,
-                common,
-            } => {
-                let mut body = common.body(&script, client)?;
-                body["collection"] = collection.into();
-                body["key"] = key.into();
-                if !ops.is_empty() {
-                    body["ops"] = ops.into();
-                }
-                if ordered_by_key {
-                    body["ordered_by"] = "key".into();
-                }
-                return common.create("kv", &body, client, out);
-            }
-            Self::CreatePubsub {
-                script,
-                topic,
-                ordered_by_topic,
-                common,
-            } => {
-                let mut body = common.body(&script, client)?;
-                body["topic"] = topic.into();
-                if ordered_by_topic {
-                    body["ordered_by"] = "key".into();
-                }
-                return common.create("pubsub", &body, client, out);
-            }
-            Self::CreateDeadLetter {
-                script,
-                source,
-                of_trigger,
-                of_script,
-                common,
-            } => {
-                let of_script = of_script
-                    .map(|script| script_id(client, &common.app.app, &script))
-                    .transpose()?;
-                let mut body = common.body(&script, client)?;
-                body["filter"] =
-                    json!({ "source": source, "trigger_id": of_trigger, "script_id": of_script });
-                return common.create("dead_letter", &body, client, out);
-            }
-            Self::Pause { id } => {
-                let path = format!("{}/pause", of(&id));
-                print_one(out, &client.post(&path, &Value::Null)?);
-            }
-            Self::Resume { id } => {
-                let path = format!("{}/resume", of(&id));
-                print_one(out, &client.post(&path, &Value::Null)?);
-            }
-            Self::Enable { id } => {
-                print_one(out, &client.patch(&of(&id), &json!({ "enabled": true }))?);
-            }
-            Self::Disable { id } => {
-                print_one(out, &client.patch(&of(&id), &json!({ "enabled": false }))?);
-            }
-            Self::Delete { id } => {
-                client.delete(&of(&id))?;
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Dead letters.
 #[derive(Subcommand)]
@@ -255,7 +51,7 @@ pub(super) enum DeadLetters {
         many: Many,
         /// Another payload, as a JSON file; - reads standard input
         #[arg(long, requires = "id", value_name = "FILE")]
-        payload: Option<String>,
+        payload: Option<PathBuf>,
         /// The version of the script that runs
         #[arg(long, default_value = "latest")]
         at_version: AtVersion,
@@ -288,7 +84,7 @@ pub(super) enum AtVersion {
 #[derive(Args)]
 pub(super) struct Filter {
     /// Fired so
-    #[arg(long, value_name = "http|kv")]
+    #[arg(long, value_name = "http|kv|pubsub")]
     source: Option<String>,
     /// Of this script, by name or id
     #[arg(long)]
@@ -307,24 +103,51 @@ pub(super) struct Filter {
     until: Option<String>,
 }
 
-impl Filter {
-    fn body(&self, client: &Client, app: Option<&str>) -> Result<Map<String, Value>, Failure> {
-        let script = match (&self.script, app) {
-            (Some(script), Some(app)) => Some(script_id(client, app, script)?),
-            (script, _) => script.clone(),
-        };
+/// The same, as it is sent.
+#[derive(Serialize)]
+struct Sought {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    source: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    script_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trigger_id: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+}
+
+impl Sought {
+    fn query(&self) -> String {
         let fields = [
-            ("source", self.source.clone()),
-            ("script_id", script),
-            ("trigger_id", self.trigger.clone()),
-            ("error", self.error.clone()),
-            ("since", self.since.clone()),
-            ("until", self.until.clone()),
+            ("source", &self.source),
+            ("script_id", &self.script_id),
+            ("trigger_id", &self.trigger_id),
+            ("error", &self.error),
+            ("since", &self.since),
+            ("until", &self.until),
         ];
         let given = fields
             .into_iter()
-            .filter_map(|(name, value)| Some((name.to_owned(), value?.into())));
-        Ok(given.collect())
+            .filter_map(|(name, value)| Some(format!("{name}={}&", encoded(value.as_ref()?))));
+        given.collect()
+    }
+}
+
+impl Filter {
+    fn sought(self, client: &Client, app: &str) -> Result<Sought, Failure> {
+        let script = self.script.map(|script| script_id(client, app, &script));
+        Ok(Sought {
+            source: self.source,
+            script_id: script.transpose()?.map(|id| id.to_string()),
+            trigger_id: self.trigger,
+            error: self.error,
+            since: self.since,
+            until: self.until,
+        })
     }
 }
 
@@ -344,33 +167,76 @@ pub(super) struct Many {
     dry_run: bool,
 }
 
+/// A batch, as it is sent.
+#[derive(Serialize)]
+struct Batch {
+    #[serde(flatten)]
+    sought: Sought,
+    all: bool,
+    dry_run: bool,
+    #[serde(flatten)]
+    how: How,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    up_to: Option<DeadLetterId>,
+}
+
+/// What is done with dead letters.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum How {
+    Replay { at_version: &'static str },
+    Resolve { reason: String },
+}
+
+impl How {
+    /// As it is called, and what is done then.
+    fn words(&self) -> (&'static str, &'static str) {
+        match self {
+            Self::Replay { .. } => ("replay", "replayed"),
+            Self::Resolve { .. } => ("resolve", "resolved"),
+        }
+    }
+}
+
+/// What became of a batch.
+#[derive(Deserialize)]
+struct Settled {
+    #[serde(alias = "replayed", alias = "resolved")]
+    done: u64,
+    left: u64,
+    up_to: Option<DeadLetterId>,
+}
+
 impl Many {
     /// Settle one batch after another, and say how far it is.
-    fn settle(self, verb: &str, did: &str, more: Value, client: &Client, out: &Output) -> Done {
+    fn settle(self, how: How, client: &Client, out: &Output) -> Done {
         let app = self.app.as_deref().ok_or_else(|| {
             Failure::Usage("name a dead letter by its id, or many with --app and a filter".into())
         })?;
+        let (verb, did) = how.words();
         let path = format!("/apps/{}/dead-letters/{verb}", encoded(app));
-        let mut body = self.filter.body(client, Some(app))?;
-        body.insert("all".into(), self.all.into());
-        body.insert("dry_run".into(), self.dry_run.into());
-        body.extend(more.as_object().cloned().unwrap_or_default());
+        let mut batch = Batch {
+            sought: self.filter.sought(client, app)?,
+            all: self.all,
+            dry_run: self.dry_run,
+            how,
+            up_to: None,
+        };
         let mut total = 0;
         loop {
-            let answer = client.post(&path, &body.clone().into())?;
-            let done = answer[did].as_u64().unwrap_or(0);
-            let left = answer["left"].as_u64().unwrap_or(0);
+            let answer: Answer<Settled> = client.post(&path, &batch)?;
+            let Settled { done, left, up_to } = *answer;
             total += done;
-            if self.dry_run {
+            if batch.dry_run {
                 let shown = json!({ "would_be": left, "dry_run": true });
-                out.show(&shown, |_| println!("{left} would be {did}"));
+                out.show_own(&shown, || println!("{left} would be {did}"));
                 return Ok(());
             }
             // The next batch is of those that were there at the first: what dies meanwhile is new.
-            body.insert("up_to".into(), answer["up_to"].clone());
+            batch.up_to = up_to;
             if left == 0 || done == 0 {
                 let shown = json!({ did: total, "left": left });
-                out.show(&shown, |_| println!("{total} {did}"));
+                out.show_own(&shown, || println!("{total} {did}"));
                 return Ok(());
             }
             if !out.json && std::io::stderr().is_terminal() {
@@ -380,26 +246,30 @@ impl Many {
     }
 }
 
+/// One dead letter, as it is sent back into the outbox.
+#[derive(Serialize)]
+struct Replay {
+    at_version: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    payload: Option<Json>,
+}
+
+/// The delivery that repeats it.
+#[derive(Deserialize)]
+struct Replayed {
+    delivery_id: DeliveryId,
+}
+
 impl DeadLetters {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let of = |id: &str| format!("/dead-letters/{}", encoded(id));
         match self {
             Self::List { app, filter, state } => {
-                let mut query = filter.body(client, Some(&app.app))?;
+                let mut query = filter.sought(client, &app.app)?.query();
                 if state != "any" {
-                    query.insert("state".into(), state.into());
+                    query.push_str(&format!("state={}", encoded(&state)));
                 }
-                let query: Vec<String> = query
-                    .iter()
-                    .map(|(name, value)| {
-                        format!("{name}={}", encoded(value.as_str().unwrap_or_default()))
-                    })
-                    .collect();
-                let path = format!(
-                    "/apps/{}/dead-letters?{}",
-                    encoded(&app.app),
-                    query.join("&")
-                );
+                let path = format!("/apps/{}/dead-letters?{query}", encoded(&app.app));
                 let members = [
                     "id",
                     "created_at",
@@ -409,11 +279,11 @@ impl DeadLetters {
                     "handler_failed",
                     "last_error",
                 ];
-                print_list(out, client.all(&path)?, &members, "No dead letters.");
+                out.list(&client.all::<Listed>(&path)?, &members, "No dead letters.");
             }
             Self::Show { id } => {
-                let letter = client.get(&of(&id))?;
-                out.show(&letter, print_letter);
+                let letter: Answer<Letter> = client.get(&of(&id))?;
+                out.show(&letter, |_| print_letter(&letter));
             }
             Self::Replay {
                 id: Some(id),
@@ -421,26 +291,26 @@ impl DeadLetters {
                 at_version,
                 ..
             } => {
-                let mut body = json!({ "at_version": at_version.word() });
-                if let Some(path) = payload {
-                    let text = match path.as_str() {
-                        "-" => std::io::read_to_string(std::io::stdin())?,
-                        path => std::fs::read_to_string(path)?,
-                    };
-                    let payload = Json::parse_within(text, EVENT_DEPTH_MAX)
-                        .map_err(|refused| Failure::Usage(format!("{path}: {refused}")))?;
-                    body["payload"] = json!(payload);
-                }
-                let done = client.post(&format!("{}/replay", of(&id)), &body)?;
+                let payload = payload.map(|path| {
+                    let read = Json::parse_within(input::text(&path)?, EVENT_DEPTH_MAX);
+                    let about = |refused| format!("{}: {refused}", path.display());
+                    read.map_err(|refused| Failure::Usage(about(refused)))
+                });
+                let body = Replay {
+                    at_version: at_version.word(),
+                    payload: payload.transpose()?,
+                };
+                let path = format!("{}/replay", of(&id));
+                let done: Answer<Replayed> = client.post(&path, &body)?;
                 out.show(&done, |done| {
-                    println!("replayed as delivery {}", cell(&done["delivery_id"]));
+                    println!("replayed as delivery {}", done.delivery_id);
                 });
             }
             Self::Replay {
                 many, at_version, ..
             } => {
-                let more = json!({ "at_version": at_version.word() });
-                return many.settle("replay", "replayed", more, client, out);
+                let at_version = at_version.word();
+                return many.settle(How::Replay { at_version }, client, out);
             }
             Self::Resolve {
                 id: Some(id),
@@ -448,12 +318,12 @@ impl DeadLetters {
                 ..
             } => {
                 let body = json!({ "reason": reason });
-                let done = client.post(&format!("{}/resolve", of(&id)), &body)?;
+                let path = format!("{}/resolve", of(&id));
+                let done: Answer<Letter> = client.post(&path, &body)?;
                 out.show(&done, |_| println!("resolved"));
             }
             Self::Resolve { many, reason, .. } => {
-                let more = json!({ "reason": reason });
-                return many.settle("resolve", "resolved", more, client, out);
+                return many.settle(How::Resolve { reason }, client, out);
             }
         }
         Ok(())
@@ -469,27 +339,60 @@ impl AtVersion {
     }
 }
 
-fn print_letter(letter: &Value) {
-    for (name, value) in letter.as_object().into_iter().flatten() {
-        if !matches!(name.as_str(), "payload" | "history") && !value.is_null() {
-            println!("{name:<20} {}", cell(value));
+/// A dead letter in a list, of which everything is shown.
+#[derive(Deserialize)]
+struct Listed {
+    #[serde(rename = "id")]
+    _id: DeadLetterId,
+}
+
+/// A dead letter with what happened and every attempt.
+#[derive(Deserialize)]
+struct Letter {
+    payload: Box<RawValue>,
+    #[serde(default)]
+    payload_repaired: bool,
+    history: Vec<Attempt>,
+}
+
+/// An attempt that failed.
+#[derive(Deserialize)]
+struct Attempt {
+    attempt: u32,
+    at: DateTime<Utc>,
+    outcome: String,
+    duration_us: u64,
+    fuel: u64,
+    execution_id: Option<String>,
+    error: String,
+}
+
+fn print_letter(letter: &Answer<Letter>) {
+    for (name, value) in Members::of(letter.text()).iter() {
+        let is_below = matches!(name, "payload" | "payload_repaired" | "history");
+        if !is_below && value.get() != "null" {
+            println!("{:<20} {}", line(name), cell(value));
         }
     }
     println!("\nattempts");
-    for attempt in letter["history"].as_array().into_iter().flatten() {
+    for attempt in &letter.history {
         println!(
             "  {}  {}  {}  {} µs  {} fuel  {}\n     {}",
-            attempt["attempt"],
-            cell(&attempt["at"]),
-            cell(&attempt["outcome"]),
-            attempt["duration_us"],
-            attempt["fuel"],
-            cell(&attempt["execution_id"]),
-            cell(&attempt["error"]),
+            attempt.attempt,
+            attempt.at.to_rfc3339(),
+            line(&attempt.outcome),
+            attempt.duration_us,
+            attempt.fuel,
+            line(attempt.execution_id.as_deref().unwrap_or("-")),
+            line(&attempt.error),
         );
     }
-    let payload = serde_json::to_string_pretty(&letter["payload"]).unwrap_or_default();
-    println!("\npayload\n{payload}");
+    let repaired = match letter.payload_repaired {
+        true => " (unreadable as it is stored; this is what can be read of it)",
+        false => "",
+    };
+    let payload = indented(letter.payload.get());
+    println!("\npayload{repaired}\n{}", terminal::json(&payload));
 }
 
 /// Executions.
@@ -539,18 +442,21 @@ impl Executions {
                     "duration_us",
                 ];
                 let empty = "No executions yet; `picloud invoke` makes one.";
-                print_list(out, client.first(&path, limit)?, &members, empty);
+                let executions = client.first::<Execution>(&path, limit)?;
+                out.list(&executions, &members, empty);
             }
             Self::Show { id } => {
-                print_one(out, &client.get(&format!("/executions/{}", encoded(&id)))?);
+                let path = format!("/executions/{}", encoded(&id));
+                out.show_members(&client.get::<Execution>(&path)?);
             }
             Self::Tree { id } => {
-                let tree = client.get(&format!("/executions/{}/tree", encoded(&id)))?;
+                let path = format!("/executions/{}/tree", encoded(&id));
+                let tree: Answer<Tree> = client.get(&path)?;
                 out.show(&tree, |tree| {
-                    for root in tree["roots"].as_array().into_iter().flatten() {
+                    for root in &tree.roots {
                         print_branch(root, 0);
                     }
-                    if tree["truncated"] == true {
+                    if tree.truncated {
                         println!("… and more; the tree shows the first thousand");
                     }
                 });
@@ -560,19 +466,44 @@ impl Executions {
     }
 }
 
-fn print_branch(execution: &Value, depth: usize) {
-    let error = execution["error"]["message"].as_str().unwrap_or_default();
+/// Everything that a request led to.
+#[derive(Deserialize)]
+struct Tree {
+    roots: Vec<Branch>,
+    truncated: bool,
+}
+
+/// An execution and those beneath it.
+#[derive(Deserialize)]
+struct Branch {
+    id: String,
+    invocation_type: String,
+    outcome: String,
+    attempt: u32,
+    duration_us: u64,
+    error: Option<BranchError>,
+    children: Vec<Branch>,
+}
+
+/// What went wrong in one.
+#[derive(Deserialize)]
+struct BranchError {
+    message: String,
+}
+
+fn print_branch(execution: &Branch, depth: usize) {
+    let error = execution.error.as_ref();
     println!(
-        "{:indent$}{} {}  attempt {}  {} µs  {}  {error}",
-        "",
-        cell(&execution["invocation_type"]),
-        cell(&execution["outcome"]),
-        execution["attempt"],
-        execution["duration_us"],
-        cell(&execution["id"]),
-        indent = depth * 2
+        "{}{} {}  attempt {}  {} µs  {}  {}",
+        "  ".repeat(depth),
+        line(&execution.invocation_type),
+        line(&execution.outcome),
+        execution.attempt,
+        execution.duration_us,
+        line(&execution.id),
+        line(error.map_or("", |error| error.message.as_str())),
     );
-    for child in execution["children"].as_array().into_iter().flatten() {
+    for child in &execution.children {
         print_branch(child, depth + 1);
     }
 }
@@ -594,13 +525,20 @@ impl Gc {
             sure(self.yes, "what is past its retention")?;
         }
         let path = format!("/gc?dry_run={}", self.dry_run);
-        let done = client.post(&path, &Value::Null)?;
+        let done: Answer<Collected> = client.post(&path, &())?;
         out.show(&done, |done| {
             let verb = if self.dry_run { "would go" } else { "went" };
-            for (table, rows) in done["removed"].as_object().into_iter().flatten() {
-                println!("{rows:>8} of {table} {verb}");
+            for (table, rows) in &done.removed {
+                println!("{rows:>8} of {} {verb}", line(table));
             }
         });
         Ok(())
     }
+}
+
+/// What was past its retention.
+#[derive(Deserialize)]
+struct Collected {
+    /// How many rows, by the table.
+    removed: BTreeMap<String, u64>,
 }

@@ -2,12 +2,15 @@
 
 use std::path::PathBuf;
 
+use serde::Deserialize;
 use serde_json::json;
 
-use super::Done;
+use super::answer::Answer;
 use super::backup::{size, timed, written};
 use super::client::{Client, encoded};
-use super::output::{Failure, Output};
+use super::output::Output;
+use super::{Done, input, terminal};
+use crate::apps::Slug;
 use crate::archive::Reader;
 use crate::portable;
 
@@ -22,6 +25,9 @@ pub(super) struct Export {
     /// With the key-value store
     #[arg(long)]
     kv: bool,
+    /// Overwrite the file if there is one
+    #[arg(long)]
+    force: bool,
 }
 
 /// Make an app of an exported file: all of it, or nothing
@@ -44,11 +50,11 @@ impl Export {
             .unwrap_or_else(|| PathBuf::from(format!("{}.zip", self.app)));
         let path = format!("/apps/{}/export?kv={}", encoded(&self.app), self.kv);
         let download = |to: &mut dyn std::io::Write| client.download(&path, to);
-        let ((), bytes) = written(&file, download, |file| {
+        let ((), bytes) = written(&file, self.force, download, |file| {
             Ok(Reader::open(file, portable::FORMAT)?.verify()?)
         })?;
         let shown = json!({ "file": file.display().to_string(), "bytes": bytes });
-        out.show(&shown, |_| {
+        out.show_own(&shown, || {
             println!(
                 "{}: {}; read again, and every checksum is right.",
                 file.display(),
@@ -59,10 +65,28 @@ impl Export {
     }
 }
 
+/// What was made.
+#[derive(Deserialize)]
+struct Imported {
+    app: ImportedApp,
+    scripts: u64,
+    routes: u64,
+    triggers: u64,
+    topics: u64,
+    kv: u64,
+    /// The secrets that the app had.
+    secrets_to_set: Vec<String>,
+}
+
+/// The app that was made.
+#[derive(Deserialize)]
+struct ImportedApp {
+    slug: Slug,
+}
+
 impl Import {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
-        let file = std::fs::read(&self.file)
-            .map_err(|error| Failure::Usage(format!("{}: {error}", self.file.display())))?;
+        let file = input::file(&self.file)?;
         let slug = self
             .slug
             .as_deref()
@@ -73,19 +97,19 @@ impl Import {
             slug.unwrap_or_default()
         );
         let what = format!("importing {}", size(file.len() as u64));
-        let made = timed(&what, || client.upload(&path, file))?;
+        let made: Answer<Imported> = timed(&what, || client.upload(&path, file))?;
         out.show(&made, |made| {
             println!(
                 "app `{}` made: {} scripts, {} routes, {} triggers, {} topics, {} entries of the key-value store",
-                made["app"]["slug"].as_str().unwrap_or_default(),
-                made["scripts"],
-                made["routes"],
-                made["triggers"],
-                made["topics"],
-                made["kv"]
+                made.app.slug.as_str(),
+                made.scripts,
+                made.routes,
+                made.triggers,
+                made.topics,
+                made.kv
             );
-            let secrets = made["secrets_to_set"].as_array().into_iter().flatten();
-            for name in secrets.filter_map(|name| name.as_str()) {
+            for name in &made.secrets_to_set {
+                let name = terminal::line(name);
                 println!("It had a secret {name}, which no export has: picloud secrets set {name}");
             }
         });

@@ -1,12 +1,15 @@
 //! `picloud secrets`.
 
 use clap::Subcommand;
+use serde::Deserialize;
 use serde_json::json;
 
-use super::client::{Client, encoded, password};
-use super::manage::print_list;
+use super::answer::Answer;
+use super::client::{Client, encoded};
+use super::input::secret;
 use super::output::Output;
 use super::{AppArg, Done};
+use crate::secrets::Secret;
 
 /// Secrets. Nothing shows their values.
 #[derive(Subcommand)]
@@ -23,7 +26,7 @@ pub(super) enum Secrets {
         /// The only script that may read it; may be repeated
         #[arg(long = "script")]
         scripts: Vec<String>,
-        /// Read the value from standard input
+        /// Read the value from standard input; one line break at its end is no part of it
         #[arg(long)]
         stdin: bool,
         #[command(flatten)]
@@ -40,6 +43,13 @@ pub(super) enum Secrets {
     Rotate,
 }
 
+/// What was encrypted anew.
+#[derive(Deserialize)]
+struct Rotated {
+    rotated: u64,
+    under_missing_keys: u64,
+}
+
 impl Secrets {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let path = |app: &AppArg| format!("/apps/{}/secrets", encoded(&app.app));
@@ -47,7 +57,7 @@ impl Secrets {
             Self::List { app } => {
                 let empty = "No secrets; make one with: picloud secrets set NAME";
                 let members = ["name", "scripts", "updated_at"];
-                print_list(out, client.all(&path(&app))?, &members, empty);
+                out.list(&client.all::<Secret>(&path(&app))?, &members, empty);
             }
             Self::Set {
                 name,
@@ -55,26 +65,26 @@ impl Secrets {
                 stdin,
                 app,
             } => {
-                let value = password(stdin, &format!("Value of {name}: "))?;
+                let value = secret(stdin, &format!("Value of {name}: "))?;
                 let scripts = Some(scripts).filter(|scripts| !scripts.is_empty());
                 let body = json!({ "value": value, "scripts": scripts });
                 let path = format!("{}/{}", path(&app), encoded(&name));
-                client.put_text(&path, body.to_string())?;
+                client.place(&path, &body)?;
             }
             Self::Delete { name, app } => {
                 client.delete(&format!("{}/{}", path(&app), encoded(&name)))?;
             }
             Self::Rotate => {
-                let done = client.post("/secrets/rotate", &json!({}))?;
+                let done: Answer<Rotated> = client.post("/secrets/rotate", &json!({}))?;
                 out.show(&done, |done| {
                     println!(
                         "{} secrets and keys of subscriber tokens came under the current master key.",
-                        done["rotated"]
+                        done.rotated
                     );
-                    if done["under_missing_keys"] != 0 {
+                    if done.under_missing_keys != 0 {
                         println!(
                             "{} are under keys that this node does not have: set them as master_key_previous.",
-                            done["under_missing_keys"]
+                            done.under_missing_keys
                         );
                     }
                 });

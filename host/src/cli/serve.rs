@@ -133,7 +133,7 @@ impl Serve {
                 )
             })
             .collect();
-        out.show(&shown.into(), |_| {
+        out.show_own(&shown, || {
             let rows: Vec<_> = values
                 .shown()
                 .map(|(setting, text, source)| {

@@ -1,14 +1,19 @@
 //! `picloud invoke` and `picloud logs`: run scripts and see what became of it.
 
-use std::collections::HashSet;
-use std::io::Read;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
-use serde_json::{Map, Value, json};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 
+use super::answer::{Answer, Members};
 use super::client::{Client, encoded};
-use super::output::{Failure, Output, cell, json_or_text};
-use super::{AppArg, Done};
+use super::output::{Failure, Output, json_or_text, print_text};
+use super::terminal::line;
+use super::{AppArg, Done, input};
+use crate::executions::ExecutionError;
+use crate::json::Json;
+use crate::scripts::{Script, ScriptId};
 
 /// How often `--follow` looks.
 const FOLLOW_EVERY: Duration = Duration::from_millis(500);
@@ -33,14 +38,32 @@ pub(super) struct Invoke {
     #[arg(long = "query", value_name = "PAIR")]
     query: Vec<String>,
     /// The body: JSON, or text; - reads standard input
-    #[arg(long)]
+    #[arg(long, allow_negative_numbers = true)]
     data: Option<String>,
+    /// The data is a text, whatever it looks like
+    #[arg(long, requires = "data")]
+    text: bool,
 }
 
-fn pairs(given: &[String], separator: char, what: &str) -> Result<Map<String, Value>, Failure> {
+/// It, as it is sent.
+#[derive(Serialize)]
+struct Call {
+    method: String,
+    path: String,
+    headers: BTreeMap<String, String>,
+    query: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Json>,
+}
+
+fn pairs(
+    given: &[String],
+    separator: char,
+    what: &str,
+) -> Result<BTreeMap<String, String>, Failure> {
     let pair = |text: &String| {
         let (name, value) = text.split_once(separator)?;
-        Some((name.trim().to_owned(), value.trim().into()))
+        Some((name.trim().to_owned(), value.trim().to_owned()))
     };
     given
         .iter()
@@ -56,102 +79,123 @@ fn pairs(given: &[String], separator: char, what: &str) -> Result<Map<String, Va
 }
 
 /// The id of the script that a name or an id names.
-pub(super) fn script_id(client: &Client, app: &str, script: &str) -> Result<String, Failure> {
-    let found = client.get(&format!(
-        "/apps/{}/scripts?name={}",
-        encoded(app),
-        encoded(script)
-    ))?;
-    if let Some(id) = found["items"][0]["id"].as_str() {
-        return Ok(id.to_owned());
+pub(super) fn script_id(client: &Client, app: &str, script: &str) -> Result<ScriptId, Failure> {
+    let (app_path, name) = (encoded(app), encoded(script));
+    let found = client.first::<Script>(&format!("/apps/{app_path}/scripts?name={name}"), 1)?;
+    if let Some(found) = found.first() {
+        return Ok(found.id);
     }
-    if script.parse::<uuid::Uuid>().is_ok() {
-        return Ok(script.to_owned());
-    }
-    let detail = format!("the app `{app}` has no script `{script}`");
-    Err(Failure::Problem(
-        json!({ "status": 404, "title": "Not found", "detail": detail }),
-    ))
+    script
+        .parse()
+        .map_err(|_| Failure::Missing(format!("the app `{app}` has no script `{script}`")))
+}
+
+/// What became of a run.
+#[derive(Deserialize)]
+struct Executed {
+    execution_id: String,
+    outcome: String,
+    response: Option<ScriptAnswer>,
+    error: Option<ExecutionError>,
+    fuel: u64,
+    duration_us: u64,
+    logs: Vec<LogLine>,
+    logs_truncated: bool,
+}
+
+/// What the script answered.
+#[derive(Deserialize)]
+struct ScriptAnswer {
+    status: u16,
+    /// None where it is no text.
+    body: Option<String>,
+}
+
+/// A line of a log.
+#[derive(Deserialize)]
+struct LogLine {
+    level: String,
+    message: String,
+    /// The named values that belong to it.
+    #[serde(default)]
+    fields: Members,
 }
 
 impl Invoke {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let id = script_id(client, &self.app.app, &self.script)?;
-        let mut body = json!({
-            "method": self.method,
-            "path": self.path,
-            "headers": pairs(&self.headers, ':', "header")?,
-            "query": pairs(&self.query, '=', "query parameter")?,
-        });
-        if let Some(data) = self.data {
-            let text = if data == "-" {
-                let mut text = String::new();
-                std::io::stdin().read_to_string(&mut text)?;
-                text
-            } else {
-                data
-            };
-            body["body"] = json!(json_or_text("--data", &text)?);
-        }
-        let done = client.post(&format!("/scripts/{id}/execute"), &body)?;
+        let data = match self.data.as_deref() {
+            Some("-") => Some(input::stdin()?),
+            _ => self.data,
+        };
+        let body = data.map(|data| json_or_text("--data", &data, self.text));
+        let call = Call {
+            method: self.method,
+            path: self.path,
+            headers: pairs(&self.headers, ':', "header")?,
+            query: pairs(&self.query, '=', "query parameter")?,
+            body: body.transpose()?,
+        };
+        let done: Answer<Executed> = client.post(&format!("/scripts/{id}/execute"), &call)?;
         out.show(&done, |done| {
-            print_lines(&done["logs"], done["logs_truncated"] == true);
-            if let Some(body) = done["response"]["body"].as_str() {
-                eprintln!(
-                    "{} · {} µs · {} fuel",
-                    done["response"]["status"], done["duration_us"], done["fuel"]
-                );
-                println!("{body}");
-            } else if done["response"].is_object() {
-                eprintln!("{} · binary body", done["response"]["status"]);
-            } else {
-                eprintln!(
-                    "{} · {}",
-                    cell(&done["outcome"]),
-                    cell(&done["execution_id"])
-                );
-                print_error(&done["error"]);
+            print_lines(&done.logs, done.logs_truncated);
+            let (took, fuel) = (done.duration_us, done.fuel);
+            match &done.response {
+                Some(ScriptAnswer {
+                    status,
+                    body: Some(body),
+                }) => {
+                    eprintln!("{status} · {took} µs · {fuel} fuel");
+                    print_text(&format!("{body}\n"));
+                }
+                Some(ScriptAnswer { status, body: None }) => eprintln!("{status} · binary body"),
+                None => {
+                    eprintln!("{} · {}", line(&done.outcome), line(&done.execution_id));
+                    print_error(done.error.as_ref());
+                }
             }
         });
-        if done["outcome"] == "answered" {
-            Ok(())
-        } else {
-            Err(Failure::Shown)
+        match done.outcome == "answered" {
+            true => Ok(()),
+            false => Err(Failure::Shown),
         }
     }
 }
 
-fn print_error(error: &Value) {
-    if error.is_null() {
-        return;
-    }
-    let place = match error["line"].as_u64() {
-        Some(line) => format!(" (line {line}, column {})", cell(&error["column"])),
-        None => String::new(),
+fn print_error(error: Option<&ExecutionError>) {
+    let Some(error) = error else { return };
+    let place = match (error.line, error.column) {
+        (Some(line), Some(column)) => format!(" (line {line}, column {column})"),
+        (Some(line), None) => format!(" (line {line})"),
+        (None, _) => String::new(),
     };
-    println!("  error: {}{place}", cell(&error["message"]));
-    for call in error["calls"].as_array().into_iter().flatten() {
-        println!("    in {}", cell(call));
+    println!("  error: {}{place}", line(&error.message));
+    for call in &error.calls {
+        println!("    in {}", line(call));
     }
 }
 
-fn print_lines(lines: &Value, truncated: bool) {
-    for line in lines.as_array().into_iter().flatten() {
-        let fields: String = line["fields"]
-            .as_object()
-            .into_iter()
-            .flatten()
-            .map(|(name, value)| format!(" {name}={value}"))
+fn print_lines(lines: &[LogLine], truncated: bool) {
+    for LogLine {
+        level,
+        message,
+        fields,
+    } in lines
+    {
+        let fields = fields.iter();
+        let fields: String = fields
+            .map(|(name, value)| format!(" {}={}", line(name), shown(value)))
             .collect();
-        println!(
-            "  {:<5} {}{fields}",
-            cell(&line["level"]),
-            cell(&line["message"])
-        );
+        println!("  {:<5} {}{fields}", line(level), line(message));
     }
     if truncated {
         println!("  … more was logged than the limit; it is not kept");
     }
+}
+
+/// A value as JSON, on one line.
+fn shown(value: &RawValue) -> String {
+    line(&super::terminal::json(value.get())).into_owned()
 }
 
 /// Show executions and their log lines.
@@ -183,17 +227,17 @@ impl Logs {
         }
         let mut filter = String::new();
         if let Some(script) = &self.script {
-            filter = format!("&script_id={}", script_id(client, &self.app.app, script)?);
+            let id = script_id(client, &self.app.app, script)?;
+            filter = format!("&script_id={id}");
         }
         if let Some(outcome) = &self.outcome {
             filter.push_str(&format!("&outcome={}", encoded(outcome)));
         }
         let path = format!("/apps/{}/executions", encoded(&self.app.app));
-        let last = self.last.clamp(1, 200);
-        let newest = client.get(&format!("{path}?limit={last}{filter}"))?;
-        let mut seen = HashSet::new();
-        let mut newest: Vec<Value> = newest["items"].as_array().cloned().unwrap_or_default();
+        let last = usize::try_from(self.last.clamp(1, 200)).unwrap_or(1);
+        let mut newest = client.first::<Execution>(&format!("{path}?{filter}"), last)?;
         newest.reverse();
+        let mut seen = HashSet::new();
         if newest.is_empty() && !self.follow {
             out.say("No executions yet. Call a route, or run: picloud invoke SCRIPT");
         }
@@ -201,9 +245,8 @@ impl Logs {
         // seen before an older one: look back a little further than what was seen last.
         loop {
             for execution in &newest {
-                let id = cell(&execution["id"]);
-                if seen.insert(id.clone()) {
-                    print_execution(client, out, &id)?;
+                if seen.insert(execution.id.clone()) {
+                    print_execution(client, out, &execution.id)?;
                 }
             }
             if !self.follow {
@@ -215,7 +258,7 @@ impl Logs {
             newest = match client.all(&format!("{path}?since={since}{filter}")) {
                 Ok(items) => items,
                 // The server restarts; following goes on when it is back.
-                Err(Failure::Unreachable(_)) => Vec::new(),
+                Err(failure) if failure.is_passing() => Vec::new(),
                 Err(failure) => return Err(failure),
             };
             newest.reverse();
@@ -223,25 +266,40 @@ impl Logs {
     }
 }
 
+/// An execution, with its log where it is shown alone.
+#[derive(Deserialize)]
+pub(super) struct Execution {
+    id: String,
+    started_at: String,
+    outcome: String,
+    status: Option<u16>,
+    duration_us: u64,
+    error: Option<ExecutionError>,
+    payloads_hidden: bool,
+    #[serde(default)]
+    logs: Vec<LogLine>,
+    #[serde(default)]
+    logs_truncated: bool,
+}
+
 fn print_execution(client: &Client, out: &Output, id: &str) -> Done {
-    let execution = client.get(&format!("/executions/{}", encoded(id)))?;
+    let execution: Answer<Execution> = client.get(&format!("/executions/{}", encoded(id)))?;
     out.show(&execution, |execution| {
-        let status = execution["status"]
-            .as_u64()
-            .map_or(String::new(), |status| format!(" {status}"));
+        let status = execution.status;
+        let status = status.map_or(String::new(), |status| format!(" {status}"));
         println!(
             "{}  {}{status}  {} µs  {}",
-            cell(&execution["started_at"]),
-            cell(&execution["outcome"]),
-            execution["duration_us"],
-            cell(&execution["id"])
+            line(&execution.started_at),
+            line(&execution.outcome),
+            execution.duration_us,
+            line(&execution.id)
         );
-        if execution["payloads_hidden"] == true {
+        if execution.payloads_hidden {
             println!("  the app hides log and error from viewers");
             return;
         }
-        print_lines(&execution["logs"], execution["logs_truncated"] == true);
-        print_error(&execution["error"]);
+        print_lines(&execution.logs, execution.logs_truncated);
+        print_error(execution.error.as_ref());
     });
     Ok(())
 }

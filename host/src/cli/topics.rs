@@ -1,13 +1,16 @@
 //! `picloud topics` and `picloud publish`.
 
 use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use uuid::Uuid;
 
 use super::client::{Client, encoded};
-use super::manage::{print_list, print_one};
 use super::output::{Failure, Output};
 use super::{AppArg, Done};
 use crate::json::Json;
+use crate::pubsub::tokens::Rotated;
+use crate::pubsub::topics::OpenTopic;
 
 /// Topics that are open to subscribers.
 #[derive(Subcommand)]
@@ -75,9 +78,11 @@ impl Topics {
                     "retention_messages",
                     "cors_origins",
                 ];
-                print_list(out, client.all(&all(&app))?, &members, empty);
+                out.list(&client.all::<OpenTopic>(&all(&app))?, &members, empty);
             }
-            Self::Show { topic, app } => print_one(out, &client.get(&one(&app, &topic))?),
+            Self::Show { topic, app } => {
+                out.show_members(&client.get::<OpenTopic>(&one(&app, &topic))?);
+            }
             Self::Open {
                 topic,
                 auth,
@@ -92,15 +97,15 @@ impl Topics {
                     "retention_messages": retention_messages,
                     "cors_origins": cors_origins,
                 });
-                client.put_text(&one(&app, &topic), body.to_string())?;
-                print_one(out, &client.get(&one(&app, &topic))?);
+                out.show_members(&client.put::<OpenTopic>(&one(&app, &topic), &body)?);
             }
             Self::Close { topic, app } => {
                 client.delete(&one(&app, &topic))?;
             }
             Self::RotateKeys { revoke, app } => {
                 let path = format!("/apps/{}/subscriber-keys/rotate", encoded(&app.app));
-                print_one(out, &client.post(&path, &json!({ "revoke": revoke }))?);
+                let body = json!({ "revoke": revoke });
+                out.show_members(&client.post::<Rotated>(&path, &body)?);
             }
         }
         Ok(())
@@ -121,6 +126,20 @@ pub(super) struct Publish {
     app: AppArg,
 }
 
+/// It, as it is sent: as it was written.
+#[derive(Serialize)]
+struct NewMessage {
+    message: Json,
+    ephemeral: bool,
+}
+
+/// That it was published.
+#[derive(Deserialize)]
+struct Receipt {
+    #[serde(rename = "message_id")]
+    _message_id: Uuid,
+}
+
 impl Publish {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
         let message = Json::parse(self.message).map_err(|refused| {
@@ -132,8 +151,11 @@ impl Publish {
         })?;
         let (app, topic) = (encoded(&self.app.app), encoded(&self.topic));
         let path = format!("/apps/{app}/topics/{topic}/messages");
-        let body = json!({ "message": message, "ephemeral": self.ephemeral });
-        print_one(out, &client.post(&path, &body)?);
+        let body = NewMessage {
+            message,
+            ephemeral: self.ephemeral,
+        };
+        out.show_members(&client.post::<Receipt>(&path, &body)?);
         Ok(())
     }
 }

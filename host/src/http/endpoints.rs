@@ -80,6 +80,18 @@ impl Of {
             _ => "id",
         }
     }
+
+    /// What it is called.
+    fn word(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Script => "script",
+            Self::Route => "route",
+            Self::Trigger => "trigger",
+            Self::Execution => "execution",
+            Self::DeadLetter => "dead letter",
+        }
+    }
 }
 
 impl Rule {
@@ -399,14 +411,18 @@ async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Granted, Re
                 let mut named = params.iter().filter(|(name, _)| *name == of.parameter());
                 named.next().map(|(_, value)| value.to_owned())
             });
-            let app_id = match named {
-                Some(named) => app_of(node, of, &named).await.map_err(&refused)?,
+            let app_id = match &named {
+                Some(named) => app_of(node, of, named).await.map_err(&refused)?,
                 None => None,
             };
             // What is not there and what may not be seen look the same.
-            let app_id = app_id.ok_or_else(|| refused(nothing_at(parts)))?;
+            let missing = || match &named {
+                Some(named) => Problem::not_found(format!("there is no {} `{named}`", of.word())),
+                None => nothing_at(parts),
+            };
+            let app_id = app_id.ok_or_else(|| refused(missing()))?;
             in_app(node, &caller, app_id, capability).map_err(|problem| {
-                let problem = problem.unwrap_or_else(|| nothing_at(parts));
+                let problem = problem.unwrap_or_else(missing);
                 refused_in(Some(app_id), problem)
             })?;
             Some(app_id)

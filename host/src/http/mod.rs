@@ -109,21 +109,36 @@ pub async fn serve(listener: TcpListener, node: Arc<Node>) {
 
 /// The API and the dashboard are on the instance's own host, where it has one.
 async fn on_own_host(State(node): State<Arc<Node>>, request: Request, next: Next) -> Response {
-    let is_here = node
-        .config
-        .admin_host
-        .as_ref()
-        .is_none_or(|own| *own == address::host(request.headers(), request.uri()));
-    if !is_here {
+    let host = address::host(request.headers(), request.uri());
+    if let Some(own) = node.config.admin_host.as_ref().filter(|own| **own != host) {
         // Routes cannot be below these paths.
-        return user_routes::no_route(request.uri().path()).into_response();
+        let path = request.uri().path();
+        return match path.starts_with("/api/v1/") {
+            true => api_is_on(own).into_response(),
+            false => user_routes::no_route(path).into_response(),
+        };
     }
+    let is_api = request.uri().path().starts_with("/api/");
     let (parts, body) = request.into_parts();
     let is_https = address::is_https(&parts, &node.config.trusted_proxies);
     let known = etag::Known::of(&parts);
     let mut response = next.run(Request::from_parts(parts, body)).await;
     secure(response.headers_mut(), is_https);
+    if is_api {
+        response.headers_mut().insert(API, API_VERSION);
+    }
     etag::unless_known(&known, response)
+}
+
+/// Says that it is the API that answers: whoever gets no body, or any JSON, could not tell it from
+/// something else that is there.
+pub(crate) const API: HeaderName = HeaderName::from_static("picloud-api");
+const API_VERSION: HeaderValue = HeaderValue::from_static("v1");
+
+/// Who calls the API on another host knew of the instance, and is told where it is.
+fn api_is_on(admin_host: &str) -> Problem {
+    let detail = format!("the API of this instance is on the host `{admin_host}`, not on this one");
+    Problem::not_found(detail).with("admin_host", admin_host)
 }
 
 /// What the API answers is data, whatever a browser makes of it.

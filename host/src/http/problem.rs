@@ -417,9 +417,13 @@ impl From<PubSubError> for Problem {
 impl From<IdentityError> for Problem {
     fn from(error: IdentityError) -> Self {
         match error {
-            IdentityError::WrongPassword
-            | IdentityError::NoSession
-            | IdentityError::DamagedToken => Self::unauthorized(error.to_string()),
+            IdentityError::WrongPassword => {
+                Self::new(ProblemType::WrongPassword, error.to_string())
+                    .with_header(header::WWW_AUTHENTICATE, "Bearer")
+            }
+            IdentityError::NoSession | IdentityError::DamagedToken => {
+                Self::unauthorized(error.to_string())
+            }
             IdentityError::TooManyGuesses { retry_after_s } => {
                 Self::new(ProblemType::TooManyAttempts, error.to_string())
                     .with_header(header::RETRY_AFTER, retry_after_s.to_string())

@@ -44,7 +44,7 @@ pub fn endpoints() -> Api {
         .may_fail(&[ProblemType::AlreadySetUp, ProblemType::TooManyAttempts])
         .post("/auth/login", Rule::Public, log_in)
         .called("logIn", "Sign in with a name and a password")
-        .may_fail(&[ProblemType::Unauthorized, ProblemType::TooManyAttempts])
+        .may_fail(&[ProblemType::WrongPassword, ProblemType::TooManyAttempts])
         .post("/auth/logout", Rule::Session, log_out)
         .called("logOut", "End the session that this is called with")
         .get("/auth/csrf", Rule::Session, csrf)

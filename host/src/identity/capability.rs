@@ -44,10 +44,10 @@ pub enum Scope {
     /// Reading scripts, routes and the key-value store.
     #[serde(rename = "script:read")]
     ScriptRead,
-    /// Changing and running scripts, changing the key-value store.
+    /// Changing and running scripts, changing the key-value store; reading both.
     #[serde(rename = "script:write")]
     ScriptWrite,
-    /// Changing routes.
+    /// Changing routes, and reading them.
     #[serde(rename = "route:write")]
     RouteWrite,
     /// Changing which hosts an app claims.
@@ -189,24 +189,26 @@ impl Capability {
         }
     }
 
-    /// The scope that an API key must have besides; none where any key will do.
-    pub fn scope(self) -> Option<Scope> {
+    /// The scopes of which an API key must have one besides; none where any key will do. Whoever may
+    /// write something may read it: the answer to a change shows what was changed.
+    pub fn scopes(self) -> &'static [Scope] {
         match self {
-            Self::SeeApp => None,
-            Self::ReadScripts | Self::ReadKv | Self::ReadRoutes => Some(Scope::ScriptRead),
+            Self::SeeApp => &[],
+            Self::ReadScripts | Self::ReadKv => &[Scope::ScriptRead, Scope::ScriptWrite],
+            Self::ReadRoutes => &[Scope::ScriptRead, Scope::RouteWrite],
             // Whoever may change a script may have it tell them.
             Self::WriteScripts | Self::WriteKv | Self::Publish | Self::ReadPayloads => {
-                Some(Scope::ScriptWrite)
+                &[Scope::ScriptWrite]
             }
-            Self::WriteRoutes => Some(Scope::RouteWrite),
-            Self::ReadLogs => Some(Scope::LogRead),
-            Self::ManageDomains => Some(Scope::DomainManage),
+            Self::WriteRoutes => &[Scope::RouteWrite],
+            Self::ReadLogs => &[Scope::LogRead],
+            Self::ManageDomains => &[Scope::DomainManage],
             Self::ManageTriggers
             | Self::ManageDeadLetters
             | Self::ManageTopics
             | Self::ManageSecrets
-            | Self::ManageApp => Some(Scope::AppAdmin),
-            Self::CreateApps | Self::ManageInstance => Some(Scope::InstanceAdmin),
+            | Self::ManageApp => &[Scope::AppAdmin],
+            Self::CreateApps | Self::ManageInstance => &[Scope::InstanceAdmin],
         }
     }
 }
@@ -283,13 +285,23 @@ fn lacking_scope(who: &Caller, capability: Capability) -> Option<Decision> {
     let Via::ApiKey(key) = &who.via else {
         return None;
     };
-    let scope = capability.scope()?;
-    (!key.scopes.contains(&scope)).then(|| {
+    let takes = capability.scopes();
+    let lacks = !takes.is_empty() && !takes.iter().any(|scope| key.scopes.contains(scope));
+    lacks.then(|| {
         Decision::Denied(format!(
-            "this takes the scope `{}`, which this API key does not have",
-            scope.as_str()
+            "this takes the scope {}, which this API key does not have",
+            named(takes)
         ))
     })
+}
+
+/// Scopes of which one is enough, in words.
+fn named(scopes: &[Scope]) -> String {
+    let names: Vec<String> = scopes
+        .iter()
+        .map(|scope| format!("`{}`", scope.as_str()))
+        .collect();
+    names.join(" or ")
 }
 
 /// The table of the docs.
@@ -300,8 +312,10 @@ pub fn table() -> String {
             Needs::App(role) => format!("`{}` of the app", role.as_str()),
             Needs::Instance(role) => format!("`{}` of the instance", role.as_str()),
         };
-        let scope = capability.scope();
-        let scope = scope.map_or("any".to_owned(), |scope| format!("`{}`", scope.as_str()));
+        let scope = match capability.scopes() {
+            [] => "any".to_owned(),
+            scopes => named(scopes),
+        };
         // Writing to a string cannot fail.
         let _ = writeln!(table, "| `{}` | {role} | {scope} |", capability.as_str());
     }

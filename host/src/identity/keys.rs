@@ -2,7 +2,7 @@
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::capability::Scope;
 use super::{IdentityError, KeyGrant, Sessions, UserId, sql, token};
@@ -16,7 +16,7 @@ pub type ApiKeyId = Id<ApiKey>;
 const START_CHARS: usize = 8;
 
 /// An API key, without its token.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ApiKey {
     /// Its id.
     pub id: ApiKeyId,

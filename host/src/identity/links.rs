@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::capability::{AppRole, Role};
 use super::sessions::{NewSession, Origin};
@@ -22,7 +22,7 @@ const RESET_TTL: TimeDelta = TimeDelta::hours(24);
 pub type LinkId = Id<Link>;
 
 /// A link, without its token.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "Invitation")]
 pub struct Link {
     /// Its id.

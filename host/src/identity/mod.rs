@@ -15,7 +15,7 @@ pub mod users;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::apps::AppId;
@@ -29,7 +29,7 @@ pub use sessions::{Session, SessionId, Sessions};
 pub type UserId = Id<User>;
 
 /// Somebody who may sign in.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct User {
     /// Their id.
     pub id: UserId,
@@ -64,7 +64,7 @@ pub enum Via {
 }
 
 /// What an API key is for. It gives nothing that its user may not do.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct KeyGrant {
     /// The key.
     pub id: ApiKeyId,

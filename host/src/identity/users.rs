@@ -4,7 +4,7 @@ pub mod api;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::capability::{AppRole, Role};
 use super::{IdentityError, Sessions, User, UserId, sql};
@@ -13,7 +13,7 @@ use crate::directory;
 use crate::store::{Expected, Tx};
 
 /// A user with a role in an app.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Member {
     /// Who.
     pub user_id: UserId,

@@ -296,7 +296,7 @@ pub enum Rotation {
 }
 
 /// A rotation that was done.
-#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize, JsonSchema)]
 #[schemars(rename = "SubscriberKeysRotated")]
 pub struct Rotated {
     /// When.

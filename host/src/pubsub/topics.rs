@@ -44,7 +44,7 @@ impl AuthMode {
 }
 
 /// How a topic, or every topic that begins so, is open.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct OpenTopic {
     /// Which.
     pub name: Glob,

@@ -23,7 +23,7 @@ pub use pattern::PathPattern;
 pub type RouteId = Id<Route>;
 
 /// Which requests go to which script.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Route {
     /// Its id.
     pub id: RouteId,

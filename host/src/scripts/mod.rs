@@ -16,7 +16,7 @@ use crate::store::{Id, StoreError};
 pub type ScriptId = Id<Script>;
 
 /// A function of an app.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Script {
     /// Its id.
     pub id: ScriptId,

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::apps::AppId;
 use crate::scripts::ScriptId;
@@ -26,7 +26,7 @@ pub const VALUE_BYTES_MAX: usize = 64 * 1024;
 pub const SECRETS_MAX: i64 = 200;
 
 /// A secret, without its value.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Secret {
     /// Its name.
     pub name: String,

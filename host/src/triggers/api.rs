@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     DeadLetterFilter, DispatchMode, Glob, Kind, KvFilter, Op, OrderedBy, PubSubFilter, Trigger,
-    TriggerError, TriggerId, sql,
+    TriggerError, TriggerId, default_name, sql,
 };
 use crate::apps::{AppId, NAME_BYTES_MAX};
 use crate::directory;
@@ -418,12 +418,11 @@ async fn create(
     let trigger = node.db.write(move |tx| {
         Box::pin(async move {
             directory::raise_version(tx).await?;
-            let id = TriggerId::new();
             let mut trigger = Trigger {
-                id,
+                id: TriggerId::new(),
                 app_id,
                 script_id,
-                name: format!("{}-{id}", kind.as_str()),
+                name: String::new(),
                 kind,
                 enabled: true,
                 paused: false,
@@ -436,6 +435,13 @@ async fn create(
                 updated_at: tx.now,
             };
             fields.over(&mut trigger);
+            if trigger.name.is_empty() {
+                let conn = tx.conn().await?;
+                let script = crate::scripts::sql::get(conn, script_id).await?;
+                let script = script.map(|script| script.name).unwrap_or_default();
+                let taken = sql::names(conn, app_id).await?;
+                trigger.name = default_name(&script, &trigger.kind, &taken);
+            }
             put(tx, &trigger).await?;
             tx.creates(trigger.id);
             Ok::<_, TriggerError>(trigger)

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::apps::AppId;
+use crate::apps::{AppId, NAME_BYTES_MAX};
 use crate::dead_letters::DeadLetter;
 use crate::dispatch::retry::RetryPolicy;
 use crate::idempotency::EventPolicy;
@@ -23,7 +23,7 @@ pub use glob::Glob;
 pub type TriggerId = Id<Trigger>;
 
 /// Which events go to which script.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct Trigger {
     /// Its id.
     pub id: TriggerId,
@@ -56,8 +56,35 @@ pub struct Trigger {
     pub updated_at: DateTime<Utc>,
 }
 
+/// The name of a trigger where nobody says one: its script and what it listens to, `notify on
+/// people` say, with a number where others have that.
+pub fn default_name(script: &str, kind: &Kind, taken: &[String]) -> String {
+    let of = match kind {
+        Kind::Kv(filter) => filter.collection.to_string(),
+        Kind::PubSub(filter) => format!("topic {}", filter.topic),
+        Kind::DeadLetter(_) => "dead letters".to_owned(),
+    };
+    let whole: String = format!("{script} on {of}")
+        .chars()
+        .filter(|c| !c.is_control())
+        .collect();
+    let numbered = |n: u32| {
+        let number = if n == 1 {
+            String::new()
+        } else {
+            format!(" {n}")
+        };
+        let mut name = whole.clone();
+        name.truncate(name.floor_char_boundary(NAME_BYTES_MAX - number.len()));
+        name + &number
+    };
+    // There are fewer names than numbers.
+    let mut names = (1..).map(numbered);
+    names.find(|name| !taken.contains(name)).unwrap_or(whole)
+}
+
 /// What a trigger listens to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "kind", content = "filter", rename_all = "snake_case")]
 #[schemars(rename = "TriggerKind")]
 pub enum Kind {
@@ -82,7 +109,7 @@ impl Kind {
 }
 
 /// Which mutations.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct KvFilter {
     /// Of these collections.
     pub collection: Glob,
@@ -104,7 +131,7 @@ impl KvFilter {
 }
 
 /// Which messages.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PubSubFilter {
     /// Of these topics.
     pub topic: Glob,
@@ -223,4 +250,42 @@ pub enum TriggerError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_says_what_a_trigger_does() {
+        let kv = |collection: &str| {
+            Kind::Kv(KvFilter {
+                collection: collection.parse().unwrap(),
+                ops: Op::ALL.to_vec(),
+                key: None,
+            })
+        };
+        let name = |kind, taken: &[&str]| {
+            let taken: Vec<String> = taken.iter().map(|name| (*name).to_owned()).collect();
+            default_name("notify", &kind, &taken)
+        };
+        assert_eq!(name(kv("orders:*"), &[]), "notify on orders:*");
+        assert_eq!(
+            name(kv("people"), &["notify on people"]),
+            "notify on people 2"
+        );
+        let two = ["notify on people", "notify on people 2"];
+        assert_eq!(name(kv("people"), &two), "notify on people 3");
+        let dead = || Kind::DeadLetter(DeadLetterFilter::default());
+        assert_eq!(name(dead(), &[]), "notify on dead letters");
+        let topic = "t".parse().unwrap();
+        assert_eq!(
+            name(Kind::PubSub(PubSubFilter { topic }), &[]),
+            "notify on topic t"
+        );
+        let long = name(kv(&"é".repeat(80)), &[]);
+        assert!(long.len() <= NAME_BYTES_MAX && long.starts_with("notify on éé"));
+        let other = name(kv(&"é".repeat(80)), &[&long]);
+        assert!(other.len() <= NAME_BYTES_MAX && other.ends_with("é 2"));
+    }
 }

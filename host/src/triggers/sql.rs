@@ -115,6 +115,15 @@ pub async fn all(conn: &mut Conn) -> Result<Readable<Trigger>, StoreError> {
     Ok(rows.into_iter().map(Trigger::try_from).collect())
 }
 
+/// The names of an app's triggers.
+pub async fn names(conn: &mut Conn, app_id: AppId) -> Result<Vec<String>, StoreError> {
+    const SQL: &str = "select name from triggers where app_id = $1";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(app_id)
+        .fetch_all(c)
+        .await)?)
+}
+
 /// A page of an app's triggers in the order of their making: those after `after`.
 pub async fn page(
     conn: &mut Conn,

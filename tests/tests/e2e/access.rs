@@ -38,7 +38,8 @@ pub fn table(mark: &str) -> Vec<Vec<String>> {
 /// What a capability takes: a role in the app or on the instance, and a scope.
 struct Needs {
     app_role: Option<String>,
-    scope: Option<String>,
+    /// One of them is enough; any, where there is none.
+    one_of: Vec<String>,
 }
 
 /// Somebody who calls.
@@ -81,9 +82,11 @@ impl Somebody {
         if in_app && (role.is_none() || self.elsewhere) {
             return Expected::Hidden;
         }
-        if let (Some(scopes), Some(scope)) = (&self.scopes, &needed.scope)
-            && !scopes.contains(&scope.as_str())
-        {
+        let is_in_one = |scopes: &Vec<&str>| {
+            let takes = &needed.one_of;
+            takes.is_empty() || takes.iter().any(|scope| scopes.contains(&scope.as_str()))
+        };
+        if !self.scopes.as_ref().is_none_or(is_in_one) {
             return Expected::Forbidden;
         }
         let rank = |role: &str| APP_ROLES.iter().position(|one| *one == role);
@@ -276,8 +279,9 @@ fn every_endpoint_as_every_role_and_with_every_scope(engine: Engine) {
         .into_iter()
         .map(|row| {
             let app_role = row[1].strip_suffix(" of the app").map(str::to_owned);
-            let scope = Some(row[2].clone()).filter(|scope| scope != "any");
-            (row[0].clone(), Needs { app_role, scope })
+            let one_of = row[2].split(" or ").filter(|scope| *scope != "any");
+            let one_of = one_of.map(str::to_owned).collect();
+            (row[0].clone(), Needs { app_role, one_of })
         })
         .collect();
     let endpoints = table("endpoints");

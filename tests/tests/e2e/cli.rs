@@ -129,7 +129,7 @@ fn the_store_is_read_and_written(engine: Engine) {
     fine(server.cli(&["kv", "set", "c", "text", "plain words", "--app", "a"]));
     assert_eq!(
         fine(server.cli(&["kv", "get", "c", "a/ä", "--app", "a"])).trim(),
-        r#"{"n":1}"#
+        r#"{"n": 1}"#
     );
     assert_eq!(
         fine(server.cli(&["kv", "get", "c", "text", "--app", "a"])).trim(),

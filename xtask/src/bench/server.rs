@@ -96,7 +96,7 @@ impl Server {
         login.wait()?;
         let known = std::fs::read(self.folder.join("picloud/credentials.json"))?;
         let known: Value = serde_json::from_slice(&known)?;
-        known["token"]
+        known["profiles"]["default"]["token"]
             .as_str()
             .context("no token")?
             .clone_into(&mut self.token);

@@ -43,7 +43,9 @@ types! {
     OidcNotBegun = "oidc_not_begun", BAD_REQUEST, "The sign-in failed",
         "The sign-in at the provider was begun in another browser, was used before, or took too long.";
     Unauthorized = "unauthorized", UNAUTHORIZED, "Sign in first",
-        "There is no token, or it is not whole, unknown, expired or revoked; or name and password do not fit.";
+        "There is no token, or it is not whole, unknown, expired or revoked.";
+    WrongPassword = "wrong_password", UNAUTHORIZED, "Name and password do not fit",
+        "Signing in: nobody has this name and this password. Which of them is wrong is not said.";
     Forbidden = "forbidden", FORBIDDEN, "You may not do this",
         "What is missing, a role or a scope, is said.";
     Csrf = "csrf", FORBIDDEN, "The request may be another page's",

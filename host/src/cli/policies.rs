@@ -1,10 +1,11 @@
-//! What commands that make routes take about CORS.
+//! What commands that make routes take about CORS and idempotency.
 
 use clap::Args;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::output::Failure;
 use crate::cors::{Origin, Policy};
+use crate::idempotency::RoutePolicy;
 
 /// Which pages of other origins may call a route.
 #[derive(Args)]
@@ -34,9 +35,9 @@ pub(super) struct CorsArgs {
 
 impl CorsArgs {
     /// What routes get as `cors`, whole, as the server shows it; none: they keep what they have.
-    pub(super) fn given(&self) -> Result<Option<Value>, Failure> {
+    pub(super) fn given(&self) -> Result<Option<Option<Policy>>, Failure> {
         if self.no_cors {
-            return Ok(Some(Value::Null));
+            return Ok(Some(None));
         }
         if self.origins.is_empty() {
             return Ok(None);
@@ -54,9 +55,48 @@ impl CorsArgs {
         if let Some(max_age_s) = self.max_age_s {
             fields["max_age_s"] = max_age_s.into();
         }
-        let whole = serde_json::from_value::<Policy>(fields).and_then(serde_json::to_value);
+        let whole = serde_json::from_value::<Policy>(fields);
         whole
-            .map(Some)
+            .map(|policy| Some(Some(policy)))
+            .map_err(|error| Failure::Local(error.to_string()))
+    }
+}
+
+/// Whether calls of a route with the same `Idempotency-Key` are one.
+#[derive(Args)]
+pub(super) struct IdempotencyArgs {
+    /// Calls with the same Idempotency-Key are one: the script runs once. With =SECONDS, for how
+    /// long a key holds
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        num_args = 0..=1,
+        require_equals = true,
+        default_missing_value = ""
+    )]
+    idempotent: Option<String>,
+    /// An Idempotency-Key is a header like any other
+    #[arg(long, conflicts_with = "idempotent")]
+    no_idempotent: bool,
+}
+
+impl IdempotencyArgs {
+    /// What routes get as `idempotency`, whole; none: they keep what they have.
+    pub(super) fn given(&self) -> Result<Option<Option<RoutePolicy>>, Failure> {
+        let Some(text) = &self.idempotent else {
+            return Ok(self.no_idempotent.then_some(None));
+        };
+        let mut fields = json!({});
+        if !text.is_empty() {
+            let ttl_s: Option<u64> = text.parse().ok().filter(|seconds| *seconds > 0);
+            let ttl_s = ttl_s.ok_or_else(|| {
+                Failure::Usage(format!("--idempotent={text}: write seconds, like 86400"))
+            })?;
+            fields["ttl_s"] = ttl_s.into();
+        }
+        let whole = serde_json::from_value::<RoutePolicy>(fields);
+        whole
+            .map(|policy| Some(Some(policy)))
             .map_err(|error| Failure::Local(error.to_string()))
     }
 }
