@@ -528,6 +528,7 @@ mod tests {
             "/openapi.json",
             "/docs",
             "/docs.css",
+            "/sdk/client.tgz",
         ];
         assert_eq!(public, expected);
     }

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod answer;
 mod body;
+mod client;
 pub mod connections;
 pub mod cookie;
 mod cors;
@@ -77,6 +78,7 @@ pub fn endpoints() -> endpoints::Api {
         .room("backup", backup::api::endpoints())
         .room("portable", portable::api::endpoints())
         .room("openapi", openapi::endpoints())
+        .room("client", client::endpoints())
 }
 
 /// What belongs to the instance itself.
