@@ -1,4 +1,4 @@
-import { server } from './server.svelte.ts';
+import { presence } from './presence.svelte.ts';
 
 /**
  * The time, as a state: what shows "5 s ago" reads it. One timer for all of them. It stands while the
@@ -9,10 +9,10 @@ class Clock {
 
 	constructor() {
 		const tick = () => {
-			if (!server.trouble) this.now = Date.now();
+			if (!presence.trouble) this.now = Date.now();
 		};
 		setInterval(tick, 10_000);
-		server.onBack(tick);
+		presence.onBack(tick);
 	}
 }
 

@@ -2,7 +2,7 @@ import { untrack } from 'svelte';
 import { Problem } from './api/problem.ts';
 import type { Page } from './api/types.ts';
 import { live, type Topic } from './live.svelte.ts';
-import { server } from './server.svelte.ts';
+import { presence } from './presence.svelte.ts';
 import { toasts } from './toasts.svelte.ts';
 
 /** How long an answer is waited for before a change begins anew without it, in milliseconds. */
@@ -51,7 +51,7 @@ export class Query<T> {
 		});
 		$effect(() => live.listen(topics(), () => void untrack(() => this.refresh())));
 		$effect(() =>
-			server.onBack(() => {
+			presence.onBack(() => {
 				if (this.problem) void this.refresh();
 			})
 		);
@@ -122,7 +122,7 @@ export class List<T extends { id: string }> {
 		});
 		$effect(() => live.listen(topics(), () => void untrack(() => this.#ask('renewed'))));
 		$effect(() =>
-			server.onBack(() => {
+			presence.onBack(() => {
 				if (this.problem) void this.refresh();
 			})
 		);

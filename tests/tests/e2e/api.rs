@@ -278,7 +278,7 @@ fn executions_are_filtered_and_paged(engine: Engine) {
 fn a_draft_is_run_and_deploys_nothing(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
-    let script = app.script("live", r#"#{ is: "live" }"#);
+    let script = app.script("live", r#"#{ now: "live" }"#);
     app.route("live", "GET /live");
     let secret = json!({ "value": "s3cret", "scripts": ["live"] });
     assert_eq!(
@@ -311,9 +311,9 @@ fn a_draft_is_run_and_deploys_nothing(engine: Engine) {
     assert_eq!(after.headers["etag"], before.headers["etag"]);
     let versions = server.api("GET", &format!("{path}/versions"), None).json();
     assert_eq!(versions["items"].as_array().unwrap().len(), 1);
-    assert_eq!(server.get("/live").text(), r#"{"is":"live"}"#);
+    assert_eq!(server.get("/live").text(), r#"{"now":"live"}"#);
     let without = server.api("POST", &execute, Some(json!({}))).json();
-    assert_eq!(without["response"]["body"], r#"{"is":"live"}"#);
+    assert_eq!(without["response"]["body"], r#"{"now":"live"}"#);
     let kept = app.executions("invocation_type=execute");
     let of_version = |version: u32| {
         let is_it = |one: &&serde_json::Value| one["script_version"] == version;

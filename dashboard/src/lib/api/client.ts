@@ -1,5 +1,5 @@
 import { Json, written } from '../json.ts';
-import { server } from '../server.svelte.ts';
+import { presence } from '../presence.svelte.ts';
 import { credentials } from './credentials.ts';
 import { Problem } from './problem.ts';
 import type { paths } from './schema.d.ts';
@@ -106,14 +106,14 @@ export async function tagged<E extends Endpoint>(
 			} as RequestInit);
 		} catch (error) {
 			if (options.signal?.aborted) throw error;
-			void server.ask();
+			void presence.ask();
 			throw Problem.unreachable();
 		}
 	};
 	let response = await send();
 	if (!response.ok) {
 		const problem = await Problem.from(response);
-		if (problem.isOutage) void server.ask();
+		if (problem.isOutage) void presence.ask();
 		// What was being done goes on where the sign-in is renewed.
 		if (!(await credentials.renew(endpoint, problem))) throw problem;
 		response = await send();

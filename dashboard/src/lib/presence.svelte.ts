@@ -16,7 +16,7 @@ export interface Trouble {
  * Whether the server is there. Pages look as they did while it is not, so it is asked: when something
  * failed, when the stream of events broke, and now and then, since one that hangs breaks nothing.
  */
-class Server {
+class Presence {
 	trouble = $state.raw<Trouble | null>(null);
 	/** When it was heard of last. */
 	#heard = Date.now();
@@ -76,4 +76,4 @@ async function ready(): Promise<'ready' | string[] | null> {
 	}
 }
 
-export const server = new Server();
+export const presence = new Presence();
