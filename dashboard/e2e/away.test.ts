@@ -71,7 +71,7 @@ test('a server that is down is told of, on every page, until it is back', async 
 	await look(page, 'away-page');
 	await server.launch();
 	await page.clock.resume();
-	await page.getByRole('row', { name: '/hello' }).waitFor({ timeout: 30_000 });
+	await page.getByRole('row', { name: '/hello' }).waitFor({ timeout: 90_000 });
 	await trouble.waitFor({ state: 'detached' });
 	await page.context().close();
 });
@@ -87,13 +87,13 @@ test('what failed while the server was down is fetched when it is back, and chan
 	await page.getByTestId('trouble').waitFor();
 	await page.getByRole('link', { name: 'Overview' }).click();
 	await server.launch();
-	await page.getByText('Executions').first().waitFor({ timeout: 30_000 });
-	await page.getByTestId('trouble').waitFor({ state: 'detached', timeout: 30_000 });
+	await page.getByText('Executions').first().waitFor({ timeout: 90_000 });
+	await page.getByTestId('trouble').waitFor({ state: 'detached', timeout: 90_000 });
 	await page.getByRole('link', { name: 'Scripts' }).click();
 	await page.getByRole('row', { name: 'hello' }).waitFor();
 	expect(await page.getByRole('alert').count()).toBe(0);
 	await server.api('POST /apps/shop/scripts', { name: 'made-since', source: '1' });
-	await page.getByRole('row', { name: 'made-since' }).waitFor({ timeout: 30_000 });
+	await page.getByRole('row', { name: 'made-since' }).waitFor({ timeout: 90_000 });
 	await page.context().close();
 });
 
@@ -109,6 +109,6 @@ test('a server that hangs is told of, too', async () => {
 	} finally {
 		server.signal('SIGCONT');
 	}
-	await page.getByTestId('trouble').waitFor({ state: 'detached', timeout: 40_000 });
+	await page.getByTestId('trouble').waitFor({ state: 'detached', timeout: 90_000 });
 	await page.context().close();
 });

@@ -25,7 +25,8 @@ export async function tab(browser: Browser): Promise<{ page: Page; wrong: string
 		reducedMotion: 'reduce'
 	});
 	const page = await context.newPage();
-	page.setDefaultTimeout(15_000);
+	// Nothing waits so long but on a machine that does much else.
+	page.setDefaultTimeout(60_000);
 	const wrong: string[] = [];
 	page.on('pageerror', (error) => wrong.push(String(error)));
 	page.on('console', (message) => {
@@ -55,7 +56,7 @@ export async function enterPassword(form: Page | Locator, seen: Locator, passwor
 			() => seen.isVisible()
 		);
 	};
-	await expect.poll(signedIn, { timeout: 30_000 }).toBe(true);
+	await expect.poll(signedIn, { timeout: 60_000 }).toBe(true);
 }
 
 /** Where the text of an editor is. */

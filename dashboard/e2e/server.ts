@@ -95,7 +95,7 @@ export class Server {
 
 	/** Wait for a condition. */
 	async until(holds: () => Promise<boolean>): Promise<void> {
-		const end = Date.now() + 30_000;
+		const end = Date.now() + 120_000;
 		while (!(await holds().catch(() => false))) {
 			if (Date.now() > end) throw new Error(`waited in vain for ${holds}`);
 			await new Promise((done) => setTimeout(done, 50));

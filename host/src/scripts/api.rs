@@ -104,7 +104,10 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::WriteScripts, Of::Script),
             execute,
         )
-        .called("executeScript", "Run a script now, or a draft of it, as you")
+        .called(
+            "executeScript",
+            "Run a script now, or a draft of it, as you",
+        )
         .may_fail(&[ProblemType::Overloaded])
 }
 

@@ -241,12 +241,7 @@ impl Runner {
     }
 
     /// Code that can run, and how many bytes of memory it takes.
-    async fn load(
-        &self,
-        app: &App,
-        kind: Kind,
-        bytes: Bytes,
-    ) -> Result<(Code, usize), NoCode> {
+    async fn load(&self, app: &App, kind: Kind, bytes: Bytes) -> Result<(Code, usize), NoCode> {
         match kind {
             Kind::Rhai => {
                 let source: Arc<str> = String::from_utf8_lossy(&bytes).into();

@@ -282,7 +282,9 @@ fn a_draft_is_run_and_deploys_nothing(engine: Engine) {
     app.route("live", "GET /live");
     let secret = json!({ "value": "s3cret", "scripts": ["live"] });
     assert_eq!(
-        server.api("PUT", "/apps/a/secrets/KEY", Some(secret)).status,
+        server
+            .api("PUT", "/apps/a/secrets/KEY", Some(secret))
+            .status,
         204
     );
     let path = format!("/scripts/{script}");
@@ -295,7 +297,8 @@ fn a_draft_is_run_and_deploys_nothing(engine: Engine) {
         answer.json()
     };
     // It has all that is the script's.
-    let draft = r#"[ctx.request.body.n, ctx.script_name, ctx.script_version, secrets::get("KEY").len()]"#;
+    let draft =
+        r#"[ctx.request.body.n, ctx.script_name, ctx.script_version, secrets::get("KEY").len()]"#;
     let done = run(draft);
     assert_eq!(done["response"]["body"], r#"[7,"live",0,6]"#, "{done}");
     // Twice at once and one after the other: none is kept for another.
@@ -334,12 +337,20 @@ fn a_draft_is_run_and_deploys_nothing(engine: Engine) {
     let audit = server.api("GET", "/apps/a/audit?limit=200", None).json();
     let acts = audit["items"].as_array().unwrap().iter();
     let acts = acts.filter(|act| act["action"] == "POST /scripts/{id}/execute");
-    let acts: Vec<_> = acts.map(|act| (act["who"].as_str(), act["status"].as_u64())).collect();
-    assert_eq!(acts[..2], [(Some("ada"), Some(200)), (Some("eve"), Some(403))]);
+    let acts: Vec<_> = acts
+        .map(|act| (act["who"].as_str(), act["status"].as_u64()))
+        .collect();
+    assert_eq!(
+        acts[..2],
+        [(Some("ada"), Some(200)), (Some("eve"), Some(403))]
+    );
 
     let long = "x".repeat(1024 * 1024 + 1);
     let refused = server.api("POST", &execute, Some(json!({ "source": long })));
-    assert_eq!((refused.status, &refused.json()["field"]), (422, &json!("source")));
+    assert_eq!(
+        (refused.status, &refused.json()["field"]),
+        (422, &json!("source"))
+    );
 }
 
 fn a_script_can_be_run_directly(engine: Engine) {
