@@ -9,7 +9,7 @@ class Clock {
 
 	constructor() {
 		const tick = () => {
-			if (!presence.trouble) this.now = Date.now();
+			if (presence.trouble?.says !== null) this.now = Date.now();
 		};
 		setInterval(tick, 10_000);
 		presence.onBack(tick);
