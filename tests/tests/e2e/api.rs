@@ -290,8 +290,7 @@ fn a_draft_is_run_and_deploys_nothing(engine: Engine) {
         answer.json()
     };
     // It has all that is the script's.
-    let draft =
-        r#"[ctx.request.body.n, ctx.script_name, ctx.script_version]"#;
+    let draft = r#"[ctx.request.body.n, ctx.script_name, ctx.script_version]"#;
     let done = run(draft);
     assert_eq!(done["response"]["body"], r#"[7,"live",0]"#, "{done}");
     // Twice at once and one after the other: none is kept for another.
