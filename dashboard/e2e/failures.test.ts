@@ -32,7 +32,7 @@ test('a script is written, with its error at its place, and run', async () => {
 	const line = page.locator('.cm-line', { has: page.locator('.cm-lintRange-error') });
 	expect(await line.first().innerText()).toBe('let y = ;');
 	await look(page, 'script-diagnostic');
-	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('button', { name: 'Deploy' }).click();
 	await page.getByRole('alert').waitFor();
 
 	await write(page, 'log::info("greeted");\n#{ hello: ctx.request.body.name }');
@@ -42,7 +42,26 @@ test('a script is written, with its error at its place, and run', async () => {
 	await result.waitFor();
 	expect(await result.innerText()).toContain('"hello": "Ada"');
 	expect(await result.innerText()).toContain('greeted');
+	await result.getByText('draft', { exact: true }).waitFor();
 	await look(page, 'script-run');
+
+	// That deployed nothing, and neither does a draft that fails; to deploy is another button.
+	type Script = { id: string; version: number; source: string };
+	const { items } = await server.api<{ items: Script[] }>('GET /apps/shop/scripts');
+	const live = () => server.api<Script>(`GET /scripts/${items[0]?.id}`);
+	expect(await live()).toMatchObject({ version: 1, source: expect.stringContaining('let name') });
+	await write(page, 'throw "only a draft"');
+	await page.locator(EDITOR).press('Control+Enter');
+	await result.getByTestId('script-error').getByText('only a draft').waitFor();
+	expect((await live()).version).toBe(1);
+	await write(page, 'log::info("greeted");\n#{ hello: ctx.request.body.name }');
+	await page.getByRole('button', { name: 'Deploy' }).click();
+	await page.getByText('Version 2, live').waitFor();
+	await page.getByRole('button', { name: 'Run', exact: true }).click();
+	await result.getByText('draft', { exact: true }).waitFor({ state: 'detached' });
+	expect(await live()).toMatchObject({ version: 2, source: expect.stringContaining('greeted') });
+	const runs = await server.api<{ items: { script_version: number }[] }>('GET /apps/shop/executions');
+	expect(runs.items.map(({ script_version }) => script_version)).toEqual([2, 0, 0]);
 
 	// Versions: what changed, and back with one click.
 	await page.getByRole('link', { name: 'Versions' }).click();
@@ -101,9 +120,9 @@ test('what failed is found, fixed and replayed, until nothing is left', async ()
 	await page.locator(EDITOR).waitFor();
 	await page.locator('.cm-activeLine', { hasText: 'throw' }).waitFor();
 	await write(page, 'let order = ctx.event.kv.value;\nlog::info(`billed ${order.id}`);');
-	await page.getByRole('button', { name: 'Save and replay all 7' }).waitFor();
+	await page.getByRole('button', { name: 'Deploy and replay all 7' }).waitFor();
 	await look(page, 'script-fixing');
-	await page.getByRole('button', { name: 'Save and replay all 7' }).click();
+	await page.getByRole('button', { name: 'Deploy and replay all 7' }).click();
 	await page.getByText('7 dead letters replayed').waitFor();
 	await expect.poll(() => page.getByTestId('dead-letter-badge').count()).toBe(0);
 	await server.until(async () => {

@@ -115,6 +115,65 @@ test('a route is made, and found for a request', async () => {
 	await page.context().close();
 });
 
+test('a repeated request runs once where the form of its route says so', async () => {
+	const { page, wrong } = await tab(browser);
+	await server.api('POST /apps/shop/scripts', { name: 'count', source: 'ctx.execution_id' });
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/routes`);
+	await page.getByRole('button', { name: 'New route' }).click();
+	await page.getByLabel('Method').first().selectOption('POST');
+	await page.getByLabel('Path', { exact: true }).fill('/count');
+	await page.getByLabel('Script').selectOption('count');
+	const repeated = page.getByLabel('Repeated requests run once');
+	expect(await repeated.isChecked()).toBe(false);
+	await repeated.check();
+	await page.getByLabel('A key holds for').fill('3600');
+	await look(page, 'route-idempotency');
+	await page.getByRole('button', { name: 'Create the route' }).click();
+	const row = page.getByRole('row', { name: '/count' });
+	await row.getByText('idempotent').waitFor();
+	type Route = { id: string; path: string; idempotency: unknown };
+	const route = async () => {
+		const { items } = await server.api<{ items: Route[] }>('GET /apps/shop/routes');
+		return items.find(({ path }) => path === '/count');
+	};
+	expect((await route())?.idempotency).toEqual({ ttl_s: 3600, keep_answer: true });
+	const call = async () => {
+		const headers = { 'idempotency-key': 'once' };
+		return (await fetch(`${server.url}/count`, { method: 'POST', headers })).text();
+	};
+	expect(await call()).toBe(await call());
+
+	await page.getByRole('button', { name: 'More of POST /count' }).click();
+	await page.getByRole('menuitem', { name: 'Edit' }).click();
+	expect(await page.getByLabel('A key holds for').inputValue()).toBe('3600');
+	await page.getByLabel('Keep the answer').uncheck();
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('dialog').waitFor({ state: 'detached' });
+	expect((await route())?.idempotency).toEqual({ ttl_s: 3600, keep_answer: false });
+	await page.getByRole('button', { name: 'More of POST /count' }).click();
+	await page.getByRole('menuitem', { name: 'Edit' }).click();
+	await repeated.uncheck();
+	await page.getByRole('button', { name: 'Save' }).click();
+	await row.getByText('idempotent').waitFor({ state: 'detached' });
+	expect((await route())?.idempotency).toBe(null);
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('an empty app shows a command that calls this very app', async () => {
+	const { page } = await tab(browser);
+	await signIn(page, server);
+	await server.api('POST /apps', { slug: 'attic', name: 'Attic' });
+	await page.goto(`${server.url}/admin/apps/blog`);
+	await page.getByText(`curl -i -H 'host: blog.example.com' '${server.url}/hello'`).waitFor();
+	await page.goto(`${server.url}/admin/apps/attic`);
+	await page.getByText('No address leads to this app yet').waitFor();
+	await look(page, 'overview-no-host');
+	await server.api('DELETE /apps/attic');
+	await page.context().close();
+});
+
 test('pages of other origins may call a route once it says which', async () => {
 	await server.api('POST /apps/shop/routes', { path: '/elsewhere', script: 'hello', method: 'GET' });
 	const { page, wrong } = await tab(browser);
@@ -242,6 +301,91 @@ test('a key is changed, with what that fires, and deleted once its name is typed
 	await page.context().close();
 });
 
+/** What JavaScript's own numbers would change, as it may stand in somebody's JSON. */
+const ODD = '"id": 9007199254740993, "price": 10.0, "rate": 1e+2';
+
+/** The text of the API's answer, as it came. */
+async function textOf(path: string, body?: string): Promise<string> {
+	const headers = { authorization: `Bearer ${server.token}`, 'content-type': 'application/json' };
+	const init = body === undefined ? { headers } : { method: 'PUT', headers, body };
+	const answer = await fetch(`${server.url}/api/v1${path}`, init);
+	expect(answer.ok).toBe(true);
+	return answer.text();
+}
+
+test('what an editor does not touch stays as it was written', async () => {
+	await textOf('/apps/shop/kv/ledger/a', `{${ODD}, "note": "old"}`);
+	const stored = await textOf('/apps/shop/kv/ledger/a');
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/kv?collection=ledger`);
+	await page.getByRole('row').filter({ hasText: '9007199254740993' }).filter({ hasText: '10.0' }).waitFor();
+	await page.getByRole('button', { name: 'a', exact: true }).click();
+	await page.locator(EDITOR).waitFor();
+	await write(page, (await page.locator(EDITOR).innerText()).replace('"old"', '"new"'));
+	await look(page, 'kv-numbers');
+	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('dialog').waitFor({ state: 'detached' });
+	expect(JSON.stringify(await textOf('/apps/shop/kv/ledger/a')).replace(/\\n| /g, '')).toBe(
+		JSON.stringify(stored.replace('"old"', '"new"')).replace(/\\n| /g, '')
+	);
+
+	// The payload of a dead letter, which is sent again with another note, and fails again.
+	await server.api('POST /apps/shop/scripts', { name: 'book', source: 'throw ctx.event.kv.value.note' });
+	await server.api('POST /apps/shop/triggers', {
+		kind: 'kv',
+		name: 'book',
+		script: 'book',
+		collection: 'ledger',
+		retry: { attempts_max: 1, base_ms: 1 }
+	});
+	await textOf('/apps/shop/kv/ledger/b', `{${ODD}, "note": "old"}`);
+	const failed = async (note: string) => {
+		const path = `/apps/shop/dead-letters?error=${note}&state=unresolved`;
+		const { items } = await server.api<{ items: { id: string }[] }>(`GET ${path}`);
+		return items[0]?.id;
+	};
+	await server.until(async () => (await failed('old')) !== undefined);
+	await page.goto(`${server.url}/admin/apps/shop/dead-letters/${await failed('old')}`);
+	await page.locator(EDITOR).waitFor();
+	const payload = await page.locator(EDITOR).innerText();
+	expect(payload).toContain('9007199254740993');
+	await write(page, payload.replace('"old"', '"once more"'));
+	await page.getByRole('button', { name: 'Replay with this payload' }).click();
+	await server.until(async () => (await failed('once')) !== undefined);
+	const again = await textOf(`/dead-letters/${await failed('once')}`);
+	for (const part of ['"id":9007199254740993', '"price":10.0', '"note":"once more"']) {
+		expect(again.replaceAll(' ', '')).toContain(part.replaceAll(' ', ''));
+	}
+
+	// What is sent by hand, and what is answered and logged.
+	await server.api('POST /apps/shop/scripts', {
+		name: 'echo',
+		source: 'log::info("got", #{ it: ctx.request.body }); ctx.request.body'
+	});
+	await page.goto(`${server.url}/admin/apps/shop/scripts`);
+	await page.getByRole('link', { name: 'echo' }).click();
+	await page.locator(EDITOR).waitFor();
+	await page.getByLabel('Body').fill(`{${ODD}}`);
+	await page.getByRole('button', { name: 'Run', exact: true }).click();
+	const result = page.getByTestId('run-result');
+	await result.getByLabel('Answer').filter({ hasText: '9007199254740993' }).waitFor();
+	await result.getByRole('listitem').filter({ hasText: '"id":9007199254740993' }).waitFor();
+	await page.getByRole('link', { name: 'Execution', exact: true }).click();
+	await page.getByRole('listitem').filter({ hasText: '"id":9007199254740993' }).waitFor();
+
+	await page.goto(`${server.url}/admin/apps/shop/topics?topic=desk`);
+	await page.getByText('listening').waitFor();
+	await page.getByLabel('Message', { exact: true }).fill(`{${ODD}}`);
+	await page.getByRole('button', { name: 'Publish' }).click();
+	await page.getByText('"id":9007199254740993,"price":10.0').waitFor();
+	// The next test counts what there is.
+	const { items } = await server.api<{ items: { id: string; name: string }[] }>('GET /apps/shop/triggers');
+	await server.api(`DELETE /triggers/${items.find(({ name }) => name === 'book')?.id}`);
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
 test('of two tabs that edit a script the second is told, keeps its text and decides', async () => {
 	const script = await server.api<{ id: string }>('POST /apps/shop/scripts', { name: 'shared', source: '1' });
 	const source = async () => (await server.api<{ source: string }>(`GET /scripts/${script.id}`)).source;
@@ -253,15 +397,15 @@ test('of two tabs that edit a script the second is told, keeps its text and deci
 	}
 	const [{ page: theirs }, { page: mine }] = tabs;
 	await write(theirs, '"what they wrote"');
-	await theirs.getByRole('button', { name: 'Save' }).click();
-	await theirs.getByText('Saved as version 2').waitFor();
+	await theirs.getByRole('button', { name: 'Deploy' }).click();
+	await theirs.getByText('Version 2, live').waitFor();
 
 	await write(mine, '"what I wrote"');
 	const conflict = mine.getByTestId('conflict');
 	const editor = mine.getByLabel('Source of shared');
 	// However often it is tried.
 	for (let times = 0; times < 2; times++) {
-		await mine.getByRole('button', { name: 'Save', exact: true }).click();
+		await mine.getByRole('button', { name: 'Deploy', exact: true }).click();
 		await conflict.getByText('Somebody changed this since you opened it').waitFor();
 		await conflict.locator('.cm-deletedChunk', { hasText: 'what they wrote' }).waitFor();
 		expect(await editor.innerText()).toContain('what I wrote');
@@ -269,14 +413,14 @@ test('of two tabs that edit a script the second is told, keeps its text and deci
 	}
 	await look(mine, 'script-conflict');
 	await conflict.getByRole('button', { name: 'Save mine over theirs' }).click();
-	await mine.getByText('Saved as version 3').waitFor();
+	await mine.getByText('Version 3, live').waitFor();
 	expect(await source()).toBe('"what I wrote"');
 
 	await write(theirs, '"and once more"');
-	await theirs.getByRole('button', { name: 'Save', exact: true }).click();
+	await theirs.getByRole('button', { name: 'Deploy', exact: true }).click();
 	await theirs.getByRole('button', { name: 'Drop mine, take theirs' }).click();
 	await expect.poll(() => theirs.getByLabel('Source of shared').innerText()).toContain('what I wrote');
-	await theirs.getByText('Saved as version 3').waitFor();
+	await theirs.getByText('Version 3, live').waitFor();
 	expect(tabs.flatMap(({ wrong }) => wrong)).toEqual([]);
 	for (const { page } of tabs) await page.context().close();
 });
@@ -385,10 +529,10 @@ test('a session that ends in the middle of an edit keeps the text, and the next 
 	await page.locator(EDITOR).waitFor();
 	await write(page, '#{ hello: "edited" }');
 	await page.context().clearCookies();
-	await page.getByRole('button', { name: 'Save' }).click();
+	await page.getByRole('button', { name: 'Deploy' }).click();
 	await page.getByRole('dialog', { name: 'Sign in again' }).waitFor();
 	await look(page, 'expired');
-	await enterPassword(page, page.getByText('Saved as version 2'));
+	await enterPassword(page, page.getByText('Version 2, live'));
 	await page.getByRole('dialog').waitFor({ state: 'detached' });
 	expect(await page.locator(EDITOR).innerText()).toContain('edited');
 	expect(wrong).toEqual([]);

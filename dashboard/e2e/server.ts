@@ -13,46 +13,63 @@ export class Server {
 	/** What the server printed for whoever sets it up. */
 	setupToken = '';
 
+	url = '';
+	#process: ChildProcess | undefined;
+
 	private constructor(
-		readonly url: string,
-		private readonly process: ChildProcess,
-		private readonly folder: string
+		private readonly folder: string,
+		private readonly environment: NodeJS.ProcessEnv
 	) {}
 
 	/** Start one that has an owner, or one that waits to be set up; with these settings. */
 	static async start(hasOwner = true, settings: Record<string, string> = {}): Promise<Server> {
 		const folder = mkdtempSync(join(tmpdir(), 'picloud-dashboard-'));
-		const words = ['serve', '--listen', '127.0.0.1:0', '--shutdown-grace-ms', '500'];
-		words.push('--data-dir', join(folder, 'data'));
-		// Compiled code is shared by all tests: compiling the guest takes seconds.
-		words.push('--cache-dir', join(TARGET, 'picloud-test-cache'));
 		const environment: NodeJS.ProcessEnv = { ...process.env, PICLOUD_LOG: 'error', ...settings };
 		if (hasOwner) environment.PICLOUD_OWNER_PASSWORD = PASSWORD;
-		const child = spawn(PROGRAM, words, {
-			cwd: folder,
-			env: environment,
-			stdio: ['ignore', 'pipe', 'inherit']
-		});
-		let setupToken = '';
-		const url = await new Promise<string>((found, failed) => {
-			child.once('exit', (code) => failed(new Error(`the server ended: ${code}`)));
-			createInterface(child.stdout).on('line', (line) => {
-				const [name, value = ''] = line.split(/ on |: /);
-				if (name === 'set-up token') setupToken = value;
-				if (name === 'listening') found(value);
-			});
-		});
-		const server = new Server(url, child, folder);
-		await server.until(async () => (await fetch(`${url}/readyz`)).ok);
-		server.setupToken = setupToken;
+		const server = new Server(folder, environment);
+		await server.launch();
 		if (hasOwner) server.token = await server.signIn('owner', PASSWORD);
 		return server;
 	}
 
-	async stop(): Promise<void> {
-		const ended = new Promise((done) => this.process.once('exit', done));
-		this.process.kill();
+	/** Start the process, again where it was. */
+	async launch(): Promise<void> {
+		const port = this.url ? new URL(this.url).port : '0';
+		const words = ['serve', '--listen', `127.0.0.1:${port}`, '--shutdown-grace-ms', '500'];
+		words.push('--data-dir', join(this.folder, 'data'));
+		// Compiled code is shared by all tests: compiling the guest takes seconds.
+		words.push('--cache-dir', join(TARGET, 'picloud-test-cache'));
+		const child = spawn(PROGRAM, words, {
+			cwd: this.folder,
+			env: this.environment,
+			stdio: ['ignore', 'pipe', 'inherit']
+		});
+		this.#process = child;
+		this.url = await new Promise<string>((found, failed) => {
+			child.once('exit', (code) => failed(new Error(`the server ended: ${code}`)));
+			createInterface(child.stdout).on('line', (line) => {
+				const [name, value = ''] = line.split(/ on |: /);
+				if (name === 'set-up token') this.setupToken = value;
+				if (name === 'listening') found(value);
+			});
+		});
+		await this.until(async () => (await fetch(`${this.url}/readyz`)).ok);
+	}
+
+	/** Send the process a signal. */
+	signal(name: NodeJS.Signals): void {
+		this.#process?.kill(name);
+	}
+
+	/** End the process, as a crash does unless told. */
+	async kill(name: NodeJS.Signals = 'SIGKILL'): Promise<void> {
+		const ended = new Promise((done) => this.#process?.once('exit', done));
+		this.signal(name);
 		await ended;
+	}
+
+	async stop(): Promise<void> {
+		await this.kill('SIGTERM');
 		rmSync(this.folder, { recursive: true, force: true });
 	}
 
@@ -78,7 +95,7 @@ export class Server {
 
 	/** Wait for a condition. */
 	async until(holds: () => Promise<boolean>): Promise<void> {
-		const end = Date.now() + 30_000;
+		const end = Date.now() + 120_000;
 		while (!(await holds().catch(() => false))) {
 			if (Date.now() > end) throw new Error(`waited in vain for ${holds}`);
 			await new Promise((done) => setTimeout(done, 50));

@@ -4,9 +4,9 @@ export default defineConfig({
 	test: {
 		dir: import.meta.dirname,
 		include: ['*.test.ts'],
-		testTimeout: 120_000,
-		hookTimeout: 120_000,
-		expect: { poll: { timeout: 15_000 } },
+		testTimeout: 400_000,
+		hookTimeout: 300_000,
+		expect: { poll: { timeout: 60_000 } },
 		// Browsers are heavy: a machine of two cores runs one.
 		fileParallelism: false
 	}

@@ -1,6 +1,7 @@
 import { PicloudError, ProblemError } from "./errors.js";
 import { send, type Wire } from "./send.js";
 import { memoryStorage, type SessionStorage } from "./storage.js";
+import { within } from "./wait.js";
 
 /** Somebody who is signed in to the app. */
 export interface Session {
@@ -33,6 +34,12 @@ export interface AuthOptions {
 
 /** A token that ends sooner than this is renewed before it is used. */
 const MARGIN_MS = 30_000;
+
+/** How long a call waits for a new token while the old one still does. */
+const PATIENCE_MS = 5000;
+
+/** How long a renewal may take where calls may take for ever: all of them wait for it. */
+const RENEWAL_MS = 30_000;
 
 /** Signs in to the app through its own endpoints, and keeps the token. */
 export class Auth {
@@ -77,7 +84,8 @@ export class Auth {
     const leftMs = (session.expiresAt ?? Infinity) - Date.now();
     if (leftMs < MARGIN_MS && session.refreshToken) {
       try {
-        return (await this.#refresh(session.token))?.token ?? null;
+        const renewed = await within(() => this.#refresh(session.token), undefined, leftMs > 0 ? PATIENCE_MS : 0);
+        return renewed?.token ?? null;
       } catch (error) {
         // The old one may still do for this call.
         if (leftMs <= 0) throw error;
@@ -123,7 +131,8 @@ export class Auth {
       if (!session?.refreshToken || session.token !== old) return session;
       try {
         const path = this.#options.refreshPath ?? "/auth/refresh";
-        const renewed = await this.#ask(path, { refresh_token: session.refreshToken });
+        const timeoutMs = this.#wire.timeoutMs || RENEWAL_MS;
+        const renewed = await this.#ask(path, { refresh_token: session.refreshToken }, timeoutMs);
         await this.setSession({ refreshToken: session.refreshToken, ...renewed });
       } catch (error) {
         if (!(error instanceof ProblemError) || error.status >= 500 || error.status === 429) throw error;
@@ -134,8 +143,8 @@ export class Auth {
     return this.#refreshing;
   }
 
-  async #ask(path: string, body: unknown): Promise<Session> {
-    const { body: answer } = await send(this.#wire, { method: "POST", path, body });
+  async #ask(path: string, body: unknown, timeoutMs?: number): Promise<Session> {
+    const { body: answer } = await send(this.#wire, { method: "POST", path, body }, { timeoutMs });
     return (this.#options.readSession ?? readSession)(answer);
   }
 

@@ -40,7 +40,7 @@ export class ProblemError extends PicloudError {
   readonly detail: string | undefined;
   /** The field of the request that is wrong, when it is one. */
   readonly field: string | undefined;
-  /** The execution that failed, when there was one: `picloud logs` finds it. */
+  /** The execution that answered, when there was one: `picloud logs` finds it. */
   readonly executionId: string | undefined;
   /** How long the server asks to wait, in milliseconds. */
   readonly retryAfterMs: number | undefined;
@@ -64,7 +64,8 @@ export class ProblemError extends PicloudError {
     this.title = title;
     this.detail = detail;
     this.field = text("field");
-    this.executionId = text("execution_id");
+    // A script's own answer says it in a header only.
+    this.executionId = text("execution_id") ?? response.headers.get("x-execution-id") ?? undefined;
     this.retryAfterMs = retryAfterMs(response.headers.get("retry-after"));
     this.body = body;
     this.response = response;

@@ -1,7 +1,7 @@
-import { ConnectionError } from "./errors.js";
+import { ConnectionError, PicloudError } from "./errors.js";
 import { pauseBefore, type Wire } from "./send.js";
 import { readStream } from "./stream.js";
-import { wait } from "./wait.js";
+import { wait, within } from "./wait.js";
 
 /** A line that a script logged. */
 export interface LogLine {
@@ -56,7 +56,7 @@ export class Execution {
       try {
         await readStream(this.#wire, {
           path: `/api/v1/executions/${this.id}/events`,
-          token: token ?? (await this.#wire.auth?.token()),
+          token: token ?? (await within(() => this.#wire.auth?.token(), signal)),
           lastEventId,
           signal,
           onEvent: ({ event, id, data }) => {
@@ -64,6 +64,10 @@ export class Execution {
             failures = 1;
             if (event === "log") onLog?.(data as unknown as LogLine);
             if (event === "outcome") outcome = data as unknown as Outcome;
+          },
+          onUnreadable: (event, id) => {
+            if (event === "outcome") throw new PicloudError("the outcome cannot be read");
+            lastEventId = id ?? lastEventId;
           },
         });
       } catch (error) {

@@ -2,7 +2,7 @@ import { ConnectionError, PicloudError, ProblemError, TimeoutError } from "./err
 import { platform } from "./platform.js";
 import type { Wire } from "./send.js";
 import { readStream, type StreamEvent } from "./stream.js";
-import { backoffMs, TIMER_MAX_MS, wait, type Backoff } from "./wait.js";
+import { backoffMs, TIMER_MAX_MS, wait, within, type Backoff } from "./wait.js";
 
 /** How long `getToken` may take. */
 const TOKEN_MS = 30_000;
@@ -27,9 +27,14 @@ export interface Listener {
   onEnd(topics: readonly string[], error: Error): void;
 }
 
+/** Who has tokens for a line, if anybody does. */
+export interface TokenSource {
+  /** As it is now. */
+  readonly getToken: GetToken | undefined;
+}
+
 /** How lines behave. */
 export interface LineSettings {
-  readonly getToken?: GetToken | undefined;
   readonly backoff: Backoff;
   /** Where to begin; now, when left out. */
   readonly lastEventId?: string | undefined;
@@ -49,6 +54,7 @@ export interface TopicSource {
 export class Line implements TopicSource {
   cursor: string | undefined;
   readonly #wire: Wire;
+  readonly #tokens: TokenSource;
   readonly #settings: LineSettings;
   readonly #listener: Listener;
   #topics: readonly string[] = [];
@@ -61,8 +67,9 @@ export class Line implements TopicSource {
   #expired = false;
   #renewing: ReturnType<typeof setTimeout> | undefined;
 
-  constructor(wire: Wire, settings: LineSettings, listener: Listener) {
+  constructor(wire: Wire, tokens: TokenSource, settings: LineSettings, listener: Listener) {
     this.#wire = wire;
+    this.#tokens = tokens;
     this.#settings = settings;
     this.#listener = listener;
     this.cursor = settings.lastEventId;
@@ -113,7 +120,7 @@ export class Line implements TopicSource {
       clearTimeout(this.#renewing);
       if (signal.aborted) continue;
       const status = error instanceof ProblemError ? error.status : 0;
-      if ((status === 401 || status === 403) && this.#settings.getToken && refusals++ === 0) {
+      if ((status === 401 || status === 403) && this.#tokens.getToken && refusals++ === 0) {
         this.#token = undefined;
         continue;
       }
@@ -164,21 +171,25 @@ export class Line implements TopicSource {
         this.#listener.onEvent(event);
         if (event.event === "ready") this.#listener.onStatus("open");
       },
+      onUnreadable: (event, id) => {
+        if (event === "ready" || event === "reset") throw new PicloudError(`the server's \`${event}\` cannot be read`);
+        // Whatever it was, it is missing; what comes after it is not.
+        this.#gap(id);
+      },
     });
   }
 
   /** A token from the page; one that does not come must not keep us from starting anew. */
   async #getToken(signal: AbortSignal): Promise<string | null | undefined> {
-    const { getToken } = this.#settings;
+    const { getToken } = this.#tokens;
     if (!getToken) return;
-    const late = wait(TOKEN_MS, signal).then(() => Promise.reject(new TimeoutError("`getToken` is late")));
-    return Promise.race([getToken(this.#topics), late]);
+    return within(() => getToken(this.#topics), signal, TOKEN_MS, "`getToken` is late");
   }
 
   /** Come back with a new token shortly before the server would end the stream. */
   #renewBefore(expiresAt: unknown, serverNow: number): void {
     const leftMs = Date.parse(String(expiresAt)) - serverNow;
-    if (!this.#settings.getToken || !(leftMs > 0)) return;
+    if (!this.#tokens.getToken || !(leftMs > 0)) return;
     const inMs = Math.min(leftMs - Math.min(30_000, leftMs / 5), TIMER_MAX_MS);
     this.#renewing = setTimeout(() => void this.#renew(this.#ending.signal), inMs);
   }
@@ -200,11 +211,16 @@ export class Line implements TopicSource {
     if (field === "last_event_id" && this.cursor) {
       // The server does not know the place: all since then is lost.
       this.cursor = undefined;
-      for (const topic of this.#topics) this.#listener.onEvent({ event: "gap", data: { topic } });
-      return;
+      return this.#gap();
     }
     const named = this.#topics.filter((topic) => topic === (body as { topic?: unknown } | undefined)?.topic);
     this.#end(named.length > 0 ? named : this.#topics, error);
+  }
+
+  /** Tell all topics that something is missing before this place. */
+  #gap(id?: string): void {
+    this.cursor = id ?? this.cursor;
+    for (const topic of this.#topics) this.#listener.onEvent({ event: "gap", id, data: { topic } });
   }
 
   #end(topics: readonly string[], error: Error): void {

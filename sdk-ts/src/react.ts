@@ -36,8 +36,10 @@ export function useEndpoint<Req, Res, Path extends string, Query>(
   endpoint: Endpoint<Req, Res, Path, Query>,
   ...args: Args<Call<Path, Query>>
 ): EndpointResult<Res> {
-  const key = JSON.stringify(args);
-  // The arguments are new objects each time: it is what they say that counts.
+  // The arguments are new objects each time: it is what they say that counts. JSON knows no `bigint`, and no `NaN`.
+  const key = JSON.stringify(args, (_, value: unknown) =>
+    /^(bigint|number)$/.test(typeof value) ? String(value) : value,
+  );
   const store = useMemo(() => endpointStore(endpoint, args), [endpoint, key]);
   const state = useSyncExternalStore(store.subscribe, store.get, store.get);
   return { ...state, reload: store.reload };

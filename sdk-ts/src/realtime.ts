@@ -33,17 +33,22 @@ export const TOPICS_MAX = 50;
 class Group implements Listener {
   readonly followers = new Set<Follower>();
   readonly source: TopicSource;
-  readonly getToken: GetToken | undefined;
   status: Status = "connecting";
   /** Whether it began with what is published now, and not at a place of the past. */
   readonly #isLive: boolean;
+  readonly #usual: GetToken | undefined;
   /** The topics that its stream had when it opened last: one that came later is not open yet. */
   #open: ReadonlySet<unknown> = new Set();
 
-  constructor(first: Follower, getToken: GetToken | undefined, makeSource: (listener: Listener) => TopicSource) {
-    this.getToken = getToken;
+  constructor(first: Follower, usual: GetToken | undefined, makeSource: (group: Group) => TopicSource) {
+    this.#usual = usual;
     this.#isLive = first.cursor === undefined;
     this.source = makeSource(this);
+  }
+
+  /** As whoever came last has it now. */
+  get getToken(): GetToken | undefined {
+    return [...this.followers].at(-1)?.getToken ?? this.#usual;
   }
 
   topics(): string[] {
@@ -108,7 +113,7 @@ export class Realtime implements Host {
     const getToken = follower.getToken ?? this.#options.getToken;
     let group = [...this.#groups].find((some) => some.takes(follower, getToken));
     if (!group) {
-      group = new Group(follower, getToken, (listener) => this.#source(follower, getToken, listener));
+      group = new Group(follower, this.#options.getToken, (made) => this.#source(follower, getToken, made));
       this.#groups.add(group);
     }
     const isThere = group.topics().includes(follower.topic);
@@ -133,15 +138,15 @@ export class Realtime implements Host {
     group.source.want(group.topics());
   }
 
-  #source({ cursor }: Follower, getToken: GetToken | undefined, listener: Listener): TopicSource {
+  #source({ cursor }: Follower, getToken: GetToken | undefined, group: Group): TopicSource {
     const { share, backoff } = this.#options;
     const make = (heard: Listener, lastEventId = cursor) =>
-      new Line(this.#wire, { getToken, backoff: { ...BACKOFF, ...backoff }, lastEventId }, heard);
+      new Line(this.#wire, group, { backoff: { ...BACKOFF, ...backoff }, lastEventId }, heard);
     // What begins elsewhere, has tokens of its own, or found no room is not shared.
     const isFirst = [...this.#groups].every(({ source }) => source instanceof Line);
     const isCommon = getToken === this.#options.getToken && cursor === undefined;
-    const shared = isCommon && isFirst ? share?.(this.#wire.baseUrl, make, listener) : undefined;
-    return shared ?? make(listener);
+    const shared = isCommon && isFirst ? share?.(this.#wire.baseUrl, make, group) : undefined;
+    return shared ?? make(group);
   }
 
   #isHidden(): boolean {

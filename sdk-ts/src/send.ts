@@ -1,6 +1,7 @@
 import type { Auth } from "./auth.js";
 import { ConnectionError, PicloudError, ProblemError, TimeoutError } from "./errors.js";
-import { backoffMs, endAfter, linked, wait } from "./wait.js";
+import { platform } from "./platform.js";
+import { backoffMs, endAfter, linked, wait, within } from "./wait.js";
 
 /** What can be said of one call; the client's own settings hold where it is left out. */
 export interface CallOptions {
@@ -52,17 +53,17 @@ export async function send(wire: Wire, outgoing: Outgoing, options: CallOptions 
   if (options.idempotencyKey) {
     headers.set("idempotency-key", options.idempotencyKey === true ? randomKey() : options.idempotencyKey);
   }
-  const body = encode(outgoing.body, headers);
   // One that may not arrive twice is made once, unless a key makes it safe.
   const isRepeatable = !["POST", "PATCH"].includes(outgoing.method) || headers.has("idempotency-key");
   const ending = linked(signal);
   const deadline = timeoutMs ? Date.now() + timeoutMs : Infinity;
   const timer = endAfter(timeoutMs, ending, () => new TimeoutError(`no answer within ${timeoutMs} ms`));
-  const init = { method: outgoing.method, headers, body, signal: ending.signal } as RequestInit;
   try {
+    const body = await within(() => encode(outgoing.body, headers), ending.signal);
+    const init = { method: outgoing.method, headers, body, signal: ending.signal } as RequestInit;
     let renewed = false;
     for (let failures = 1; ; failures++) {
-      const token = await signIn(wire, headers, options);
+      const token = await within(() => signIn(wire, headers, options), ending.signal);
       try {
         const response = await attempt(wire, wire.baseUrl + outgoing.path, init);
         return { response, body: await decode(response) };
@@ -71,7 +72,7 @@ export async function send(wire: Wire, outgoing: Outgoing, options: CallOptions 
         if (token && !renewed && error instanceof ProblemError && error.status === 401) {
           // Nothing ran, so any call can be made again with a token that holds.
           renewed = true;
-          if (await wire.auth?.renew(token)) continue;
+          if (await within(() => wire.auth?.renew(token), ending.signal)) continue;
         }
         const pauseMs = isRepeatable && failures <= retries ? pauseBefore(error, failures) : undefined;
         if (pauseMs === undefined || Date.now() + pauseMs > deadline) throw error;
@@ -114,14 +115,17 @@ export function pauseBefore(error: unknown, failures: number): number | undefine
   if (!(error instanceof ProblemError)) return undefined;
   // The first call with our key still runs: its answer is to come.
   if (error.problem === "idempotency_in_progress") return usual;
-  // Where a script ran and failed, it would fail again.
-  const transient = [408, 425, 429, 502, 503, 504].includes(error.status) && !error.executionId;
+  // Where a script ran and failed, it would fail again; what one answers itself is taken at its word.
+  const failed = error.problem && error.executionId;
+  const transient = [408, 425, 429, 502, 503, 504].includes(error.status) && !failed;
   return transient ? Math.max(error.retryAfterMs ?? 0, usual) : undefined;
 }
 
 /** A body as `fetch` takes it; all that is no body of the platform's own is JSON. */
-function encode(body: unknown, headers: Headers): BodyInit | undefined {
+async function encode(body: unknown, headers: Headers): Promise<BodyInit | undefined> {
   if (body === undefined) return undefined;
+  // Whole, as the server takes it: so it can be sent again, and by every browser.
+  if (platform.ReadableStream && body instanceof ReadableStream) return new Response(body).arrayBuffer();
   const native = [FormData, URLSearchParams, Blob, ArrayBuffer];
   const asItIs =
     native.some((kind) => body instanceof kind) ||
@@ -129,7 +133,12 @@ function encode(body: unknown, headers: Headers): BodyInit | undefined {
     (typeof body === "string" && headers.has("content-type"));
   if (asItIs) return body as BodyInit;
   if (!headers.has("content-type")) headers.set("content-type", "application/json");
-  return JSON.stringify(body);
+  const text = JSON.stringify(body);
+  // A map, an answer or a function would silently arrive as `{}`, or not at all.
+  if (!text || (text === "{}" && Object.prototype.toString.call(body) !== "[object Object]")) {
+    throw new PicloudError("the body is nothing that JSON can say");
+  }
+  return text;
 }
 
 /** What a body holds, by its content type; undefined when it is empty. */

@@ -1,7 +1,9 @@
 import type { Client } from "./client.js";
 import type { Args, Call, Endpoint } from "./endpoint.js";
 import type { Status } from "./line.js";
+import type { CallOptions } from "./send.js";
 import type { Message, SubscribeOptions } from "./subscription.js";
+import { linked, type Linked } from "./wait.js";
 
 /** A value that changes, and those who watch it. It works only while somebody does. */
 export interface Store<T> {
@@ -23,7 +25,7 @@ export interface TopicState<T> {
 
 /** How a page follows a topic. */
 export interface TopicOptions<T> extends Omit<SubscribeOptions<T>, "onStatus" | "signal" | "bufferMax"> {
-  /** How many messages are kept; 100 unless told. */
+  /** How many messages are kept; 100 unless told, and none with 0. */
   keep?: number;
 }
 
@@ -43,15 +45,19 @@ export function topicStore<T>(
   topic: string,
   options: () => TopicOptions<T>,
 ): Store<TopicState<T>> {
-  let lastEventId = options().lastEventId;
+  let lastEventId: string | undefined;
   return makeStore<TopicState<T>>({ messages: [], status: "connecting", error: undefined }, (change) => {
-    const { getToken } = options();
+    lastEventId ??= options().lastEventId;
     const subscription = client.subscribe<T>(topic, {
-      ...(getToken && { getToken }),
+      get getToken() {
+        return options().getToken;
+      },
       ...(lastEventId !== undefined && { lastEventId }),
       onMessage: (message) => {
         options().onMessage?.(message);
-        change(({ messages }) => ({ messages: [...messages, message].slice(-(options().keep ?? 100)) }));
+        // `slice(-0)` would be all of them.
+        const keep = Math.max(0, options().keep ?? 100);
+        change(({ messages }) => ({ messages: keep ? [...messages, message].slice(-keep) : [] }));
       },
       onGap: () => options().onGap?.(),
       onStatus: (status, error) => change(() => ({ status, error })),
@@ -75,18 +81,22 @@ export function endpointStore<Req, Res, Path extends string, Query>(
   endpoint: Endpoint<Req, Res, Path, Query>,
   args: Args<Call<Path, Query>>,
 ): EndpointStore<Res> {
-  let current: AbortController | undefined;
+  let current: Linked | undefined;
   let changeState: Change<EndpointState<Res>> | undefined;
   const load = () => {
     const change = changeState;
     if (!change) return;
-    current?.abort();
-    const { signal } = (current = new AbortController());
+    current?.abort(undefined);
+    const mine = (current = linked((args[0] as CallOptions | undefined)?.signal));
     change(() => ({ isLoading: true }));
-    const call = { ...args[0], signal } as unknown as Call<Path, Query>;
+    const call = { ...args[0], signal: mine.signal } as unknown as Call<Path, Query>;
+    const ended = (how: Partial<EndpointState<Res>>) => {
+      mine.release();
+      if (current === mine) change(() => ({ ...how, isLoading: false }));
+    };
     endpoint.get(...([call] as Args<Call<Path, Query>>)).then(
-      (data) => signal.aborted || change(() => ({ data, error: undefined, isLoading: false })),
-      (error: unknown) => signal.aborted || change(() => ({ error: error as Error, isLoading: false })),
+      (data) => ended({ data, error: undefined }),
+      (error: unknown) => ended({ error: error as Error }),
     );
   };
   const first = { data: undefined, error: undefined, isLoading: true };
@@ -95,7 +105,8 @@ export function endpointStore<Req, Res, Path extends string, Query>(
     load();
     return () => {
       changeState = undefined;
-      current?.abort();
+      current?.abort(undefined);
+      current = undefined;
     };
   });
   return { ...store, reload: load };

@@ -24,6 +24,8 @@ export interface StreamRequest {
   /** The server accepted; its clock says this, in milliseconds since 1970. */
   onOpen?(serverNow: number): void;
   onEvent(event: StreamEvent): void;
+  /** An event came whose data is no JSON object: it would be the same another time. */
+  onUnreadable(event: string, id: string | undefined): void;
 }
 
 const NO_STREAMS = "`fetch` cannot read streams: give createClient one that can";
@@ -51,7 +53,10 @@ export async function readStream(wire: Wire, request: StreamRequest): Promise<vo
     request.onOpen?.(Date.parse(response.headers.get("date") ?? "") || Date.now());
     const parse = sseParser(({ event, id, data }) => {
       // What was read before the end may still be in the piece.
-      if (!ending.signal.aborted) request.onEvent({ event, id, data: JSON.parse(data) as StreamEvent["data"] });
+      if (ending.signal.aborted) return;
+      const members = membersOf(data);
+      if (members) request.onEvent({ event, id, data: members });
+      else request.onUnreadable(event, id);
     });
     const decoder = new TextDecoder();
     const reader = response.body.getReader();
@@ -70,6 +75,16 @@ export async function readStream(wire: Wire, request: StreamRequest): Promise<vo
     clearTimeout(watch);
     ending.release();
     ending.abort(undefined);
+  }
+}
+
+/** What a JSON object holds; undefined where the text is none. */
+function membersOf(text: string): StreamEvent["data"] | undefined {
+  try {
+    const value = JSON.parse(text) as unknown;
+    return typeof value === "object" && value !== null ? (value as StreamEvent["data"]) : undefined;
+  } catch {
+    return undefined;
   }
 }
 

@@ -25,7 +25,7 @@ export interface SubscribeOptions<T = unknown> {
   /** How the subscription is; with what went wrong, if something did. `closed` is the end. */
   onStatus?: (status: Status, error?: Error) => void;
   /** Gets a subscriber token, when the topic needs one; the client's own unless told. */
-  getToken?: GetToken;
+  getToken?: GetToken | undefined;
   /** Where to begin: the `lastEventId` of an earlier subscription, or `earliest`. Now, unless told. */
   lastEventId?: string;
   /** Closes the subscription. */
@@ -61,8 +61,6 @@ export class Subscription<T = unknown> implements AsyncIterable<Message<T>>, Fol
   /** The topic. */
   readonly topic: string;
   /** @internal */
-  readonly getToken: GetToken | undefined;
-  /** @internal */
   cursor: string | undefined;
   readonly #options: SubscribeOptions<T>;
   readonly #host: Host;
@@ -80,7 +78,6 @@ export class Subscription<T = unknown> implements AsyncIterable<Message<T>>, Fol
   /** @internal */
   constructor(host: Host, topic: string, options: SubscribeOptions<T>) {
     this.topic = topic;
-    this.getToken = options.getToken;
     this.#options = options;
     this.cursor = this.#read = options.lastEventId;
     this.#bufferMax = Math.max(1, options.bufferMax ?? 1000);
@@ -88,6 +85,11 @@ export class Subscription<T = unknown> implements AsyncIterable<Message<T>>, Fol
     options.signal?.addEventListener("abort", this.#onAbort);
     if (options.signal?.aborted) this.#status = "closed";
     else host.attach(this);
+  }
+
+  /** As it is now: a page may have another with each render. @internal */
+  get getToken(): GetToken | undefined {
+    return this.#options.getToken;
   }
 
   /** How it is. */

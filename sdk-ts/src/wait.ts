@@ -1,3 +1,5 @@
+import { TimeoutError } from "./errors.js";
+
 /** How pauses grow. */
 export interface Backoff {
   /** The longest first pause, in milliseconds. */
@@ -54,6 +56,28 @@ export function linked(outer: AbortSignal | undefined): Linked {
     abort: (reason) => inner.abort(reason),
     release: () => outer?.removeEventListener("abort", abort),
   };
+}
+
+/** What `run` comes to, unless the signal is aborted first, or it takes longer than `ms`, where that is not 0. */
+export async function within<T>(
+  run: () => T | Promise<T>,
+  outer: AbortSignal | undefined,
+  ms = 0,
+  late?: string,
+): Promise<T> {
+  const ending = linked(outer);
+  const { signal } = ending;
+  signal.throwIfAborted();
+  const timer = endAfter(ms, ending, () => new TimeoutError(late));
+  const ended = new Promise<never>((_, reject) => {
+    signal.addEventListener("abort", () => reject(signal.reason as Error));
+  });
+  try {
+    return await Promise.race([run(), ended]);
+  } finally {
+    clearTimeout(timer);
+    ending.release();
+  }
 }
 
 /** Abort after a time, unless it is 0; what it answers is for `clearTimeout`. */

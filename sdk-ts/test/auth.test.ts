@@ -162,3 +162,59 @@ test("memory is each client's own", async () => {
   await one.save("x");
   expect(await other.load()).toBeNull();
 });
+
+/** Make pauses of so many milliseconds short. */
+function hasten(slow: number): void {
+  const { setTimeout } = globalThis;
+  vi.stubGlobal("setTimeout", (run: () => void, ms?: number) => setTimeout(run, ms === slow ? 100 : ms));
+}
+
+/** A server whose renewal hangs until it is told to go on. */
+async function hanging() {
+  const state = { hangs: true };
+  const { url, got } = await serve((request, response) => {
+    if (request.url === "/auth/refresh") return state.hangs ? undefined : json(response, 200, { token: "new" });
+    const isGood = request.headers.authorization === "Bearer new" || request.url === "/anybody";
+    return json(response, isGood ? 200 : 401, isGood ? request.headers.authorization : problem(401, "unauthorized"));
+  });
+  const asked = () => got.filter((request) => request.url === "/auth/refresh").length;
+  return { url, state, asked };
+}
+
+test.each(["ended", "refused"])("a call waits for a new token no longer than it may: the old one %s", async (why) => {
+  const { url, asked } = await hanging();
+  const client = createClient({ baseUrl: url });
+  const expiresAt = why === "ended" ? Date.now() - 1 : undefined;
+  await client.auth.setSession({ token: "old", refreshToken: "r", expiresAt });
+  const me = client.endpoint("/me");
+  const begun = Date.now();
+  await expect(me.get({ timeoutMs: 200 })).rejects.toMatchObject({ name: "TimeoutError" });
+  const ending = new AbortController();
+  const call = me.get({ signal: ending.signal });
+  setTimeout(() => ending.abort(new Error("enough")), 100);
+  await expect(call).rejects.toThrow("enough");
+  expect(Date.now() - begun).toBeLessThan(5000);
+  // Both waited for the same one.
+  expect(asked()).toBe(1);
+});
+
+test("while the old token does, a renewal that hangs keeps nobody waiting for long", async () => {
+  hasten(5000);
+  const { url } = await hanging();
+  const client = createClient({ baseUrl: url });
+  await client.auth.setSession({ token: "old", refreshToken: "r", expiresAt: Date.now() + 20_000 });
+  const begun = Date.now();
+  expect(await client.endpoint("/anybody").get()).toBe("Bearer old");
+  expect(Date.now() - begun).toBeLessThan(4000);
+});
+
+test("a renewal that hangs ends by itself where calls have no end, and the next call begins another", async () => {
+  hasten(30_000);
+  const { url, state, asked } = await hanging();
+  const client = createClient({ baseUrl: url, timeoutMs: 0 });
+  await client.auth.setSession({ token: "old", refreshToken: "r", expiresAt: Date.now() - 1 });
+  await expect(client.endpoint("/me").get()).rejects.toMatchObject({ name: "TimeoutError" });
+  state.hangs = false;
+  expect(await client.endpoint("/me").get()).toBe("Bearer new");
+  expect(asked()).toBe(2);
+});

@@ -1,3 +1,6 @@
+import path from "node:path";
+
+import { build } from "esbuild";
 import { chromium, type Browser, type Page } from "playwright-core";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -138,4 +141,45 @@ test("a page of another origin calls a route that lets it in, and no other", asy
   // What was not let in did not run, either: its browser asked first.
   const { items } = (await server.api("GET", "/apps/shop/executions")) as { items: unknown[] };
   expect(items).toHaveLength(2);
+});
+
+test("a page of an origin that a topic does not let in is told so, and the others of its stream go on", async () => {
+  const server = await Picloud.start();
+  // By its other name the server is another origin; the page is of nobody's app.
+  const here = server.url.replace("127.0.0.1", "localhost");
+  await server.open("ours");
+  await server.open("theirs", { cors_origins: [here] });
+  const { page, errors } = await open(here);
+  const { outputFiles } = await build({
+    stdin: {
+      contents: 'export { createClient } from "./src/index.ts"',
+      resolveDir: path.join(import.meta.dirname, ".."),
+    },
+    bundle: true,
+    format: "iife",
+    globalName: "picloud",
+    write: false,
+  });
+  await page.evaluate(outputFiles[0]?.text + ";globalThis.picloud = picloud");
+  await page.evaluate((baseUrl) => {
+    const { createClient } = (globalThis as unknown as { picloud: typeof import("../src/index.js") }).picloud;
+    const client = createClient({ baseUrl });
+    const seen: Record<string, string> = {};
+    Object.assign(globalThis, { seen });
+    for (const topic of ["ours", "theirs", "nobodys"]) {
+      client.subscribe(topic, {
+        onMessage: ({ message }) => (seen[topic] = String(message)),
+        onStatus: (status, error) => (seen[topic] = `${status} ${error?.message ?? ""}`),
+      });
+    }
+  }, server.url);
+  const seen = (topic: string) =>
+    page.evaluate((topic) => (globalThis as unknown as { seen: Record<string, string> }).seen[topic], topic);
+  await expect.poll(() => seen("ours"), { timeout: 30_000 }).toContain("closed");
+  expect(await seen("ours")).toContain("cors_origins");
+  await expect.poll(() => seen("nobodys"), { timeout: 30_000 }).toContain("closed there is no topic");
+  await expect.poll(() => seen("theirs"), { timeout: 30_000 }).toContain("open");
+  await server.publish("theirs", "hello");
+  await expect.poll(() => seen("theirs"), { timeout: 30_000 }).toBe("hello");
+  expect(errors).toEqual([]);
 });

@@ -57,6 +57,39 @@ test("forms, text with a type, and bytes go out as they are", async () => {
   expect(got[3]?.headers["content-type"]).toBe("application/json");
 });
 
+test("a stream is sent whole, and again where the call is tried again", async () => {
+  let calls = 0;
+  const { url, got } = await serve((_, response) =>
+    ++calls === 1 ? json(response, 503, problem(503, "overloaded")) : json(response, 200, null),
+  );
+  const body = new Blob(["some ", "bytes"]).stream();
+  await clientOf(url)
+    .endpoint("/x")
+    .put({ body, headers: { "content-type": "image/png" } });
+  expect(got.map(({ text, headers }) => [text, headers["content-type"]])).toEqual([
+    ["some bytes", "image/png"],
+    ["some bytes", "image/png"],
+  ]);
+  const endless = new ReadableStream();
+  expect(await rejection(clientOf(url).endpoint("/x").post({ body: endless, timeoutMs: 100 }))).toBeInstanceOf(
+    TimeoutError,
+  );
+  expect(got).toHaveLength(2);
+});
+
+test.each([new Map([["a", 1]]), new Set([1]), new Error("no"), new Response("text"), () => 1, Symbol("s")])(
+  "what JSON would silently lose is not sent: %o",
+  async (body) => {
+    const { url, got } = await serve((_, response) => json(response, 200, null));
+    const error = await rejection(clientOf(url).endpoint("/x").post({ body }));
+    expect(error).toMatchObject({ name: "PicloudError", message: "the body is nothing that JSON can say" });
+    for (const fine of [{}, [], Object.create(null), { a: undefined }, new Date(0), "", 0, false, null]) {
+      await clientOf(url).endpoint("/x").post({ body: fine });
+    }
+    expect(got.map(({ text }) => text).join()).toBe('{},[],{},{},"1970-01-01T00:00:00.000Z","",0,false,null');
+  },
+);
+
 test("an answer is read by its content type", async () => {
   const { url } = await serve(({ url: path }, response) => {
     if (path === "/none") return response.writeHead(204).end();
@@ -95,12 +128,15 @@ test("a problem becomes an error that says all of it", async () => {
 });
 
 test("a script's own answer of 400 and above is an error too, with its body", async () => {
-  const { url } = await serve((_, response) => json(response, 422, { error: "`name` is missing" }));
+  const { url } = await serve((_, response) =>
+    json(response, 422, { error: "`name` is missing" }, { "x-execution-id": "e-1" }),
+  );
   const error = await rejection(clientOf(url).endpoint("/x").post());
   expect(error).toMatchObject({
     status: 422,
     type: "about:blank",
     problem: undefined,
+    executionId: "e-1",
     body: { error: "`name` is missing" },
   });
 });
@@ -127,6 +163,15 @@ test("what failed in a script is not tried again", async () => {
   );
   expect(await rejection(clientOf(url).endpoint("/x").get())).toMatchObject({ executionId: "e-1" });
   expect(got).toHaveLength(1);
+});
+
+test("a script that says itself that it is busy is taken at its word", async () => {
+  let calls = 0;
+  const { url } = await serve((_, response) =>
+    json(response, ++calls === 1 ? 503 : 200, { busy: true }, { "x-execution-id": `e-${calls}` }),
+  );
+  expect(await clientOf(url).endpoint("/x").get()).toEqual({ busy: true });
+  expect(calls).toBe(2);
 });
 
 test("a POST is tried again with an idempotency key, the same each time, until its answer is there", async () => {

@@ -64,6 +64,11 @@ export class Journal {
     for (const stream of this.streams) if (stream.topics.includes(topic)) send(stream, "message", data);
   }
 
+  /** Send something of our own on all streams. */
+  write(text: string): void {
+    for (const { response } of this.streams) response.write(text);
+  }
+
   /** Be the journal of a backup, in which a topic has fewer messages than it had. */
   restore(topic: string, seq: number): void {
     this.#entries.length = 0;

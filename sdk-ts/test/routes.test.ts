@@ -26,7 +26,11 @@ test("routes answer as scripts say, and problems as the server says", async () =
   });
   await expect(client.endpoint("/nowhere").get()).rejects.toMatchObject({ status: 404, problem: "not_found" });
   await server.route("/refuses", '#{ statusCode: 422, body: #{ error: "no name" } }');
-  await expect(client.endpoint("/refuses").post()).rejects.toMatchObject({ status: 422, body: { error: "no name" } });
+  await expect(client.endpoint("/refuses").post()).rejects.toMatchObject({
+    status: 422,
+    body: { error: "no name" },
+    executionId: expect.stringMatching(/^[0-9a-f-]{36}$/) as string,
+  });
 });
 
 test("a POST with a key runs once, however often it arrives", async () => {

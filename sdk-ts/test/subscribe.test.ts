@@ -200,6 +200,35 @@ test("a place that the server does not know is a gap, and the stream goes on fro
   await until("a message", () => one.heard.length === 1);
 });
 
+test.each(['{"topic":"a', "", "null", "7", '"text"'])(
+  "a message that cannot be read is a gap, and the stream goes on after it: %s",
+  async (data) => {
+    const journal = await Journal.start();
+    const client = clientOf(journal);
+    const [a, b] = [listen(client, "a"), listen(client, "b")];
+    await until("open", () => isOpen(a)() && isOpen(b)());
+    journal.publish("a", 1);
+    await until("a message", () => a.heard.length === 1);
+    journal.write(`event: message\nid: p2\ndata: ${data}\n\n`);
+    await until("the gap", () => a.gaps.length + b.gaps.length === 2);
+    expect(a.subscription.lastEventId).toBe("p2");
+    journal.publish("a", 2);
+    await until("the next", () => a.heard.length === 2);
+    // Nothing was asked for again, and both topics of the stream were told.
+    expect([journal.asked, a.gaps, b.gaps]).toEqual([1, ["a"], ["b"]]);
+  },
+);
+
+test.each(["ready", "reset"])("a server whose `%s` cannot be read is not asked for ever", async (event) => {
+  const journal = await Journal.start();
+  const one = listen(clientOf(journal), "a");
+  await until("open", isOpen(one));
+  journal.write(`event: ${event}\ndata: nonsense\n\n`);
+  await until("the end", () => one.subscription.status === "closed");
+  expect(one.errors.at(-1)?.message).toContain(`\`${event}\` cannot be read`);
+  expect(journal.asked).toBe(1);
+});
+
 test("a topic that is closed ends its subscriptions, and no other", async () => {
   const journal = await Journal.start();
   const client = clientOf(journal);

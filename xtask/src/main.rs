@@ -52,6 +52,8 @@ enum Task {
     Guest,
     /// Build the dashboard, which the next `cargo build` embeds
     Dashboard,
+    /// Pack the TypeScript client to build/sdk/client.tgz, which the next `cargo build` embeds
+    Sdk,
     /// Make a component of a core module that was built for wasm32-wasip1
     Component {
         /// The core module
@@ -159,6 +161,10 @@ fn perform(task: Task) -> Result<()> {
         Task::Dashboard => {
             setup::set_up(setup::For::Running, false)?;
             dashboard::build(&root)
+        }
+        Task::Sdk => {
+            setup::set_up(setup::For::Running, false)?;
+            sdk::build(&root)
         }
         Task::Component { module, component } => {
             std::fs::write(component, guest::encode(&std::fs::read(module)?)?)?;

@@ -49,6 +49,7 @@ pub fn run(
     }
     guest::build(root)?;
     dashboard::build(root)?;
+    sdk::build(root)?;
     let mut counts = Counts::default();
     let mut summary = Vec::new();
     let mut postgres = None;

@@ -22,6 +22,7 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
     }
     crate::guest::build(root)?;
     crate::dashboard::build(root)?;
+    crate::sdk::build(root)?;
     crate::step("build the server", || {
         let mut build = Command::new(crate::cargo());
         crate::run(build.current_dir(root).args([

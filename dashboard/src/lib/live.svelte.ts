@@ -1,3 +1,5 @@
+import { presence } from './presence.svelte.ts';
+
 /** What a page can be told of. */
 export interface Topic {
 	kind: string;
@@ -82,6 +84,7 @@ class Live {
 		});
 		source.addEventListener('error', () => {
 			this.connected = false;
+			void presence.ask();
 			if (source.readyState !== EventSource.CLOSED || this.#source !== source) return;
 			// Refused: the browser does not try again by itself. Where that lasts, because there are
 			// too many streams say, pages are fetched anew as often as it is tried.

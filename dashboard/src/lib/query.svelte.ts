@@ -2,6 +2,7 @@ import { untrack } from 'svelte';
 import { Problem } from './api/problem.ts';
 import type { Page } from './api/types.ts';
 import { live, type Topic } from './live.svelte.ts';
+import { presence } from './presence.svelte.ts';
 import { toasts } from './toasts.svelte.ts';
 
 /** How long an answer is waited for before a change begins anew without it, in milliseconds. */
@@ -49,6 +50,11 @@ export class Query<T> {
 			return () => this.#running?.abort();
 		});
 		$effect(() => live.listen(topics(), () => void untrack(() => this.refresh())));
+		$effect(() =>
+			presence.onBack(() => {
+				if (this.problem) void this.refresh();
+			})
+		);
 	}
 
 	/** Fetch it anew, after what is under way. */
@@ -115,6 +121,11 @@ export class List<T extends { id: string }> {
 			return () => this.#running?.abort();
 		});
 		$effect(() => live.listen(topics(), () => void untrack(() => this.#ask('renewed'))));
+		$effect(() =>
+			presence.onBack(() => {
+				if (this.problem) void this.refresh();
+			})
+		);
 	}
 
 	get more(): boolean {

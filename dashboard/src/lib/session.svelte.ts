@@ -3,6 +3,7 @@ import { credentials } from './api/credentials.ts';
 import { Problem } from './api/problem.ts';
 import type { App, AppRole, Me } from './api/types.ts';
 import { live } from './live.svelte.ts';
+import { presence } from './presence.svelte.ts';
 
 const RANK: Record<AppRole, number> = { viewer: 1, editor: 2, app_admin: 3 };
 /** They are refused by what they are about, and not for want of a sign-in. */
@@ -24,6 +25,12 @@ class Session {
 		credentials.renew = (endpoint, problem) => this.#renew(endpoint, problem);
 		live.onExpired = () => this.#expire();
 		this.#tabs.onmessage = () => void this.#resume();
+		// What happened while it was away is not known; a stream that was refused is asked for at once.
+		presence.onBack(() => {
+			if (!this.me || this.expired) return;
+			live.tellAll();
+			if (!live.connected) live.connect();
+		});
 	}
 
 	async load(): Promise<void> {

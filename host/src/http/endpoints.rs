@@ -625,6 +625,7 @@ mod tests {
             "/openapi.json",
             "/docs",
             "/docs.css",
+            "/sdk/client.tgz",
         ];
         assert_eq!(public, expected);
     }

@@ -3,6 +3,7 @@
 pub mod address;
 pub mod answer;
 mod body;
+mod client;
 mod coding;
 pub mod connections;
 pub mod cookie;
@@ -78,6 +79,7 @@ pub fn endpoints() -> endpoints::Api {
         .room("backup", backup::api::endpoints())
         .room("portable", portable::api::endpoints())
         .room("openapi", openapi::endpoints())
+        .room("client", client::endpoints())
 }
 
 /// What belongs to the instance itself.

@@ -1,11 +1,14 @@
 //! The streams of topics, on the hosts of the apps.
+//!
+//! A page may read why it is refused, whatever its origin: a browser shows it an answer that names
+//! nobody as if there were no server, and it would ask for ever. Whoever is no page reads it anyway.
 
 use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use futures_util::FutureExt;
@@ -41,53 +44,73 @@ pub(super) fn router() -> Router<Arc<Node>> {
 
 async fn open(State(node): State<Arc<Node>>, request: Request) -> Response {
     let (parts, _) = request.into_parts();
-    let asked = match asked_for(&node, &parts) {
-        Ok(asked) => asked,
-        Err(problem) => return problem.into_response(),
+    let opened = async {
+        let asked = asked_for(&node, &parts)?;
+        let credentials = let_in(&parts, &asked.topics)?;
+        Ok((subscribe(&node, &parts, &asked).await?, credentials))
     };
-    let mut response = match subscribe(&node, &parts, &asked).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(),
+    let (mut response, credentials) = match opened.await {
+        Ok(opened) => opened,
+        Err(problem) => (Problem::into_response(problem), Some(Credentials::Hidden)),
     };
-    allow_origin(&parts.headers, &asked.topics, response.headers_mut());
-    response
-}
-
-/// What a page of another origin asks before it subscribes.
-async fn preflight(State(node): State<Arc<Node>>, request: Request) -> Response {
-    let (parts, _) = request.into_parts();
-    let mut response = StatusCode::NO_CONTENT.into_response();
-    if let Ok(asked) = asked_for(&node, &parts)
-        && allow_origin(&parts.headers, &asked.topics, response.headers_mut())
-    {
-        cors::allow_sending(response.headers_mut(), "GET", ALLOWED_HEADERS, MAX_AGE_S);
+    let headers = response.headers_mut();
+    cors::vary(headers);
+    if let (Some(origin), Some(credentials)) = (parts.headers.get(header::ORIGIN), credentials) {
+        cors::allow(headers, origin, credentials);
     }
     response
 }
 
-/// Say that the page may read the answer, if each of the topics lets its origin in. Says whether
-/// it may.
-fn allow_origin(
-    asked: &HeaderMap,
-    topics: &[(Topic, Arc<OpenTopic>)],
-    headers: &mut HeaderMap,
-) -> bool {
+/// What a page of another origin asks before it subscribes. It may always ask: its browser would
+/// not show it a refusal of this.
+async fn preflight(State(node): State<Arc<Node>>, request: Request) -> Response {
+    let (parts, _) = request.into_parts();
+    let mut response = StatusCode::NO_CONTENT.into_response();
+    let headers = response.headers_mut();
     cors::vary(headers);
-    let Some(origin) = asked.get(header::ORIGIN) else {
-        return false;
+    if let Some(origin) = parts.headers.get(header::ORIGIN) {
+        let asked = asked_for(&node, &parts);
+        let credentials = asked.and_then(|asked| let_in(&parts, &asked.topics));
+        let credentials = credentials.ok().flatten().unwrap_or(Credentials::Hidden);
+        cors::allow(headers, origin, credentials);
+        cors::allow_sending(headers, "GET", ALLOWED_HEADERS, MAX_AGE_S);
+    }
+    response
+}
+
+/// How a page of another origin is let in by all of the topics; none where it is of this one, or no
+/// page.
+///
+/// # Errors
+/// 403 names a topic that does not let its origin in.
+fn let_in(
+    parts: &Parts,
+    topics: &[(Topic, Arc<OpenTopic>)],
+) -> Result<Option<Credentials>, Problem> {
+    let Some(origin) = parts.headers.get(header::ORIGIN) else {
+        return Ok(None);
     };
-    let named = origin.to_str().unwrap_or_default();
-    let of_topic = |open: &OpenTopic| lets_in(&open.cors_origins, named);
-    let let_in: Option<Vec<LetIn>> = topics.iter().map(|(_, open)| of_topic(open)).collect();
-    let Some(let_in) = let_in.filter(|let_in| !let_in.is_empty()) else {
-        return false;
-    };
-    let credentials = match let_in.contains(&LetIn::WithAll) {
-        true => Credentials::Hidden,
-        false => Credentials::Shown,
-    };
-    cors::allow(headers, origin, credentials);
-    true
+    let origin = origin.to_str().unwrap_or_default();
+    // Whoever ends TLS before us knows the scheme, and we do not.
+    let host = address::host_and_port(&parts.headers, &parts.uri);
+    let is_own = origin.split_once("://").is_some_and(|(_, own)| own == host);
+    let mut credentials = Some(Credentials::Shown);
+    for (topic, open) in topics {
+        match lets_in(&open.cors_origins, origin) {
+            Some(LetIn::ByName) => {}
+            Some(LetIn::WithAll) => credentials = credentials.and(Some(Credentials::Hidden)),
+            None if is_own => credentials = None,
+            None => {
+                let topic = topic.as_str();
+                let detail = format!(
+                    "pages of the origin `{origin}` may not follow the topic `{topic}`: name it in the \
+                     topic's `cors_origins`"
+                );
+                return Err(Problem::forbidden(detail).with("topic", topic));
+            }
+        }
+    }
+    Ok(credentials)
 }
 
 /// What a request asks for, as far as there is such a thing.

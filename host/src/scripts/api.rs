@@ -104,7 +104,10 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::WriteScripts, Of::Script),
             execute,
         )
-        .called("executeScript", "Run a script now, as you")
+        .called(
+            "executeScript",
+            "Run a script now, or a draft of it, as you",
+        )
         .may_fail(&[ProblemType::Overloaded])
 }
 
@@ -527,6 +530,8 @@ struct Execute {
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "Option<serde_json::Value>")]
     body: Option<Box<RawValue>>,
+    /// A draft: it is run in place of the script's own source, and not kept.
+    source: Option<String>,
 }
 
 fn post_method() -> String {
@@ -618,9 +623,10 @@ async fn execute(
         ..sandbox::Request::default()
     };
     let script = known(&node, id).await?;
+    let draft = code(script.kind, call.source, None)?;
     // Held until the guest has ended, whether or not the client stays: see `http/seen_through.rs`.
     let permit = node.dispatcher.enter(script.app_id)?;
-    let (ended, answer) = node.runner.execute(script.id, who, request).await?;
+    let (ended, answer) = node.runner.execute(script.id, who, request, draft).await?;
     node.tally.count(&ended.execution);
     drop(permit);
     let response = match answer {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -41,6 +42,9 @@ const KEEP_WITHIN: Duration = Duration::from_secs(15);
 /// How long to wait between two tries: at first, and at most.
 const KEEP_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const KEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// What the executions of drafts have for a version; those of scripts begin at 1.
+const DRAFT_VERSION: u32 = 0;
 
 /// Runs the scripts of this instance.
 pub struct Runner {
@@ -82,6 +86,8 @@ struct Call<'c> {
     who: Option<Caller>,
     request: Option<Request>,
     event: Option<String>,
+    /// The source that is run instead of the script's own.
+    draft: Option<Bytes>,
 }
 
 impl Runner {
@@ -132,7 +138,7 @@ impl Runner {
             }
             Kind::Component => self
                 .sandbox
-                .component(bytes::Bytes::copy_from_slice(code))
+                .component(Bytes::copy_from_slice(code))
                 .await
                 .map(|_| ())
                 .map_err(|error| ScriptError::InvalidComponent(error.to_string())),
@@ -224,13 +230,18 @@ impl Runner {
         }
     }
 
+    /// The code of a draft, which nobody will ask for again.
+    async fn draft(&self, app: &App, source: Bytes) -> Result<Code, ScriptError> {
+        match self.load(app, Kind::Rhai, source).await {
+            Ok((code, _)) => Ok(code),
+            Err(NoCode::NotNow(program)) => Ok(Code::Rhai(program)),
+            Err(NoCode::Failed(error)) => Err(error),
+            Err(NoCode::Gone) => Err(ScriptError::Sandbox("a draft is never gone".to_owned())),
+        }
+    }
+
     /// Code that can run, and how many bytes of memory it takes.
-    async fn load(
-        &self,
-        app: &App,
-        kind: Kind,
-        bytes: bytes::Bytes,
-    ) -> Result<(Code, usize), NoCode> {
+    async fn load(&self, app: &App, kind: Kind, bytes: Bytes) -> Result<(Code, usize), NoCode> {
         match kind {
             Kind::Rhai => {
                 let source: Arc<str> = String::from_utf8_lossy(&bytes).into();
@@ -257,7 +268,11 @@ impl Runner {
 
     async fn run(&self, call: Call<'_>) -> (Ended, Answer) {
         let begun = micros(Utc::now());
-        let code = match self.code(call.app, call.script, call.version).await {
+        let code = match call.draft.clone() {
+            Some(source) => self.draft(call.app, source).await.map(Some),
+            None => self.code(call.app, call.script, call.version).await,
+        };
+        let code = match code {
             Ok(Some(code)) => code,
             Ok(None) => {
                 let error = ExecutionError::new("this version of the script was deleted");
@@ -309,7 +324,8 @@ impl Runner {
         (ended, Answer::Outcome(report.outcome))
     }
 
-    /// Run a script now, without the outbox, as `who`, and keep the execution.
+    /// Run a script now, without the outbox, as `who`, and keep the execution. Where there is a
+    /// draft its source is run in the script's place, with all that is the script's, and is not kept.
     ///
     /// # Errors
     /// [`ScriptError`] when there is no such script, or the execution could not be kept.
@@ -318,6 +334,7 @@ impl Runner {
         script_id: ScriptId,
         who: Caller,
         request: Request,
+        draft: Option<Bytes>,
     ) -> Result<(Ended, Answer), ScriptError> {
         let picture = self.directory.picture();
         let script = picture.script(script_id);
@@ -328,7 +345,10 @@ impl Runner {
             .run(Call {
                 app,
                 script,
-                version: script.version,
+                version: match draft {
+                    Some(_) => DRAFT_VERSION,
+                    None => script.version,
+                },
                 execution_id,
                 delivery: None,
                 invocation_type: "execute",
@@ -336,6 +356,7 @@ impl Runner {
                 who: Some(who),
                 request: Some(request),
                 event: None,
+                draft,
             })
             .await;
         self.keep(&ended).await?;
@@ -496,6 +517,7 @@ impl Executor for Runner {
                 who,
                 request,
                 event,
+                draft: None,
             };
             let (ended, answer) = self.run(call).await;
             Attempted { ended, answer }

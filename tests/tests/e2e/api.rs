@@ -12,6 +12,7 @@ on_both_engines!(
     a_script_is_changed_only_from_the_version_that_was_read,
     executions_are_filtered_and_paged,
     a_script_can_be_run_directly,
+    a_draft_is_run_and_deploys_nothing,
     the_instance_tells_how_it_is,
     what_is_wrong_with_a_body_is_named,
 );
@@ -272,6 +273,76 @@ fn executions_are_filtered_and_paged(engine: Engine) {
             refused.text()
         );
     }
+}
+
+fn a_draft_is_run_and_deploys_nothing(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    let script = app.script("live", r#"#{ now: "live" }"#);
+    app.route("live", "GET /live");
+    let path = format!("/scripts/{script}");
+    let before = server.api("GET", &path, None);
+    let execute = format!("{path}/execute");
+    let run = |source: &str| {
+        let body = json!({ "source": source, "body": { "n": 7 } });
+        let answer = server.api("POST", &execute, Some(body));
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.json()
+    };
+    // It has all that is the script's.
+    let draft = r#"[ctx.request.body.n, ctx.script_name, ctx.script_version]"#;
+    let done = run(draft);
+    assert_eq!(done["response"]["body"], r#"[7,"live",0]"#, "{done}");
+    // Twice at once and one after the other: none is kept for another.
+    assert_eq!(run("1")["response"]["body"], "1");
+    assert_eq!(run("2")["response"]["body"], "2");
+    let broken = run("let x = 1;\nlet y = ;");
+    assert_eq!(broken["outcome"], "invalid_source");
+    assert_eq!(broken["error"]["line"], 2, "{broken}");
+    assert_eq!(broken["response"], json!(null));
+
+    let after = server.api("GET", &path, None);
+    assert_eq!(after.json(), before.json());
+    assert_eq!(after.headers["etag"], before.headers["etag"]);
+    let versions = server.api("GET", &format!("{path}/versions"), None).json();
+    assert_eq!(versions["items"].as_array().unwrap().len(), 1);
+    assert_eq!(server.get("/live").text(), r#"{"now":"live"}"#);
+    let without = server.api("POST", &execute, Some(json!({}))).json();
+    assert_eq!(without["response"]["body"], r#"{"now":"live"}"#);
+    let kept = app.executions("invocation_type=execute");
+    let of_version = |version: u32| {
+        let is_it = |one: &&serde_json::Value| one["script_version"] == version;
+        kept.iter().filter(is_it).count()
+    };
+    assert_eq!((of_version(0), of_version(1)), (4, 1));
+
+    // Who may not deploy may not run a draft; who ran one is written down.
+    let (_, viewer) = server.join("eve", "member", json!({ "a": "viewer" }));
+    let body = json!({ "source": "1" });
+    let refused = server.api_as(&viewer, "POST", &execute, Some(body.clone()));
+    assert_eq!(refused.problem(), "forbidden");
+    let (_, editor) = server.join("ada", "member", json!({ "a": "editor" }));
+    assert_eq!(
+        server.api_as(&editor, "POST", &execute, Some(body)).status,
+        200
+    );
+    let audit = server.api("GET", "/apps/a/audit?limit=200", None).json();
+    let acts = audit["items"].as_array().unwrap().iter();
+    let acts = acts.filter(|act| act["action"] == "POST /scripts/{id}/execute");
+    let acts: Vec<_> = acts
+        .map(|act| (act["who"].as_str(), act["status"].as_u64()))
+        .collect();
+    assert_eq!(
+        acts[..2],
+        [(Some("ada"), Some(200)), (Some("eve"), Some(403))]
+    );
+
+    let long = "x".repeat(1024 * 1024 + 1);
+    let refused = server.api("POST", &execute, Some(json!({ "source": long })));
+    assert_eq!(
+        (refused.status, &refused.json()["field"]),
+        (422, &json!("source"))
+    );
 }
 
 fn a_script_can_be_run_directly(engine: Engine) {

@@ -529,12 +529,50 @@ fn pages_of_other_origins_are_let_in_by_topic(engine: Engine) {
         preflight("/realtime/topics/a", origin),
         (Some(origin.to_owned()), yes)
     );
+    // Whoever is not let in may ask, and read that they are not: their browser would show them nothing
+    // else. No credentials go with it.
+    let elsewhere = "https://evil.example";
+    for path in [
+        "/realtime/topics/a",
+        "/realtime/topics/c",
+        "/realtime/topics/no",
+    ] {
+        let allowed = (Some(elsewhere.to_owned()), None);
+        assert_eq!(preflight(path, elsewhere), allowed, "{path}");
+    }
+    for (path, from, status, topic) in [
+        ("/realtime/topics/a", elsewhere, 403, "a"),
+        ("/realtime?topic=b&topic=c", origin, 403, "c"),
+        ("/realtime/topics/c", "null", 403, "c"),
+        ("/realtime/topics/no", elsewhere, 404, "no"),
+    ] {
+        let refused = server.call("GET", path, &[("origin", from)], None);
+        assert_eq!(refused.status, status, "{path}");
+        assert_eq!(refused.json()["topic"], topic, "{path}");
+        assert_eq!(refused.headers["access-control-allow-origin"], from);
+        assert!(
+            !refused
+                .headers
+                .contains_key("access-control-allow-credentials")
+        );
+        if status == 403 {
+            assert!(
+                refused.text().contains("cors_origins"),
+                "{}",
+                refused.text()
+            );
+        }
+    }
+    // A page of this very host may, whatever is listed, and one on another port of it is another's.
+    let own = server.url.replace("http://", "https://");
+    let stream = subscribe(&server, "/realtime/topics/c", &[("origin", &own)]);
+    ready(&stream);
+    assert!(!stream.header.contains("access-control-allow-origin"));
+    let port = &[("origin", "http://127.0.0.1:1")];
     assert_eq!(
-        preflight("/realtime/topics/a", "https://evil.example").0,
-        None
+        server.call("GET", "/realtime/topics/c", port, None).status,
+        403
     );
-    assert_eq!(preflight("/realtime/topics/c", origin).0, None);
-    assert_eq!(preflight("/realtime?topic=a&topic=c", origin).0, None);
     let both = preflight("/realtime?topic=a&topic=b", origin);
     assert_eq!(both, (Some(origin.to_owned()), None));
     // A page may read why it was not let in.

@@ -1,5 +1,7 @@
-import { Problem } from './problem.ts';
+import { Json, written } from '../json.ts';
+import { presence } from '../presence.svelte.ts';
 import { credentials } from './credentials.ts';
+import { Problem } from './problem.ts';
 import type { paths } from './schema.d.ts';
 
 const ROOT = '/api/v1';
@@ -28,13 +30,13 @@ type Operation<E extends Endpoint> = E extends `${infer M} ${infer P extends key
 		: never
 	: never;
 
-type Json<T> = T extends { content: { 'application/json': infer Body } } ? Body : never;
+type JsonOf<T> = T extends { content: { 'application/json': infer Body } } ? Body : never;
 type Responses<E extends Endpoint> = Operation<E> extends { responses: infer R } ? R : never;
 
 /** What an endpoint answers where all is well. */
 export type Answer<E extends Endpoint> = {
 	[S in keyof Responses<E>]: S extends 200 | 201
-		? Json<Responses<E>[S]>
+		? JsonOf<Responses<E>[S]>
 		: S extends 204
 			? undefined
 			: never;
@@ -42,7 +44,7 @@ export type Answer<E extends Endpoint> = {
 
 type Parameters<E extends Endpoint> = Operation<E> extends { parameters: infer P } ? P : never;
 type Body<E extends Endpoint> =
-	Operation<E> extends { requestBody?: infer B } ? Json<NonNullable<B>> : never;
+	Operation<E> extends { requestBody?: infer B } ? JsonOf<NonNullable<B>> : never;
 
 /** What is sent to an endpoint: in its path, its query, its body. */
 export type Options<E extends Endpoint> = {
@@ -65,6 +67,11 @@ export interface Tagged<T> {
 	etag: string | null;
 }
 
+/** The same, as it stands in the answer too: for what is not ours, and is to stay as it was written. */
+export interface Whole<T> extends Tagged<T> {
+	json: Json;
+}
+
 /** Call an endpoint. Throws a `Problem`. */
 export async function api<E extends Endpoint>(endpoint: E, ...given: Needed<E>): Promise<Answer<E>> {
 	return (await tagged(endpoint, ...given)).answer;
@@ -74,7 +81,7 @@ export async function api<E extends Endpoint>(endpoint: E, ...given: Needed<E>):
 export async function tagged<E extends Endpoint>(
 	endpoint: E,
 	...[given]: Needed<E>
-): Promise<Tagged<Answer<E>>> {
+): Promise<Whole<Answer<E>>> {
 	const options: Sent = given ?? {};
 	const [method = 'GET', template = ''] = endpoint.split(' ');
 	const path = template.replace(/\{(\w+)\}/g, (_, name: string) => {
@@ -94,22 +101,29 @@ export async function tagged<E extends Endpoint>(
 			return await fetch(`${ROOT}${path}${search.size ? `?${search}` : ''}`, {
 				method,
 				headers,
-				body: options.body === undefined ? undefined : JSON.stringify(options.body),
+				body: options.body === undefined ? undefined : written(options.body),
 				signal: options.signal
 			} as RequestInit);
 		} catch (error) {
 			if (options.signal?.aborted) throw error;
+			void presence.ask();
 			throw Problem.unreachable();
 		}
 	};
 	let response = await send();
 	if (!response.ok) {
 		const problem = await Problem.from(response);
+		if (problem.isOutage) void presence.ask();
 		// What was being done goes on where the sign-in is renewed.
 		if (!(await credentials.renew(endpoint, problem))) throw problem;
 		response = await send();
 		if (!response.ok) throw await Problem.from(response);
 	}
-	const answer = response.status === 204 ? undefined : await response.json();
-	return { answer: answer as Answer<E>, etag: response.headers.get('etag') };
+	const text = await response.text();
+	try {
+		const answer = (response.status === 204 ? undefined : JSON.parse(text)) as Answer<E>;
+		return { answer, etag: response.headers.get('etag'), json: new Json(text) };
+	} catch {
+		throw Problem.notOurs(response.status);
+	}
 }

@@ -52,6 +52,17 @@ export class Problem extends Error {
 		return new Problem(0, { title: 'No connection', detail });
 	}
 
+	/** Something between here and the server answered in its place: a proxy's sign-in page, say. */
+	static notOurs(status: number): Problem {
+		const detail = 'It came from something between here and the server, as a proxy that wants a sign-in.';
+		return new Problem(status, { title: 'This is not the server’s answer', detail });
+	}
+
+	/** Whether the server, or what it needs, seems to be away. */
+	get isOutage(): boolean {
+		return this.kind === 'unavailable' || (this.status >= 502 && this.status <= 504 && this.kind === 'unknown');
+	}
+
 	static async from(response: Response): Promise<Problem> {
 		const after = Number(response.headers.get('retry-after'));
 		const isProblem = response.headers.get('content-type')?.includes('json');

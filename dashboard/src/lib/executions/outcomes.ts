@@ -1,3 +1,5 @@
+import type { Execution } from '#lib/api/types.ts';
+
 /** What can become of an execution; docs/api.md. */
 export const OUTCOMES = [
 	'answered',
@@ -33,4 +35,9 @@ export function startedBy(invocation: string): string {
 		dead_letter: 'Dead letter'
 	};
 	return said[invocation] ?? invocation;
+}
+
+/** Which text of its script ran. */
+export function versionOf({ invocation_type, script_version }: Pick<Execution, 'invocation_type' | 'script_version'>): string {
+	return invocation_type === 'execute' && script_version === 0 ? 'draft' : `v${script_version}`;
 }

@@ -1,3 +1,4 @@
+import { Json } from '#lib/json.ts';
 import { session } from '#lib/session.svelte.ts';
 
 /** A message of a topic; docs/protocol.md. */
@@ -5,7 +6,8 @@ export interface Message {
 	id: string;
 	seq?: number;
 	published_at: string;
-	message: unknown;
+	/** As it was written. */
+	message: Json | null;
 }
 
 /** How many are shown. */
@@ -44,7 +46,9 @@ export class Messages {
 				});
 			}
 			source.addEventListener('message', ({ data }) => {
-				this.all = [JSON.parse(data as string) as Message, ...this.all].slice(0, MAX);
+				const json = new Json(data as string);
+				const message = { ...(JSON.parse(json.text) as Message), message: json.at('message') };
+				this.all = [message, ...this.all].slice(0, MAX);
 			});
 			return () => {
 				clearTimeout(again);
