@@ -12,6 +12,7 @@ use crate::arena;
 use crate::ctx;
 use crate::engine;
 use crate::outcome;
+use crate::script::{self, Script};
 
 struct Interpreter;
 
@@ -26,9 +27,11 @@ extern "C" fn initialize() {
 impl Guest for Interpreter {
     fn compile(source: String) -> Result<Option<Vec<u8>>, Vec<Diagnostic>> {
         let tree = engine::parse(&source).map_err(diagnostics)?;
-        let image = engine::compile(&source, &tree)
-            .and_then(|compiled| arena::image_of(|| engine::load(&compiled)));
-        Ok(image)
+        script::check(&tree).map_err(diagnostics)?;
+        Ok(match script::compile(&tree) {
+            Some(compiled) => arena::image_of(|| compiled.load()),
+            None => arena::image_of(|| engine::parse_apart(&source).ok().map(script::of_tree)),
+        })
     }
 
     fn run(source: Option<String>, invocation: Invocation) -> Result<Response, Failure> {
@@ -52,11 +55,11 @@ impl Guest for Interpreter {
             }
         }));
         let ended = match source {
-            None => engine::run(arena::restore(program::image)),
+            None => engine::run(arena::restore::<Script>(program::image)),
             Some(source) => {
                 let tree = engine::parse(&source)
                     .map_err(|found| Failure::InvalidSource(diagnostics(found)))?;
-                engine::walk(&tree)
+                engine::run(&script::of_tree(tree))
             }
         };
         match ended {

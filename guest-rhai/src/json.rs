@@ -2,10 +2,12 @@
 
 use std::fmt;
 
-use rhai::{Array, Blob, Dynamic, FLOAT, INT, ImmutableString, Map};
+use rhai::{Array, Blob, Dynamic, INT, ImmutableString, Map};
+use rust_decimal::Decimal;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 use crate::ctx::{Ctx, RequestRef};
+use crate::error::SdkError;
 
 /// How deep a value may be nested, both ways: what is written can be read again. The host says
 /// the same (`host/src/json/`).
@@ -88,7 +90,7 @@ impl<'de> Visitor<'de> for Value {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
-        Ok(INT::try_from(value).map_or_else(|_| (value as FLOAT).into(), Dynamic::from))
+        Ok(INT::try_from(value).map_or_else(|_| Decimal::from(value).into(), Dynamic::from))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Dynamic, E> {
@@ -181,6 +183,8 @@ impl Writer {
                 return Err(format!("the number {value}"));
             }
             self.raw(&value);
+        } else if let Ok(value) = value.as_decimal() {
+            self.out.push_str(&value.to_string());
         } else if let Ok(text) = value.as_immutable_string_ref() {
             self.raw(text.as_str());
         } else if let Ok(value) = value.as_char() {
@@ -197,6 +201,8 @@ impl Writer {
                 writer.path.push(format!(".{name}"));
                 writer.value(member)
             })?;
+        } else if let Some(error) = value.read_lock::<SdkError>() {
+            self.raw(error.message.as_str());
         } else if let Some(ctx) = value.read_lock::<Ctx>() {
             self.value(&ctx.to_map().into())?;
         } else if value.is::<RequestRef>() {
@@ -255,6 +261,9 @@ impl Writer {
 
 /// A value as people read it in a message: text as it is, the rest as JSON where it can be.
 pub fn display(value: &Dynamic) -> String {
+    if let Some(error) = value.read_lock::<SdkError>() {
+        return error.message.to_string();
+    }
     match value.clone().flatten().try_cast::<ImmutableString>() {
         Some(text) => text.into(),
         None => stringify(value, false).unwrap_or_else(|_| value.to_string()),
