@@ -18,9 +18,19 @@ struct Interpreter;
 
 export!(Interpreter);
 
+/// Of 64 KiB, with those that an instance begins with.
+const MORE_PAGES_THAN_THERE_ARE: usize = 65_000;
+
 /// Build the engine before the snapshot is taken.
 #[unsafe(export_name = "wizer-initialize")]
 extern "C" fn initialize() {
+    std::panic::set_hook(Box::new(|panic| {
+        // A vector that no address space holds: say it as what asked for a bit less does. The
+        // host ends an instance that asks for memory beyond its limit.
+        if panic.payload_as_str() == Some("capacity overflow") {
+            core::arch::wasm32::memory_grow::<0>(MORE_PAGES_THAN_THERE_ARE);
+        }
+    }));
     engine::prepare();
 }
 

@@ -116,6 +116,10 @@ impl Seen {
             ASTNode::Expr(Expr::StringConstant(text, _)) => {
                 self.needs_tree |= functions.contains(text.as_str());
             }
+            // Bytecode lets `x[0] = 1` pass where `x` has no items.
+            ASTNode::Stmt(Stmt::Assignment(assignment)) => {
+                self.needs_tree |= ends_in_index(&assignment.1.lhs);
+            }
             ASTNode::Stmt(Stmt::Share(shared)) => {
                 self.captures_ctx |= shared.iter().any(|(name, _)| name.as_str() == "ctx");
             }
@@ -124,5 +128,17 @@ impl Seen {
             }
             _ => {}
         }
+    }
+}
+
+/// Whether the last step of `a.b[i]` is an index.
+fn ends_in_index(target: &Expr) -> bool {
+    match target {
+        Expr::Index(step, ..) => match &step.rhs {
+            rest @ (Expr::Index(..) | Expr::Dot(..)) => ends_in_index(rest),
+            _ => true,
+        },
+        Expr::Dot(step, ..) => ends_in_index(&step.rhs),
+        _ => false,
     }
 }

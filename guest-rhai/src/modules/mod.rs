@@ -13,6 +13,8 @@ mod regex;
 mod secrets;
 mod time;
 mod url;
+mod uuid;
+mod values;
 
 use rhai::{Engine, EvalAltResult, Module};
 
@@ -47,19 +49,22 @@ fn refused<T>(context: &Context<'_>, call: &'static str, problem: Problem) -> Na
 pub fn register(engine: &mut Engine) {
     kv::register_collection(engine);
     time::register_sleep(engine);
-    let modules: [(&str, Module); 12] = [
+    values::register(engine);
+    let modules: [(&str, Module); 14] = [
         ("base64", base64::module()),
         ("dead_letters", dead_letters::module()),
         ("hex", hex::module()),
         ("json", json::module()),
         ("kv", kv::module()),
         ("log", log::module()),
+        ("num", values::module()),
         ("pubsub", pubsub::module()),
         ("random", random::module()),
         ("regex", regex::module()),
         ("secrets", secrets::module()),
         ("time", time::module()),
         ("url", url::module()),
+        ("uuid", uuid::module()),
     ];
     for (name, module) in modules {
         engine.register_static_module(name, module.into());

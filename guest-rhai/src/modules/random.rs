@@ -2,13 +2,13 @@
 
 use rhai::{Array, Blob, Dynamic, Module};
 
-use super::{Context, Native, fail};
+use super::{Context, Native, fail, uuid};
 
 /// The most bytes of one call.
 const BYTES_MAX: i64 = 65_536;
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-fn fill(context: &Context<'_>, call: &'static str, bytes: &mut [u8]) -> Native<()> {
+pub(super) fn fill(context: &Context<'_>, call: &'static str, bytes: &mut [u8]) -> Native<()> {
     getrandom::fill(bytes).or_else(|problem| fail(context, call, problem))
 }
 
@@ -64,21 +64,8 @@ pub(super) fn module() -> Module {
             .map(|byte| char::from(ALPHABET[usize::from(byte % 64)]))
             .collect())
     });
-    module.set_native_fn("uuid", |context: Context<'_>| -> Native<String> {
-        let mut bytes = [0; 16];
-        fill(&context, "random::uuid", &mut bytes)?;
-        // Version 4, variant 10 (RFC 9562).
-        bytes[6] = bytes[6] & 0x0f | 0x40;
-        bytes[8] = bytes[8] & 0x3f | 0x80;
-        let text = hex::encode(bytes);
-        Ok([
-            &text[..8],
-            &text[8..12],
-            &text[12..16],
-            &text[16..20],
-            &text[20..],
-        ]
-        .join("-"))
+    module.set_native_fn("uuid", |context: Context<'_>| {
+        uuid::v4(&context, "random::uuid")
     });
     module.set_native_fn("pick", |context: Context<'_>, items: Array| -> Native<Dynamic> {
         const CALL: &str = "random::pick";

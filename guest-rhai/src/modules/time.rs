@@ -11,7 +11,8 @@ use crate::host;
 /// The longest sleep: beyond any deadline.
 const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn now_ms() -> i64 {
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

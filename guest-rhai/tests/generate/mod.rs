@@ -59,6 +59,7 @@ struct Maker {
     made: usize,
     loops: usize,
     in_function: bool,
+    in_closure: bool,
     /// Whether closures and functions by name occur: without them there is bytecode.
     with_closures: bool,
 }
@@ -74,6 +75,7 @@ pub fn script(seed: u64) -> String {
         made: 0,
         loops: 0,
         in_function: false,
+        in_closure: false,
         with_closures,
     };
     maker.script()
@@ -268,6 +270,21 @@ impl Maker {
             return format!("{};", self.expression(inner));
         }
         let (name, kind) = self.choices.of(&changing).clone();
+        // What is done again and again must not double.
+        let repeated = self.loops > 0 || self.in_function || self.in_closure;
+        let inner = if repeated { 0 } else { inner };
+        let known = match repeated {
+            true => std::mem::take(&mut self.variables),
+            false => Vec::new(),
+        };
+        let change = self.change_of(&name, kind, inner);
+        if repeated {
+            self.variables = known;
+        }
+        change
+    }
+
+    fn change_of(&mut self, name: &str, kind: Kind, inner: usize) -> String {
         match kind {
             Kind::Int => {
                 let op = *self.choices.of(&["=", "+=", "-=", "*=", "/=", "%=", "|=", "&=", "^="]);
@@ -418,10 +435,12 @@ impl Maker {
             });
         }
         let loops = std::mem::take(&mut self.loops);
+        let in_closure = std::mem::replace(&mut self.in_closure, true);
         let body = match self.choices.one_in(4) {
             true => format!("{{ {} {} }}", self.statement(1), self.of(Kind::Int, inner)),
             false => self.of(Kind::Int, inner),
         };
+        self.in_closure = in_closure;
         self.loops = loops;
         self.variables.truncate(known);
         match count {
