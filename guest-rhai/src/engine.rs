@@ -62,21 +62,27 @@ fn build() -> Engine {
             .map(|line| ("line".to_owned(), line.to_string()));
         host::write_log(Level::Debug, text, line.into_iter().collect());
     });
-    name_after_path(&mut engine);
+    free_words(&mut engine);
     ctx::register(&mut engine);
     error::register(&mut engine);
     modules::register(&mut engine);
     engine
 }
 
-/// Let a word that Rhai keeps for itself be a name after `::`, as in `log::debug`.
-fn name_after_path(engine: &mut Engine) {
-    let after_path = Cell::new(false);
+/// Let words that Rhai keeps for itself be names where they can be nothing else: after a path, as
+/// in `log::debug`, and after a dot, as in `error.call`.
+fn free_words(engine: &mut Engine) {
+    let last = Cell::new(None);
     #[expect(deprecated, reason = "Rhai says so of what is only not stable yet")]
     engine.on_parse_token(move |token, _, _| {
-        let is_name = after_path.replace(token == Token::DoubleColon);
+        let free = last.take();
+        last.set(match token {
+            Token::DoubleColon => Some("debug"),
+            Token::Period | Token::Elvis => Some("call"),
+            _ => None,
+        });
         match token {
-            Token::Reserved(word) if is_name && *word == "debug" => Token::Identifier(word),
+            Token::Reserved(word) if free == Some(word.as_str()) => Token::Identifier(word),
             token => token,
         }
     });
@@ -145,7 +151,6 @@ fn resolve_ctx(engine: &mut Engine) {
 /// # Errors
 /// [`Failure`] says why there is no response.
 pub fn run(script: &Script) -> Result<Response, Failure> {
-    let value =
-        evaluate(script).map_err(|error| Failure::Threw(outcome::thrown(*error)))?;
+    let value = evaluate(script).map_err(|error| Failure::Threw(outcome::thrown(*error)))?;
     outcome::response(value)
 }

@@ -77,9 +77,8 @@ pub fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<SdkError>("Error")
         .register_indexer_get(|error: &mut SdkError, name: &str| {
-            member(error, name).ok_or_else(|| -> Box<EvalAltResult> {
-                format!("an error has no `{name}`").into()
-            })
+            member(error, name)
+                .ok_or_else(|| -> Box<EvalAltResult> { format!("an error has no `{name}`").into() })
         })
         .register_fn("to_string", |error: &mut SdkError| error.message.clone())
         .register_fn("to_debug", |error: &mut SdkError| {

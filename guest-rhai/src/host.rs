@@ -166,9 +166,7 @@ mod real {
             secrets::Error::InvalidName(problem) => {
                 Problem::new(kind::INVALID, format!("the name {problem}"))
             }
-            secrets::Error::Denied => {
-                Problem::new(kind::DENIED, "the secret is for other scripts")
-            }
+            secrets::Error::Denied => Problem::new(kind::DENIED, "the secret is for other scripts"),
             secrets::Error::Unavailable => {
                 Problem::new(kind::UNAVAILABLE, "the secret cannot be read now")
             }

@@ -68,6 +68,8 @@ pub fn compile(tree: &AST) -> Option<Compiled> {
         return None;
     }
     let bytes = program.write().ok()?;
+    // Not all that Rhai writes it reads again.
+    Program::read(&bytes).ok()?;
     Some(Compiled { bytes })
 }
 

@@ -192,7 +192,10 @@ fn a_failed_call_says_which_and_can_be_caught() {
     assert_eq!(answer(caught), "\"kv.get: the key is empty\"");
     assert_eq!(thrown.calls.len(), 2, "no call is told that was none");
     let thrown = throws("fn f() {\n  throw \"a.b: c\"\n}\nf()");
-    assert_eq!((thrown.message.as_str(), thrown.calls), ("a.b: c", vec!["f".to_owned()]));
+    assert_eq!(
+        (thrown.message.as_str(), thrown.calls),
+        ("a.b: c", vec!["f".to_owned()])
+    );
     assert!(
         throws("kv::collection(\"c\").set(\"k\", || 1)")
             .message
@@ -220,10 +223,7 @@ fn a_source_that_does_not_parse_has_a_place() {
 fn nothing_grows_without_bound() {
     // Maps and arrays are not among these: natively, their limits are beyond a test's patience.
     // Fuel and the memory limit of the sandbox end them.
-    for source in [
-        "fn f(n) { f(n + 1) } f(0)",
-        "import \"x\" as y; 1",
-    ] {
+    for source in ["fn f(n) { f(n + 1) } f(0)", "import \"x\" as y; 1"] {
         throws(source);
     }
 }
@@ -353,7 +353,10 @@ fn an_error_of_a_module_has_its_place() {
     let thrown = throws("fn f(text) {\n  let a = 1;\n  json::parse(text)\n}\n\nf(\"{\")");
     assert_eq!(thrown.position, Some((3, 9)), "{thrown:?}");
     assert_eq!(thrown.calls, ["json::parse", "f"]);
-    assert_eq!(throws("\n\nregex::find(\"(\", \"\")").position, Some((3, 8)));
+    assert_eq!(
+        throws("\n\nregex::find(\"(\", \"\")").position,
+        Some((3, 8))
+    );
     assert_eq!(throws("sleep(-1)").position, Some((1, 1)));
 }
 
@@ -364,24 +367,46 @@ fn a_caught_error_has_members_and_is_used_as_its_text() {
     };
     let sdk = "\nkv::collection(\"c\").get(\"\")";
     for (told, is) in [
-        ("[e.message, e.kind, e.call, e.line]", r#"["kv.get: the key is empty","invalid","kv.get",2]"#),
+        (
+            "[e.message, e.kind, e.call, e.line]",
+            r#"["kv.get: the key is empty","invalid","kv.get",2]"#,
+        ),
         ("e.position", "21"),
         ("e == \"kv.get: the key is empty\"", "true"),
         ("e != \"kv.get: the key is empty\"", "false"),
         ("\"kv.get: the key is empty\" == e", "true"),
-        ("e.contains(\"empty\") && \"empty\" in e && e.starts_with(\"kv.get\")", "true"),
+        (
+            "e.contains(\"empty\") && \"empty\" in e && e.starts_with(\"kv.get\")",
+            "true",
+        ),
         ("`failed: ${e}`", r#""failed: kv.get: the key is empty""#),
-        ("\"failed: \" + e + \"!\"", r#""failed: kv.get: the key is empty!""#),
-        ("let s = \"x \"; s += e; s", r#""x kv.get: the key is empty""#),
-        ("e.split(\": \")[1] + e.len() + e.index_of(\"key\")", r#""the key is empty2412""#),
+        (
+            "\"failed: \" + e + \"!\"",
+            r#""failed: kv.get: the key is empty!""#,
+        ),
+        (
+            "{ let s = \"x \"; s += e; s }",
+            r#""x kv.get: the key is empty""#,
+        ),
+        (
+            "e.split(\": \")[1] + e.len() + e.index_of(\"key\")",
+            r#""the key is empty2412""#,
+        ),
         ("#{ error: e }", r#"{"error":"kv.get: the key is empty"}"#),
-        ("e.sub_string(0, 2) + e.sub_string(-5) + e.to_upper().len()", r#""kvempty24""#),
+        (
+            "e.sub_string(0, 2) + e.sub_string(-5) + e.to_upper().len()",
+            r#""kvempty24""#,
+        ),
         ("type_of(e)", r#""Error""#),
+        ("e[\"call\"] + e?.call", r#""kv.getkv.get""#),
     ] {
         assert_eq!(of(sdk, told), is, "{told}");
     }
     // What the language throws is a map; the same names work.
-    assert_eq!(of("\n 1 / 0", "[e.message, e.kind, e.call, e.line, e.error]"), r#"["Division by zero: 1 / 0",null,null,2,"ErrorArithmetic"]"#);
+    assert_eq!(
+        of("\n 1 / 0", "[e.message, e.kind, e.call, e.line, e.error]"),
+        r#"["Division by zero: 1 / 0",null,null,2,"ErrorArithmetic"]"#
+    );
     let again = throws("try { json::parse(\"{\") } catch (e) { throw e; }");
     assert!(again.message.starts_with("json::parse: "), "{again:?}");
 }
@@ -390,17 +415,26 @@ fn a_caught_error_has_members_and_is_used_as_its_text() {
 fn functions_are_values_by_their_name() {
     for (source, is) in [
         ("fn f(x) { x * 2 } [1, 2].map(f)", "[2,4]"),
-        ("fn cmp(a, b) { b - a } let a = [1, 3, 2]; a.sort(cmp); a", "[3,2,1]"),
+        (
+            "fn cmp(a, b) { b - a } let a = [1, 3, 2]; a.sort(cmp); a",
+            "[3,2,1]",
+        ),
         ("fn f(x) { x + 1 } f.call(3)", "4"),
         ("fn f(a, b) { a - b } f.curry(1).call(3)", "-2"),
         ("fn f(x) { x } f.name", r#""f""#),
         ("fn big(x) { x > 1 } [1, 2, 3].filter(big)", "[2,3]"),
         ("fn add(a, b) { a + b } [1, 2, 3].reduce(add, 0)", "6"),
-        ("fn f(x) { x * 2 } fn apply(g, x) { g.call(x) } apply(f, 4)", "8"),
+        (
+            "fn f(x) { x * 2 } fn apply(g, x) { g.call(x) } apply(f, 4)",
+            "8",
+        ),
         ("fn f(x) { x * 2 } let m = #{ g: f }; m.g.call(5)", "10"),
         ("fn f(x) { x } let g = f; type_of(g)", r#""Fn""#),
         ("fn f(x) { x * 3 } [1].map(Fn(\"f\"))", "[3]"),
-        ("let x = 1.5; try { x[0] = 1; } catch { return \"thrown\"; } x", r#""thrown""#),
+        (
+            "let x = 1.5; try { x[0] = 1; } catch { return \"thrown\"; } x",
+            r#""thrown""#,
+        ),
     ] {
         assert_eq!(answer(source), is, "{source}");
         // Length makes no difference.
@@ -426,7 +460,7 @@ fn closures_see_ctx() {
 #[test]
 fn closures_in_the_history_are_called_closures() {
     let thrown = throws("fn f() { [1].map(|x| x.nothing()) }\nf()");
-    assert_eq!(thrown.calls, ["a closure", "f"], "{thrown:?}");
+    assert_eq!(thrown.calls, ["a closure", "map", "f"], "{thrown:?}");
     assert!(!thrown.message.contains("anon$"), "{thrown:?}");
 }
 
@@ -439,7 +473,10 @@ fn a_data_race_throws() {
 #[test]
 fn what_a_word_processor_leaves_is_no_error() {
     assert_eq!(answer("\u{feff}let a = 1;\r\na + 1"), "2");
-    assert_eq!(engine::parse("\u{feff}let x = ;").unwrap_err()[0].position, Some((1, 9)));
+    assert_eq!(
+        engine::parse("\u{feff}let x = ;").unwrap_err()[0].position,
+        Some((1, 9))
+    );
     assert_eq!(answer("let a = 1;\ra + 1"), "2");
 }
 
@@ -478,29 +515,74 @@ fn integers_keep_their_digits() {
 #[test]
 fn what_every_script_missed() {
     for (source, is) in [
-        (r#"[[1, "a", 'b', (), 2.5, true, [1]].join("-"), ["a", "b"].join()]"#, r#"["1-a-\"b\"--2.5-true-[1]","ab"]"#),
-        ("[[1, 2].sum(), [1, 0.5].sum(), [].sum(), [parse_decimal(\"0.10\"), 1].sum()]", "[3,1.5,0,1.10]"),
-        ("[[1, 2].first(), [1, 2].last(), [].first(), [].last()]", "[1,2,null,null]"),
-        ("[[1, [2, [3]]].flatten(), [1, [2, [3]]].flatten(5)]", "[[1,2,[3]],[1,2,3]]"),
-        (r#"[1, "1", 1, 1.0, [1], [1], #{ a: 1 }, #{ a: 1 }].unique()"#, r#"[1,"1",1.0,[1],{"a":1}]"#),
+        (
+            r#"[[1, "a", 'b', (), 2.5, true, [1]].join("-"), ["a", "b"].join()]"#,
+            r#"["1-a-\"b\"--2.5-true-[1]","ab"]"#,
+        ),
+        (
+            "[[1, 2].sum(), [1, 0.5].sum(), [].sum(), [parse_decimal(\"0.10\"), 1].sum()]",
+            "[3,1.5,0,1.10]",
+        ),
+        (
+            "[[1, 2].first(), [1, 2].last(), [].first(), [].last()]",
+            "[1,2,null,null]",
+        ),
+        (
+            "[[1, [2, [3]]].flatten(), [1, [2, [3]]].flatten(5)]",
+            "[[1,2,[3]],[1,2,3]]",
+        ),
+        (
+            r#"[1, "1", 1, 1.0, [1], [1], #{ a: 1 }, #{ a: 1 }].unique()"#,
+            r#"[1,"1",1.0,[1],{"a":1}]"#,
+        ),
         ("[1, 2, 3].group_by(|x| x % 2)", r#"{"0":[2],"1":[1,3]}"#),
-        (r#"[#{ n: "b" }, #{ n: "a" }].order_by_key(|x| x.n).map(|x| x.n)"#, r#"["a","b"]"#),
+        (
+            r#"[#{ n: "b" }, #{ n: "a" }].order_by_key(|x| x.n).map(|x| x.n)"#,
+            r#"["a","b"]"#,
+        ),
         ("let a = [3, 1.5, 2]; a.sort_by_key(|x| -x); a", "[3,2,1.5]"),
-        ("#{ b: 2, a: 1 }.entries()", r#"[{"key":"a","value":1},{"key":"b","value":2}]"#),
-        (r#"["ab".repeat(3), "ab".repeat(0), "7".pad_left(3, '0'), "7".pad_left(3), "abc".pad_left(2)]"#, r#"["ababab","","007","  7","abc"]"#),
-        (r#"let s = "aba"; [s.replaced("a", "x"), s]"#, r#"["xbx","aba"]"#),
-        ("[round(2.345, 2), round(1.005, 2), round(-2.5, 0), round(7, 2), round(1e300, 2)]", "[2.35,1.01,-3.0,7,1e300]"),
-        (r#"[num::format(1234567.891, 2), num::format(-1234), num::format(999, 2), num::format(1234567.5, 1, ".", ","), num::format(0.1)]"#, r#"["1,234,567.89","-1,234","999.00","1.234.567,5","0.1"]"#),
-        ("[parse_decimal(\"0.1\") + parse_decimal(\"0.2\") == parse_decimal(\"0.3\"), parse_decimal(\"10.50\")]", "[true,10.50]"),
-        ("let a = uuid::v7(); let b = uuid::v4(); [a.len(), a[14], b[14], a != uuid::v7()]", r#"[36,"7","4",true]"#),
+        (
+            "#{ b: 2, a: 1 }.entries()",
+            r#"[{"key":"a","value":1},{"key":"b","value":2}]"#,
+        ),
+        (
+            r#"["ab".repeat(3), "ab".repeat(0), "7".pad_left(3, '0'), "7".pad_left(3), "abc".pad_left(2)]"#,
+            r#"["ababab","","007","  7","abc"]"#,
+        ),
+        (
+            r#"let s = "aba"; [s.replaced("a", "x"), s]"#,
+            r#"["xbx","aba"]"#,
+        ),
+        (
+            "[round(2.345, 2), round(1.005, 2), round(-2.5, 0), round(7, 2), round(1e300, 2)]",
+            "[2.35,1.01,-3.0,7,1e+300]",
+        ),
+        (
+            r#"[num::format(1234567.891, 2), num::format(-1234), num::format(999, 2), num::format(1234567.5, 1, ".", ","), num::format(0.1)]"#,
+            r#"["1,234,567.89","-1,234","999.00","1.234.567,5","0.1"]"#,
+        ),
+        (
+            "[parse_decimal(\"0.1\") + parse_decimal(\"0.2\") == parse_decimal(\"0.3\"), parse_decimal(\"10.50\")]",
+            "[true,10.50]",
+        ),
+        (
+            "let a = uuid::v7(); let b = uuid::v4(); [a.len(), a[14], b[14], a != uuid::v7()]",
+            r#"[36,"7","4",true]"#,
+        ),
     ] {
         assert_eq!(answer(source), is, "{source}");
     }
     for (source, says) in [
         ("[1, \"a\"].sum()", "sum: item 1 is no number but string"),
         ("[1, \"a\"].order_by_key(|x| x)", "order_by_key: "),
-        ("\"ab\".repeat(1_000_000_000)", "repeat: the text would have more"),
-        ("\"ab\".pad_left(9_000_000_000)", "pad_left: the text would have more"),
+        (
+            "\"ab\".repeat(1_000_000_000)",
+            "repeat: the text would have more",
+        ),
+        (
+            "\"ab\".pad_left(9_000_000_000)",
+            "pad_left: the text would have more",
+        ),
         ("num::format(\"x\")", "num::format: the value is no number"),
         ("round(1.5, 99)", "round: the digits are 0 to 28"),
     ] {
@@ -513,7 +595,11 @@ fn what_every_script_missed() {
 fn large_data_can_be_read() {
     let item = r#"{"a":1,"b":"x","c":[1,2],"d":null}"#;
     let many = format!("[{}]", vec![item; 5_000].join(","));
-    let seen = answer_to("application/json", many.as_bytes(), "ctx.request.body.len()");
+    let seen = answer_to(
+        "application/json",
+        many.as_bytes(),
+        "ctx.request.body.len()",
+    );
     assert_eq!(seen, "5000");
     let source = "let m = #{}; for i in 0..20_000 { m[`k${i}`] = #{ i: i }; } let a = []; for i in 0..50_000 { a.push(i); } [m.len(), a.len()]";
     assert_eq!(answer(source), "[20000,50000]");

@@ -140,10 +140,7 @@ async fn a_script_answers_the_same_from_its_image_and_from_its_source() {
             "fn f(x) { x + 1 } [f.call(3), f.curry(1).call(), f.name]",
             "[4,2,\"f\"]",
         ),
-        (
-            "fn f() { [1].map(|x| x + ctx.attempt) } f()",
-            "[1]",
-        ),
+        ("fn f() { [1].map(|x| x + ctx.attempt) } f()", "[1]"),
         (
             "let a = []; for i in 0..3 { a.push(`${i}`); a[i] += \"!\"; } a",
             "[\"0!\",\"1!\",\"2!\"]",
@@ -152,7 +149,10 @@ async fn a_script_answers_the_same_from_its_image_and_from_its_source() {
             "let a = 1; let f = |x| { this += a + x }; try { a.call(f, 1) } catch { return \"thrown\" } a",
             "\"thrown\"",
         ),
-        ("let by = 3; let mul = |n| n * by; by = 4; [1, 2].map(mul)", "[4,8]"),
+        (
+            "let by = 3; let mul = |n| n * by; by = 4; [1, 2].map(mul)",
+            "[4,8]",
+        ),
         ("\u{feff}log::debug(\"x\"); 1", "1"),
     ] {
         let program = sandbox.program(text.into(), NoImports).await.unwrap();
@@ -175,12 +175,17 @@ async fn a_large_source_is_compiled_all_the_same() {
         assert_eq!(ended(&sandbox, program).await.0, is);
     }
     let functions = |count| {
-        let functions: Vec<_> = (0..count).map(|n| format!("fn f{n}(x) {{ x + {n} }}\n")).collect();
+        let functions: Vec<_> = (0..count)
+            .map(|n| format!("fn f{n}(x) {{ x + {n} }}\n"))
+            .collect();
         functions.concat() + "f1(1)"
     };
     let mut fuel = Vec::new();
     for count in [300, 900] {
-        let program = sandbox.program(functions(count).into(), NoImports).await.unwrap();
+        let program = sandbox
+            .program(functions(count).into(), NoImports)
+            .await
+            .unwrap();
         let (told, took) = ended(&sandbox, program).await;
         assert_eq!(told, "2");
         fuel.push(took);
@@ -213,7 +218,10 @@ async fn what_grows_without_bound_ends_by_the_memory() {
         ("let s = \"x\"; loop { s += s; }", "MemoryExceeded"),
         ("let a = [1]; loop { a.push(a); }", "MemoryExceeded"),
         ("let a = []; loop { a.push(0); }", "MemoryExceeded"),
-        ("let m = #{ a: 1 }; loop { m.b = m; m.a = m; }", "MemoryExceeded"),
+        (
+            "let m = #{ a: 1 }; loop { m.b = m; m.a = m; }",
+            "MemoryExceeded",
+        ),
         ("blob(5_000_000_000)", "MemoryExceeded"),
         ("let a = []; a.pad(3_000_000_000, 0);", "MemoryExceeded"),
         ("let s = \"\"; s.pad(4_000_000_000, 'x');", "MemoryExceeded"),

@@ -20,13 +20,22 @@ pub(super) fn module() -> Module {
 
 fn list(
     context: &Context<'_>,
-    collection: &Collection, cursor: Dynamic, limit: Option<i64>) -> Native<Map> {
+    collection: &Collection,
+    cursor: Dynamic,
+    limit: Option<i64>,
+) -> Native<Map> {
     const CALL: &str = "kv.list";
     let cursor = match cursor.flatten() {
         none if none.is_unit() => None,
         cursor => match cursor.into_immutable_string() {
             Ok(text) => Some(text),
-            Err(kind) => return fail(context, CALL, format!("a cursor is a string or (), not {kind}")),
+            Err(kind) => {
+                return fail(
+                    context,
+                    CALL,
+                    format!("a cursor is a string or (), not {kind}"),
+                );
+            }
         },
     };
     let limit = match limit.map(u32::try_from).transpose() {
@@ -64,7 +73,10 @@ pub(super) fn register_collection(engine: &mut Engine) {
         .register_type_with_name::<Collection>("Collection")
         .register_fn(
             "get",
-            |context: Context<'_>, collection: &mut Collection, key: &str| match host::kv_get(&collection.name, key) {
+            |context: Context<'_>, collection: &mut Collection, key: &str| match host::kv_get(
+                &collection.name,
+                key,
+            ) {
                 Ok(Some(value)) => parse(&context, "kv.get", &value),
                 Ok(None) => Ok(Dynamic::UNIT),
                 Err(problem) => refused(&context, "kv.get", problem),
@@ -75,24 +87,40 @@ pub(super) fn register_collection(engine: &mut Engine) {
             |context: Context<'_>, collection: &mut Collection, key: &str, value: Dynamic| {
                 let value = match json::stringify(&value, false) {
                     Ok(value) => value,
-                    Err(problem) => return fail(&context, "kv.set", format!("the value: {problem}")),
+                    Err(problem) => {
+                        return fail(&context, "kv.set", format!("the value: {problem}"));
+                    }
                 };
                 host::kv_set(&collection.name, key, &value)
                     .or_else(|problem| refused(&context, "kv.set", problem))
             },
         )
-        .register_fn("has", |context: Context<'_>, collection: &mut Collection, key: &str| {
-            host::kv_has(&collection.name, key).or_else(|problem| refused(&context, "kv.has", problem))
-        })
-        .register_fn("delete", |context: Context<'_>, collection: &mut Collection, key: &str| {
-            host::kv_delete(&collection.name, key).or_else(|problem| refused(&context, "kv.delete", problem))
-        })
-        .register_fn("list", |context: Context<'_>, collection: &mut Collection| {
-            list(&context, collection, Dynamic::UNIT, None)
-        })
-        .register_fn("list", |context: Context<'_>, collection: &mut Collection, cursor: Dynamic| {
-            list(&context, collection, cursor, None)
-        })
+        .register_fn(
+            "has",
+            |context: Context<'_>, collection: &mut Collection, key: &str| {
+                host::kv_has(&collection.name, key)
+                    .or_else(|problem| refused(&context, "kv.has", problem))
+            },
+        )
+        .register_fn(
+            "delete",
+            |context: Context<'_>, collection: &mut Collection, key: &str| {
+                host::kv_delete(&collection.name, key)
+                    .or_else(|problem| refused(&context, "kv.delete", problem))
+            },
+        )
+        .register_fn(
+            "list",
+            |context: Context<'_>, collection: &mut Collection| {
+                list(&context, collection, Dynamic::UNIT, None)
+            },
+        )
+        .register_fn(
+            "list",
+            |context: Context<'_>, collection: &mut Collection, cursor: Dynamic| {
+                list(&context, collection, cursor, None)
+            },
+        )
         .register_fn(
             "list",
             |context: Context<'_>, collection: &mut Collection, cursor: Dynamic, limit: i64| {

@@ -7,7 +7,11 @@ use crate::{host, json};
 
 fn publish(
     context: &Context<'_>,
-    call: &'static str, topic: &str, message: &Dynamic, is_durable: bool) -> Native<String> {
+    call: &'static str,
+    topic: &str,
+    message: &Dynamic,
+    is_durable: bool,
+) -> Native<String> {
     let message = match json::stringify(message, false) {
         Ok(message) => message,
         Err(problem) => return fail(context, call, format!("the message: {problem}")),
@@ -17,7 +21,10 @@ fn publish(
 
 fn token(
     context: &Context<'_>,
-    topics: Dynamic, ttl_seconds: Option<i64>, subject: Option<&str>) -> Native<String> {
+    topics: Dynamic,
+    ttl_seconds: Option<i64>,
+    subject: Option<&str>,
+) -> Native<String> {
     const CALL: &str = "pubsub::subscriber_token";
     let topics = match topics.into_array() {
         Ok(topics) => topics,
@@ -36,7 +43,8 @@ fn token(
             Err(kind) => return fail(context, CALL, format!("a topic is a string, not {kind}")),
         }
     }
-    host::subscriber_token(&names, subject, ttl_seconds).or_else(|problem| refused(context, CALL, problem))
+    host::subscriber_token(&names, subject, ttl_seconds)
+        .or_else(|problem| refused(context, CALL, problem))
 }
 
 pub(super) fn module() -> Module {
@@ -50,15 +58,25 @@ pub(super) fn module() -> Module {
     module.set_native_fn(
         "publish_ephemeral",
         |context: Context<'_>, topic: ImmutableString, message: Dynamic| {
-            publish(&context, "pubsub::publish_ephemeral", &topic, &message, false)
+            publish(
+                &context,
+                "pubsub::publish_ephemeral",
+                &topic,
+                &message,
+                false,
+            )
         },
     );
-    module.set_native_fn("subscriber_token", |context: Context<'_>, topics: Dynamic| {
-        token(&context, topics, None, None)
-    });
-    module.set_native_fn("subscriber_token", |context: Context<'_>, topics: Dynamic, ttl_seconds: i64| {
-        token(&context, topics, Some(ttl_seconds), None)
-    });
+    module.set_native_fn(
+        "subscriber_token",
+        |context: Context<'_>, topics: Dynamic| token(&context, topics, None, None),
+    );
+    module.set_native_fn(
+        "subscriber_token",
+        |context: Context<'_>, topics: Dynamic, ttl_seconds: i64| {
+            token(&context, topics, Some(ttl_seconds), None)
+        },
+    );
     module.set_native_fn(
         "subscriber_token",
         |context: Context<'_>, topics: Dynamic, ttl_seconds: i64, subject: ImmutableString| {

@@ -39,12 +39,15 @@ pub(super) fn module() -> Module {
             Ok(compile(&context, "regex::is_match", &pattern)?.is_match(&text))
         },
     );
-    module.set_native_fn("find", |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
-        let found = compile(&context, "regex::find", &pattern)?
-            .find(&text)
-            .map(|found| found.as_str().into());
-        Ok::<Dynamic, _>(found.unwrap_or(Dynamic::UNIT))
-    });
+    module.set_native_fn(
+        "find",
+        |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
+            let found = compile(&context, "regex::find", &pattern)?
+                .find(&text)
+                .map(|found| found.as_str().into());
+            Ok::<Dynamic, _>(found.unwrap_or(Dynamic::UNIT))
+        },
+    );
     module.set_native_fn(
         "find_all",
         |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
@@ -69,7 +72,10 @@ pub(super) fn module() -> Module {
     );
     module.set_native_fn(
         "replace",
-        |context: Context<'_>, pattern: ImmutableString, text: ImmutableString, with: ImmutableString| {
+        |context: Context<'_>,
+         pattern: ImmutableString,
+         text: ImmutableString,
+         with: ImmutableString| {
             let regex = compile(&context, "regex::replace", &pattern)?;
             Ok(regex.replace_all(&text, with.as_str()).into_owned())
         },

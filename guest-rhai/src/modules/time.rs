@@ -32,18 +32,26 @@ fn rfc_3339(at: DateTime<Utc>) -> String {
 
 pub(super) fn module() -> Module {
     let mut module = Module::new();
-    module.set_native_fn("now", |context: Context<'_>| Ok(rfc_3339(at(&context, "time::now", now_ms())?)));
-    module.set_native_fn("now_ms", || Ok(now_ms()));
-    module.set_native_fn("parse", |context: Context<'_>, text: ImmutableString| -> Native<i64> {
-        match DateTime::parse_from_rfc3339(&text) {
-            Ok(at) => Ok(at.timestamp_millis()),
-            Err(problem) => fail(&context, 
-                "time::parse",
-                format!("{problem}; write it like 2026-01-31T12:00:00Z"),
-            ),
-        }
+    module.set_native_fn("now", |context: Context<'_>| {
+        Ok(rfc_3339(at(&context, "time::now", now_ms())?))
     });
-    module.set_native_fn("format", |context: Context<'_>, ms: i64| Ok(rfc_3339(at(&context, "time::format", ms)?)));
+    module.set_native_fn("now_ms", || Ok(now_ms()));
+    module.set_native_fn(
+        "parse",
+        |context: Context<'_>, text: ImmutableString| -> Native<i64> {
+            match DateTime::parse_from_rfc3339(&text) {
+                Ok(at) => Ok(at.timestamp_millis()),
+                Err(problem) => fail(
+                    &context,
+                    "time::parse",
+                    format!("{problem}; write it like 2026-01-31T12:00:00Z"),
+                ),
+            }
+        },
+    );
+    module.set_native_fn("format", |context: Context<'_>, ms: i64| {
+        Ok(rfc_3339(at(&context, "time::format", ms)?))
+    });
     module.set_native_fn(
         "format",
         |context: Context<'_>, ms: i64, format: ImmutableString| -> Native<String> {
@@ -52,7 +60,11 @@ pub(super) fn module() -> Module {
             let formatted = at(&context, CALL, ms)?.format(&format);
             match std::fmt::Write::write_fmt(&mut text, format_args!("{formatted}")) {
                 Ok(()) => Ok(text),
-                Err(_) => fail(&context, CALL, format!("`{format}` is no format; see strftime")),
+                Err(_) => fail(
+                    &context,
+                    CALL,
+                    format!("`{format}` is no format; see strftime"),
+                ),
             }
         },
     );
@@ -64,7 +76,13 @@ pub(super) fn register_sleep(engine: &mut Engine) {
     fn sleep(context: &Context<'_>, seconds: f64) -> Native<()> {
         match Duration::try_from_secs_f64(seconds) {
             Ok(long) => host::sleep(long.min(SLEEP_MAX)),
-            Err(_) => return fail(context, "sleep", format!("{seconds} is no number of seconds")),
+            Err(_) => {
+                return fail(
+                    context,
+                    "sleep",
+                    format!("{seconds} is no number of seconds"),
+                );
+            }
         }
         Ok(())
     }

@@ -121,8 +121,7 @@ fn flattened(array: Array, depth: i64) -> Array {
 
 /// What two equal values have in common, and no others.
 fn identity(value: &Dynamic) -> String {
-    json::stringify(value, false)
-        .unwrap_or_else(|_| format!("{} {value}", value.type_name()))
+    json::stringify(value, false).unwrap_or_else(|_| format!("{} {value}", value.type_name()))
 }
 
 fn unique(array: Array) -> Array {
@@ -135,7 +134,9 @@ fn group_by(context: &Context<'_>, array: Array, key: &FnPtr) -> Native<Map> {
     let mut groups = Map::new();
     for item in array {
         let name = key.call_within_context::<Dynamic>(context, (item.clone(),))?;
-        let group = groups.entry(text_of(&name).into()).or_insert_with(|| Array::new().into());
+        let group = groups
+            .entry(text_of(&name).into())
+            .or_insert_with(|| Array::new().into());
         if let Some(mut group) = group.write_lock::<Array>() {
             group.push(item);
         }
@@ -258,7 +259,9 @@ fn format_number(
     point: &str,
 ) -> Native<String> {
     const CALL: &str = "num::format";
-    let digits = digits.map(|digits| digits_of(context, CALL, digits)).transpose()?;
+    let digits = digits
+        .map(|digits| digits_of(context, CALL, digits))
+        .transpose()?;
     let text = match (Number::of(number), digits) {
         (None, _) => {
             let problem = format!("the value is no number but {}", number.type_name());
@@ -284,9 +287,9 @@ fn format_number(
         Some(text) => ("-", text),
         None => ("", text.as_str()),
     };
-    let (whole, fraction) = text.split_once('.').map_or((text, None), |(whole, fraction)| {
-        (whole, Some(fraction))
-    });
+    let (whole, fraction) = text
+        .split_once('.')
+        .map_or((text, None), |(whole, fraction)| (whole, Some(fraction)));
     // Infinite, or not a number.
     if !whole.bytes().all(|digit| digit.is_ascii_digit()) {
         return Ok(format!("{sign}{text}"));
@@ -370,9 +373,10 @@ pub(super) fn register(engine: &mut Engine) {
         .register_fn("repeat", |context: Context<'_>, text: &str, times: i64| {
             repeat(&context, text, times)
         })
-        .register_fn("pad_left", |context: Context<'_>, text: &str, length: i64| {
-            pad_left(&context, text, length, " ")
-        })
+        .register_fn(
+            "pad_left",
+            |context: Context<'_>, text: &str, length: i64| pad_left(&context, text, length, " "),
+        )
         .register_fn(
             "pad_left",
             |context: Context<'_>, text: &str, length: i64, with: &str| {

@@ -103,7 +103,11 @@ impl Maker {
             out += &self.statement(3);
             out += "\n";
         }
-        let all: Vec<_> = self.variables.iter().map(|known| known.name.clone()).collect();
+        let all: Vec<_> = self
+            .variables
+            .iter()
+            .map(|known| known.name.clone())
+            .collect();
         match self.choices.below(4) {
             0 => out += &self.expression(3),
             1 => out += &format!("return {};", self.expression(2)),
@@ -132,14 +136,25 @@ impl Maker {
         for _ in 0..statements {
             body += &format!("  {}\n", self.statement(2));
         }
-        let kind = if self.choices.one_in(6) { *self.choices.of(&KINDS) } else { Kind::Int };
+        let kind = if self.choices.one_in(6) {
+            *self.choices.of(&KINDS)
+        } else {
+            Kind::Int
+        };
         body += &format!("  {}\n", self.of(kind, 2));
         self.functions = functions;
         self.loops = before;
         self.in_function = was;
         self.variables = outside;
-        let private = if self.choices.one_in(6) { "private " } else { "" };
-        format!("{private}fn {name}({}) {{\n{body}}}\n", parameters.join(", "))
+        let private = if self.choices.one_in(6) {
+            "private "
+        } else {
+            ""
+        };
+        format!(
+            "{private}fn {name}({}) {{\n{body}}}\n",
+            parameters.join(", ")
+        )
     }
 
     fn block(&mut self, depth: usize) -> String {
@@ -182,7 +197,10 @@ impl Maker {
                 let then = self.block(inner);
                 match self.choices.one_in(2) {
                     true => format!("if {condition} {{ {then} }}"),
-                    false => format!("if {condition} {{ {then} }} else {{ {} }}", self.block(inner)),
+                    false => format!(
+                        "if {condition} {{ {then} }} else {{ {} }}",
+                        self.block(inner)
+                    ),
                 }
             }
             13 | 14 => self.for_loop(inner),
@@ -194,8 +212,12 @@ impl Maker {
                 let end = 1 + self.choices.below(4);
                 match self.choices.below(3) {
                     0 => format!("let {name} = 0; while {name} < {end} {{ {name} += 1; {body} }}"),
-                    1 => format!("let {name} = 0; do {{ {name} += 1; {body} }} while {name} < {end};"),
-                    _ => format!("let {name} = 0; loop {{ {name} += 1; if {name} > {end} {{ break; }} {body} }}"),
+                    1 => format!(
+                        "let {name} = 0; do {{ {name} += 1; {body} }} while {name} < {end};"
+                    ),
+                    _ => format!(
+                        "let {name} = 0; loop {{ {name} += 1; if {name} > {end} {{ break; }} {body} }}"
+                    ),
                 }
             }
             16 => {
@@ -206,7 +228,9 @@ impl Maker {
                     1 => format!("throw {};", self.expression(1)),
                     _ => self.failing(),
                 };
-                let told = *self.choices.of(&["", "print(type_of(CAUGHT));", "print(CAUGHT);"]);
+                let told = *self
+                    .choices
+                    .of(&["", "print(type_of(CAUGHT));", "print(CAUGHT);"]);
                 let told = told.replace("CAUGHT", &caught);
                 format!("try {{ {body} {thrown} }} catch ({caught}) {{ {told} }}")
             }
@@ -217,7 +241,11 @@ impl Maker {
                 format!("if {condition} {{ {word}; }}")
             }
             19 if self.in_function => {
-                format!("if {} {{ return {}; }}", self.of(Kind::Bool, 1), self.of(Kind::Int, 1))
+                format!(
+                    "if {} {{ return {}; }}",
+                    self.of(Kind::Bool, 1),
+                    self.of(Kind::Int, 1)
+                )
             }
             20 => {
                 let subject = self.of(Kind::Int, inner);
@@ -238,7 +266,10 @@ impl Maker {
         let (over, kind) = match self.choices.below(5) {
             0 => (format!("0..{}", self.choices.below(5)), Kind::Int),
             1 => (format!("1..={}", self.choices.below(4)), Kind::Int),
-            2 => (format!("range({}, 0, -2)", self.choices.below(8)), Kind::Int),
+            2 => (
+                format!("range({}, 0, -2)", self.choices.below(8)),
+                Kind::Int,
+            ),
             3 => (format!("{}.keys()", self.of(Kind::Map, 1)), Kind::Text),
             _ => ("[1, 2, 3]".to_owned(), Kind::Int),
         };
@@ -287,7 +318,9 @@ impl Maker {
     fn change_of(&mut self, name: &str, kind: Kind, inner: usize) -> String {
         match kind {
             Kind::Int => {
-                let op = *self.choices.of(&["=", "+=", "-=", "*=", "/=", "%=", "|=", "&=", "^="]);
+                let op = *self
+                    .choices
+                    .of(&["=", "+=", "-=", "*=", "/=", "%=", "|=", "&=", "^="]);
                 format!("{name} {op} {};", self.of(Kind::Int, inner))
             }
             Kind::Float => {
@@ -303,10 +336,18 @@ impl Maker {
             },
             Kind::Array => match self.choices.below(9) {
                 0 => format!("{name}.push({});", self.expression(inner)),
-                1 => format!("{name}.insert({}, {});", self.choices.below(4), self.expression(inner)),
+                1 => format!(
+                    "{name}.insert({}, {});",
+                    self.choices.below(4),
+                    self.expression(inner)
+                ),
                 2 => format!("{name}.pop();"),
                 3 => format!("{name} += {};", self.of(Kind::Array, inner)),
-                4 => format!("{name}[{}] = {};", self.choices.below(3), self.expression(inner)),
+                4 => format!(
+                    "{name}[{}] = {};",
+                    self.choices.below(3),
+                    self.expression(inner)
+                ),
                 5 => format!("{name}.reverse();"),
                 6 => format!("{name}.remove({});", self.choices.below(3)),
                 7 => format!("{name}[0] += {};", self.of(Kind::Int, inner)),
@@ -386,12 +427,34 @@ impl Maker {
 
     fn literal(&mut self, kind: Kind) -> String {
         let literals: &[&str] = match kind {
-            Kind::Int => &["0", "1", "-2", "3", "7", "42", "0xff", "1_000", "9223372036854775807"],
+            Kind::Int => &[
+                "0",
+                "1",
+                "-2",
+                "3",
+                "7",
+                "42",
+                "0xff",
+                "1_000",
+                "9223372036854775807",
+            ],
             Kind::Float => &["0.0", "1.5", "-2.25", "1e3", "0.1"],
             Kind::Bool => &["true", "false"],
-            Kind::Text => &["\"\"", "\"a\"", "\"b c\"", "\"h\u{e9}llo\"", "`x`", "\"q\\n\""],
+            Kind::Text => &[
+                "\"\"",
+                "\"a\"",
+                "\"b c\"",
+                "\"h\u{e9}llo\"",
+                "`x`",
+                "\"q\\n\"",
+            ],
             Kind::Array => &["[]", "[1, 2, 3]", "[\"a\", 'b', ()]", "[[1], [2, 3]]"],
-            Kind::Map => &["#{}", "#{ a: 1 }", "#{ a: 1, b: [2], n: 3 }", "#{ \"x y\": () }"],
+            Kind::Map => &[
+                "#{}",
+                "#{ a: 1 }",
+                "#{ a: 1, b: [2], n: 3 }",
+                "#{ \"x y\": () }",
+            ],
         };
         (*self.choices.of(literals)).to_owned()
     }
@@ -405,7 +468,11 @@ impl Maker {
         let arguments: Vec<_> = (0..count).map(|_| self.of(Kind::Int, inner)).collect();
         // As a method, `this` is what stands before the dot.
         match self.choices.one_in(8) {
-            true => Some(format!("({}).{name}({})", self.of(Kind::Int, inner), arguments.join(", "))),
+            true => Some(format!(
+                "({}).{name}({})",
+                self.of(Kind::Int, inner),
+                arguments.join(", ")
+            )),
             false => Some(format!("{name}({})", arguments.join(", "))),
         }
     }
@@ -452,8 +519,14 @@ impl Maker {
     fn int(&mut self, inner: usize) -> String {
         match self.choices.below(16) {
             0..=3 => {
-                let op = *self.choices.of(&["+", "-", "*", "/", "%", "&", "|", "^", "<<", ">>", "**"]);
-                format!("({} {op} {})", self.of(Kind::Int, inner), self.of(Kind::Int, inner))
+                let op = *self
+                    .choices
+                    .of(&["+", "-", "*", "/", "%", "&", "|", "^", "<<", ">>", "**"]);
+                format!(
+                    "({} {op} {})",
+                    self.of(Kind::Int, inner),
+                    self.of(Kind::Int, inner)
+                )
             }
             4 => format!("{}.len()", self.of(Kind::Text, inner)),
             5 => format!("{}.len()", self.of(Kind::Array, inner)),
@@ -466,7 +539,11 @@ impl Maker {
                 self.of(Kind::Int, inner)
             ),
             9 | 10 => self.call(inner).unwrap_or_else(|| self.literal(Kind::Int)),
-            11 => format!("({}?.n ?? {})", self.of(Kind::Map, inner), self.of(Kind::Int, inner)),
+            11 => format!(
+                "({}?.n ?? {})",
+                self.of(Kind::Map, inner),
+                self.of(Kind::Int, inner)
+            ),
             12 => {
                 let known = self.variables.len();
                 let block = format!("{{ {} {} }}", self.statement(1), self.of(Kind::Int, inner));
@@ -496,7 +573,11 @@ impl Maker {
                 let op = *self.choices.of(&["+", "-", "*", "/"]);
                 let kinds = [Kind::Float, Kind::Int];
                 let other = *self.choices.of(&kinds);
-                format!("({} {op} {})", self.of(Kind::Float, inner), self.of(other, inner))
+                format!(
+                    "({} {op} {})",
+                    self.of(Kind::Float, inner),
+                    self.of(other, inner)
+                )
             }
             2 => format!("({}).to_float()", self.of(Kind::Int, inner)),
             3 => format!("({}).sqrt()", self.of(Kind::Float, inner)),
@@ -509,30 +590,60 @@ impl Maker {
         match self.choices.below(10) {
             0..=2 => {
                 let op = *self.choices.of(&["==", "!=", "<", "<=", ">", ">="]);
-                let kind = *self.choices.of(&[Kind::Int, Kind::Int, Kind::Text, Kind::Float]);
+                let kind = *self
+                    .choices
+                    .of(&[Kind::Int, Kind::Int, Kind::Text, Kind::Float]);
                 format!("({} {op} {})", self.of(kind, inner), self.of(kind, inner))
             }
             3 | 4 => {
                 let op = *self.choices.of(&["&&", "||", "&", "|", "^"]);
-                format!("({} {op} {})", self.of(Kind::Bool, inner), self.of(Kind::Bool, inner))
+                format!(
+                    "({} {op} {})",
+                    self.of(Kind::Bool, inner),
+                    self.of(Kind::Bool, inner)
+                )
             }
             5 => format!("!{}", self.of(Kind::Bool, inner)),
-            6 => format!("({} in {})", self.of(Kind::Int, inner), self.of(Kind::Array, inner)),
-            7 => format!("({} in {})", self.of(Kind::Text, inner), self.of(Kind::Map, inner)),
-            8 => format!("{}.contains({})", self.of(Kind::Text, inner), self.of(Kind::Text, inner)),
+            6 => format!(
+                "({} in {})",
+                self.of(Kind::Int, inner),
+                self.of(Kind::Array, inner)
+            ),
+            7 => format!(
+                "({} in {})",
+                self.of(Kind::Text, inner),
+                self.of(Kind::Map, inner)
+            ),
+            8 => format!(
+                "{}.contains({})",
+                self.of(Kind::Text, inner),
+                self.of(Kind::Text, inner)
+            ),
             _ => self.literal(Kind::Bool),
         }
     }
 
     fn text(&mut self, inner: usize) -> String {
         match self.choices.below(9) {
-            0 | 1 => format!("({} + {})", self.of(Kind::Text, inner), self.expression(inner)),
+            0 | 1 => format!(
+                "({} + {})",
+                self.of(Kind::Text, inner),
+                self.expression(inner)
+            ),
             2 => format!("`<${{{}}}>`", self.expression(inner)),
             3 => format!("{}.to_upper()", self.of(Kind::Text, inner)),
-            4 => format!("{}.sub_string({}, 2)", self.of(Kind::Text, inner), self.choices.below(3)),
+            4 => format!(
+                "{}.sub_string({}, 2)",
+                self.of(Kind::Text, inner),
+                self.choices.below(3)
+            ),
             5 => format!("type_of({})", self.expression(inner)),
             6 => format!("({}).to_string()", self.expression(inner)),
-            7 => format!("({})[0..{}]", self.of(Kind::Text, inner), self.choices.below(4)),
+            7 => format!(
+                "({})[0..{}]",
+                self.of(Kind::Text, inner),
+                self.choices.below(4)
+            ),
             _ => self.literal(Kind::Text),
         }
     }
@@ -544,11 +655,19 @@ impl Maker {
                 let items: Vec<_> = (0..count).map(|_| self.expression(inner)).collect();
                 format!("[{}]", items.join(", "))
             }
-            3 => format!("({} + {})", self.of(Kind::Array, inner), self.of(Kind::Array, inner)),
+            3 => format!(
+                "({} + {})",
+                self.of(Kind::Array, inner),
+                self.of(Kind::Array, inner)
+            ),
             4 => format!("{}.split(\" \")", self.of(Kind::Text, inner)),
             5 => format!("{}.keys()", self.of(Kind::Map, inner)),
             6 => format!("{}.values()", self.of(Kind::Map, inner)),
-            7 => format!("{}.extract({})", self.of(Kind::Array, inner), self.choices.below(3)),
+            7 => format!(
+                "{}.extract({})",
+                self.of(Kind::Array, inner),
+                self.choices.below(3)
+            ),
             8 | 9 if self.with_closures => {
                 format!("[1, 2, 3].map({})", self.function_value(1, inner))
             }
@@ -582,7 +701,11 @@ impl Maker {
                     .collect();
                 format!("#{{ {} }}", members.join(", "))
             }
-            3 => format!("({} + {})", self.of(Kind::Map, inner), self.of(Kind::Map, inner)),
+            3 => format!(
+                "({} + {})",
+                self.of(Kind::Map, inner),
+                self.of(Kind::Map, inner)
+            ),
             4 if self.with_closures => {
                 let function = self.function_value(1, inner);
                 format!("#{{ n: 2, f: {function} }}")

@@ -13,7 +13,8 @@ use super::log::Log;
 use super::redact::Redaction;
 use super::wasi::Wasi;
 use super::{
-    Code, Context, Diagnostic, Job, Limits, Outcome, Program, ProgramError, Report, Request, Response,
+    Code, Context, Diagnostic, Job, Limits, Outcome, Program, ProgramError, Report, Request,
+    Response,
 };
 
 /// How many bytes one host call may make the host copy out of a guest. A value of the largest
