@@ -12,6 +12,10 @@ use crate::outcome::{self, Diagnostic};
 /// square.
 const COMPILED_NODES_MAX: usize = 4_000;
 
+/// The most items of a literal that bytecode is made of: of one with 1,400 members it took longer than
+/// a script may run.
+const COMPILED_ITEMS_MAX: usize = 200;
+
 /// A script that can run.
 pub struct Script {
     /// What runs.
@@ -117,6 +121,12 @@ impl Seen {
             }
             ASTNode::Expr(Expr::StringConstant(text, _)) => {
                 self.needs_tree |= functions.contains(text.as_str());
+            }
+            ASTNode::Expr(Expr::Map(members, _)) => {
+                self.needs_tree |= members.0.len() > COMPILED_ITEMS_MAX;
+            }
+            ASTNode::Expr(Expr::Array(items, _)) => {
+                self.needs_tree |= items.len() > COMPILED_ITEMS_MAX;
             }
             // Bytecode lets `x[0] = 1` pass where `x` has no items.
             ASTNode::Stmt(Stmt::Assignment(assignment)) => {
