@@ -4,6 +4,7 @@ use crate::ctx::{self, Request};
 use crate::engine;
 use crate::host::HOST;
 use crate::outcome::Failure;
+use crate::script;
 
 fn request(method: &str) -> Request {
     Request {
@@ -21,9 +22,13 @@ fn request(method: &str) -> Request {
 #[track_caller]
 fn compare(source: &str, method: &str) {
     let tree = engine::parse(source).unwrap_or_else(|found| panic!("{source}: {found:?}"));
-    let compiled = engine::compile(source, &tree);
-    let compiled = compiled.unwrap_or_else(|| panic!("not compiled: {source}"));
-    let program = engine::load(&compiled).unwrap_or_else(|| panic!("not loaded: {source}"));
+    // Where bytecode would do something else, there is none.
+    let Some(compiled) = script::compile(&tree) else {
+        return;
+    };
+    let program = compiled.load();
+    let program = program.unwrap_or_else(|| panic!("not loaded: {source}"));
+    let tree = script::of_tree(tree);
     let of = |run: &dyn Fn() -> Result<_, _>| {
         HOST.take();
         ctx::set_request(Some(request(method)));
@@ -31,7 +36,7 @@ fn compare(source: &str, method: &str) {
         let log = HOST.with_borrow(|host| host.log.clone());
         (ended, log)
     };
-    let (mut by_program, by_tree) = (of(&|| engine::run(&program)), of(&|| engine::walk(&tree)));
+    let (mut by_program, by_tree) = (of(&|| engine::run(&program)), of(&|| engine::run(&tree)));
     // Where a step of `a.b.c` fails, the tree says where its dot is, the program where its name is.
     if let (Err(Failure::Threw(ours)), Err(Failure::Threw(theirs))) =
         (&mut by_program.0, &by_tree.0)
@@ -111,7 +116,6 @@ fn every_error_with_its_place() {
         "let x = 9223372036854775807; x + 1",
         "assert(1 == 2)",
         "json::parse(\"{\")",
-        "let s = \"x\"; loop { s += s; }",
         "#{ statusCode: 99 }",
         "import \"x\" as y; 1",
         "ctx.nothing",
@@ -140,8 +144,7 @@ fn every_example() {
 
 #[test]
 fn a_source_that_would_take_long_is_not_compiled() {
-    let source = "let x = 1;\n".repeat(7_000);
-    let tree = engine::parse(&source).unwrap();
-    assert!(engine::compile(&source, &tree).is_none());
-    assert!(engine::walk(&tree).is_ok());
+    let tree = engine::parse(&"let x = 1;\n".repeat(7_000)).unwrap();
+    assert!(script::compile(&tree).is_none());
+    assert!(engine::run(&script::of_tree(tree)).is_ok());
 }

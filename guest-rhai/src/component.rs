@@ -12,23 +12,36 @@ use crate::arena;
 use crate::ctx;
 use crate::engine;
 use crate::outcome;
+use crate::script::{self, Script};
 
 struct Interpreter;
 
 export!(Interpreter);
 
+/// Of 64 KiB, with those that an instance begins with.
+const MORE_PAGES_THAN_THERE_ARE: usize = 65_000;
+
 /// Build the engine before the snapshot is taken.
 #[unsafe(export_name = "wizer-initialize")]
 extern "C" fn initialize() {
+    std::panic::set_hook(Box::new(|panic| {
+        // A vector that no address space holds: say it as what asked for a bit less does. The
+        // host ends an instance that asks for memory beyond its limit.
+        if panic.payload_as_str() == Some("capacity overflow") {
+            core::arch::wasm32::memory_grow::<0>(MORE_PAGES_THAN_THERE_ARE);
+        }
+    }));
     engine::prepare();
 }
 
 impl Guest for Interpreter {
     fn compile(source: String) -> Result<Option<Vec<u8>>, Vec<Diagnostic>> {
         let tree = engine::parse(&source).map_err(diagnostics)?;
-        let image = engine::compile(&source, &tree)
-            .and_then(|compiled| arena::image_of(|| engine::load(&compiled)));
-        Ok(image)
+        script::check(&tree).map_err(diagnostics)?;
+        Ok(match script::compile(&tree) {
+            Some(compiled) => arena::image_of(|| compiled.load()),
+            None => arena::image_of(|| engine::parse_apart(&source).ok().map(script::of_tree)),
+        })
     }
 
     fn run(source: Option<String>, invocation: Invocation) -> Result<Response, Failure> {
@@ -52,11 +65,11 @@ impl Guest for Interpreter {
             }
         }));
         let ended = match source {
-            None => engine::run(arena::restore(program::image)),
+            None => engine::run(arena::restore::<Script>(program::image)),
             Some(source) => {
                 let tree = engine::parse(&source)
                     .map_err(|found| Failure::InvalidSource(diagnostics(found)))?;
-                engine::walk(&tree)
+                engine::run(&script::of_tree(tree))
             }
         };
         match ended {

@@ -1,28 +1,21 @@
 //! The engine: what the language may do, built once and kept in the snapshot.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 
-use rhai::grain::{Compiler, Program, SharedProgram, Vm};
+use rhai::grain::Vm;
 use rhai::module_resolvers::DummyModuleResolver;
-use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope};
+use rhai::{AST, Dynamic, Engine, EvalAltResult, OptimizationLevel, Scope, Token};
 
+use crate::ctx::Ctx;
 use crate::host::{self, Level};
 use crate::outcome::{self, Diagnostic, Failure, Response};
-use crate::{ctx, modules};
+use crate::script::{self, Form, Script};
+use crate::{ctx, error, modules};
 
-/// The longest source that is compiled: the time that this takes grows with its square, and is a
-/// tenth of a second here.
-const COMPILED_SOURCE_BYTES_MAX: usize = 64 * 1024;
 /// How deep functions may call each other. Each level takes up to 6 KiB of the two stacks.
-const CALL_LEVELS_MAX: usize = 64;
+pub const CALL_LEVELS_MAX: usize = 64;
 /// How deep expressions may be nested, at the top and in a function.
-const EXPR_DEPTH_MAX: usize = 64;
-/// The longest string, in bytes.
-const STRING_BYTES_MAX: usize = 16 * 1024 * 1024;
-/// The most items of an array, nested ones included; a blob's bytes count too.
-const ARRAY_ITEMS_MAX: usize = 16 * 1024 * 1024;
-/// The most members of a map, nested ones included.
-const MAP_MEMBERS_MAX: usize = 10_000;
+pub const EXPR_DEPTH_MAX: usize = 64;
 /// The most variables in scope at once.
 const VARIABLES_MAX: usize = 1_000;
 /// The most functions of a script.
@@ -38,27 +31,25 @@ pub fn prepare() {
     ENGINE.set(Some(build()));
     // Nothing of the host is there yet: only what needs none.
     let source = "let m = #{ a: [1, 2.5, \"x\"] }; m.a.len() + `${m}`.len()";
-    let program = parse(source)
-        .ok()
-        .and_then(|tree| load(&compile(source, &tree)?));
-    let _ = program.map(|program| run(&program));
+    let script = parse(source).ok();
+    let script = script.and_then(|tree| script::compile(&tree)?.load());
+    let _ = script.map(|script| run(&script));
 }
 
-fn with_engine<T>(work: impl FnOnce(&Engine) -> T) -> T {
+fn with_engine<T>(work: impl FnOnce(&mut Engine) -> T) -> T {
     ENGINE.with_borrow_mut(|engine| work(engine.get_or_insert_with(build)))
 }
 
 fn build() -> Engine {
     let mut engine = Engine::new();
+    // Sizes of values have no limit but the instance's memory: Rhai would count a value anew with
+    // each call that touches it, so that `push` took as long as the array is.
     engine
         .set_module_resolver(DummyModuleResolver::new())
         .disable_symbol("eval")
         .set_optimization_level(OptimizationLevel::None)
         .set_max_call_levels(CALL_LEVELS_MAX)
         .set_max_expr_depths(EXPR_DEPTH_MAX, EXPR_DEPTH_MAX)
-        .set_max_string_size(STRING_BYTES_MAX)
-        .set_max_array_size(ARRAY_ITEMS_MAX)
-        .set_max_map_size(MAP_MEMBERS_MAX)
         .set_max_variables(VARIABLES_MAX)
         .set_max_functions(FUNCTIONS_MAX)
         .set_max_modules(0)
@@ -71,9 +62,35 @@ fn build() -> Engine {
             .map(|line| ("line".to_owned(), line.to_string()));
         host::write_log(Level::Debug, text, line.into_iter().collect());
     });
+    free_words(&mut engine);
     ctx::register(&mut engine);
+    error::register(&mut engine);
     modules::register(&mut engine);
     engine
+}
+
+/// Let words that Rhai keeps for itself be names where they can be nothing else: after a path, as
+/// in `log::debug`, and after a dot, as in `error.call`.
+fn free_words(engine: &mut Engine) {
+    let last = Cell::new(None);
+    #[expect(deprecated, reason = "Rhai says so of what is only not stable yet")]
+    engine.on_parse_token(move |token, _, _| {
+        let free = last.take();
+        last.set(match token {
+            Token::DoubleColon => Some("debug"),
+            Token::Period | Token::Elvis => Some("call"),
+            _ => None,
+        });
+        match token {
+            Token::Reserved(word) if free == Some(word.as_str()) => Token::Identifier(word),
+            token => token,
+        }
+    });
+}
+
+/// A source without the byte order mark that some editors put before it.
+fn without_mark(source: &str) -> &str {
+    source.strip_prefix('\u{feff}').unwrap_or(source)
 }
 
 /// Parse a source.
@@ -81,48 +98,59 @@ fn build() -> Engine {
 /// # Errors
 /// What is wrong with it.
 pub fn parse(source: &str) -> Result<AST, Vec<Diagnostic>> {
-    with_engine(|engine| engine.compile(source)).map_err(|error| vec![outcome::diagnostic(&error)])
+    with_engine(|engine| engine.compile(without_mark(source)))
+        .map_err(|error| vec![outcome::diagnostic(&error)])
 }
 
-/// Compile what was parsed, for [`run`]; none when there is no program for it, or it would take
-/// too long to make one. [`walk`] runs any script, but has to parse it first.
-pub fn compile(source: &str, tree: &AST) -> Option<Vec<u8>> {
-    if source.len() > COMPILED_SOURCE_BYTES_MAX {
-        return None;
-    }
-    Compiler::new().compile(tree).write().ok()
-}
-
-/// The program that [`compile`] made. It shares nothing with the engine.
-pub fn load(compiled: &[u8]) -> Option<SharedProgram> {
-    Some(Program::read(compiled).ok()?.into_owned().into_shared())
-}
-
-/// Run a program.
+/// Parse a source, and share nothing of the tree with the engine: it can be put into an image.
 ///
 /// # Errors
-/// [`Failure`] says why there is no response.
-pub fn run(program: &SharedProgram) -> Result<Response, Failure> {
+/// What is wrong with it.
+pub fn parse_apart(source: &str) -> Result<AST, Vec<Diagnostic>> {
+    let strings_max = with_engine(|engine| {
+        let strings_max = engine.max_strings_interned();
+        engine.set_max_strings_interned(0);
+        strings_max
+    });
+    let parsed = parse(source);
     with_engine(|engine| {
+        engine.set_max_strings_interned(strings_max);
+    });
+    parsed
+}
+
+/// Run a script, as far as to the value that it answers.
+///
+/// # Errors
+/// What it threw.
+pub fn evaluate(script: &Script) -> Result<Dynamic, Box<EvalAltResult>> {
+    with_engine(|engine| {
+        if script.captures_ctx {
+            resolve_ctx(engine);
+        }
         let mut scope = Scope::new();
-        let mut vm = Vm::new(engine);
-        ended(if program.makes_fn_pointers() {
-            vm.eval_with_callbacks(&mut scope, program)
-        } else {
-            vm.eval_with_scope(&mut scope, program)
-        })
+        match &script.form {
+            Form::Tree(tree) => engine.eval_ast_with_scope(&mut scope, tree),
+            Form::Bytecode(program) => Vm::new(engine).eval_with_scope(&mut scope, program),
+        }
     })
 }
 
-/// Run what was parsed.
+/// Have closures find `ctx`: what they capture is looked for among variables, and it is none. Each
+/// use of any variable asks this, so only scripts with such a closure have it.
+fn resolve_ctx(engine: &mut Engine) {
+    #[expect(deprecated, reason = "Rhai says so of what is only not stable yet")]
+    engine.on_var(|name, _, context| {
+        let is_ctx = name == "ctx" && !context.scope().contains("ctx");
+        Ok(is_ctx.then(|| Dynamic::from(Ctx)))
+    });
+}
+
+/// Run a script.
 ///
 /// # Errors
 /// [`Failure`] says why there is no response.
-pub fn walk(tree: &AST) -> Result<Response, Failure> {
-    with_engine(|engine| ended(engine.eval_ast_with_scope(&mut Scope::new(), tree)))
-}
-
-fn ended(value: Result<Dynamic, Box<EvalAltResult>>) -> Result<Response, Failure> {
-    let value = value.map_err(|error| Failure::Threw(outcome::thrown(*error)))?;
+pub fn run(script: &Script) -> Result<Response, Failure> {
+    let value = evaluate(script).map_err(|error| Failure::Threw(outcome::thrown(*error)))?;
     outcome::response(value)
 }

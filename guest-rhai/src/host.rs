@@ -40,6 +40,36 @@ pub struct Context {
     pub event: Option<String>,
 }
 
+/// The kinds of [`Problem`]s.
+#[expect(missing_docs, reason = "their names say it")]
+pub mod kind {
+    pub const INVALID: &str = "invalid";
+    pub const DENIED: &str = "denied";
+    pub const UNAVAILABLE: &str = "unavailable";
+    pub const TOO_LARGE: &str = "too_large";
+    pub const NOT_FOUND: &str = "not_found";
+    pub const CONFLICT: &str = "conflict";
+}
+
+/// Why the host did not do what a script asked for.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Which kind of problem, in a word that scripts compare.
+    pub kind: &'static str,
+    /// What is wrong, for people.
+    pub text: String,
+}
+
+impl Problem {
+    /// A problem of a kind.
+    pub fn new(kind: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            kind,
+            text: text.into(),
+        }
+    }
+}
+
 /// How much a log line matters.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Level {
@@ -65,7 +95,7 @@ mod real {
 
     use wasip2::clocks::monotonic_clock;
 
-    use super::{Context, Level, Page};
+    use super::{Context, Level, Page, Problem, kind};
     use crate::component::picloud::context::context;
     use crate::component::picloud::dead_letters::dead_letters;
     use crate::component::picloud::kv::kv;
@@ -73,63 +103,94 @@ mod real {
     use crate::component::picloud::pubsub::pubsub;
     use crate::component::picloud::secrets::secrets;
 
-    fn kv_problem(error: kv::Error) -> String {
+    fn kv_problem(error: kv::Error) -> Problem {
         match error {
-            kv::Error::InvalidCollection(problem) => format!("the collection's name {problem}"),
-            kv::Error::InvalidKey(problem) => format!("the key {problem}"),
-            kv::Error::InvalidValue(problem) => format!("the value: {problem}"),
-            kv::Error::InvalidCursor => {
-                "the cursor was not made by a list of this collection".to_owned()
+            kv::Error::InvalidCollection(problem) => {
+                Problem::new(kind::INVALID, format!("the collection's name {problem}"))
             }
-            kv::Error::InvalidLimit(limit) => format!("a limit is 1 to 1000, not {limit}"),
+            kv::Error::InvalidKey(problem) => {
+                Problem::new(kind::INVALID, format!("the key {problem}"))
+            }
+            kv::Error::InvalidValue(problem) => {
+                Problem::new(kind::INVALID, format!("the value: {problem}"))
+            }
+            kv::Error::InvalidCursor => Problem::new(
+                kind::INVALID,
+                "the cursor was not made by a list of this collection",
+            ),
+            kv::Error::InvalidLimit(limit) => {
+                Problem::new(kind::INVALID, format!("a limit is 1 to 1000, not {limit}"))
+            }
             kv::Error::TooLarge(kv::TooLarge {
                 what,
                 bytes,
                 bytes_max,
             }) => {
-                format!("the {what} has {bytes} bytes; the limit is {bytes_max}")
+                let text = format!("the {what} has {bytes} bytes; the limit is {bytes_max}");
+                Problem::new(kind::TOO_LARGE, text)
             }
-            kv::Error::Denied => "the principal may not do this".to_owned(),
-            kv::Error::Unavailable => "the store cannot be reached now".to_owned(),
+            kv::Error::Denied => denied(),
+            kv::Error::Unavailable => unavailable(),
         }
     }
 
-    fn dead_letter_problem(error: dead_letters::Error) -> String {
+    fn denied() -> Problem {
+        Problem::new(kind::DENIED, "the principal may not do this")
+    }
+
+    fn unavailable() -> Problem {
+        Problem::new(kind::UNAVAILABLE, "the store cannot be reached now")
+    }
+
+    fn dead_letter_problem(error: dead_letters::Error) -> Problem {
         match error {
-            dead_letters::Error::Denied => {
-                "the principal may not manage dead letters, or there is none"
+            dead_letters::Error::Denied => Problem::new(
+                kind::DENIED,
+                "the principal may not manage dead letters, or there is none",
+            ),
+            dead_letters::Error::InvalidId => {
+                Problem::new(kind::INVALID, "the id or the cursor is not a UUID")
             }
-            dead_letters::Error::InvalidId => "the id or the cursor is not a UUID",
-            dead_letters::Error::NotFound => "the app has no dead letter of this id",
-            dead_letters::Error::AlreadyResolved => "it was replayed or resolved before",
-            dead_letters::Error::Unavailable => "the store cannot be reached now",
+            dead_letters::Error::NotFound => {
+                Problem::new(kind::NOT_FOUND, "the app has no dead letter of this id")
+            }
+            dead_letters::Error::AlreadyResolved => {
+                Problem::new(kind::CONFLICT, "it was replayed or resolved before")
+            }
+            dead_letters::Error::Unavailable => unavailable(),
         }
-        .to_owned()
     }
 
-    pub fn secret(name: &str) -> Result<Option<String>, String> {
+    pub fn secret(name: &str) -> Result<Option<String>, Problem> {
         secrets::get(name).map_err(|error| match error {
-            secrets::Error::InvalidName(problem) => format!("the name {problem}"),
-            secrets::Error::Denied => "the secret is for other scripts".to_owned(),
-            secrets::Error::Unavailable => "the secret cannot be read now".to_owned(),
+            secrets::Error::InvalidName(problem) => {
+                Problem::new(kind::INVALID, format!("the name {problem}"))
+            }
+            secrets::Error::Denied => Problem::new(kind::DENIED, "the secret is for other scripts"),
+            secrets::Error::Unavailable => {
+                Problem::new(kind::UNAVAILABLE, "the secret cannot be read now")
+            }
         })
     }
 
-    fn pubsub_problem(error: pubsub::Error) -> String {
+    fn pubsub_problem(error: pubsub::Error) -> Problem {
         match error {
             pubsub::Error::InvalidTopic(problem) | pubsub::Error::InvalidTokenRequest(problem) => {
-                problem
+                Problem::new(kind::INVALID, problem)
             }
-            pubsub::Error::InvalidMessage(problem) => format!("the message: {problem}"),
+            pubsub::Error::InvalidMessage(problem) => {
+                Problem::new(kind::INVALID, format!("the message: {problem}"))
+            }
             pubsub::Error::TooLarge(pubsub::TooLarge { bytes, bytes_max }) => {
-                format!("the message has {bytes} bytes; the limit is {bytes_max}")
+                let text = format!("the message has {bytes} bytes; the limit is {bytes_max}");
+                Problem::new(kind::TOO_LARGE, text)
             }
-            pubsub::Error::Denied => "the principal may not do this".to_owned(),
-            pubsub::Error::Unavailable => "the store cannot be reached now".to_owned(),
+            pubsub::Error::Denied => denied(),
+            pubsub::Error::Unavailable => unavailable(),
         }
     }
 
-    pub fn publish(topic: &str, message: &str, is_durable: bool) -> Result<String, String> {
+    pub fn publish(topic: &str, message: &str, is_durable: bool) -> Result<String, Problem> {
         match is_durable {
             true => pubsub::publish_durable(topic, message),
             false => pubsub::publish_ephemeral(topic, message),
@@ -141,23 +202,23 @@ mod real {
         topics: &[String],
         subject: Option<&str>,
         ttl_seconds: Option<i64>,
-    ) -> Result<String, String> {
+    ) -> Result<String, Problem> {
         pubsub::subscriber_token(topics, subject, ttl_seconds).map_err(pubsub_problem)
     }
 
-    pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, String> {
+    pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, Problem> {
         kv::get(collection, key).map_err(kv_problem)
     }
 
-    pub fn kv_set(collection: &str, key: &str, value: &str) -> Result<(), String> {
+    pub fn kv_set(collection: &str, key: &str, value: &str) -> Result<(), Problem> {
         kv::set(collection, key, value).map_err(kv_problem)
     }
 
-    pub fn kv_delete(collection: &str, key: &str) -> Result<bool, String> {
+    pub fn kv_delete(collection: &str, key: &str) -> Result<bool, Problem> {
         kv::delete(collection, key).map_err(kv_problem)
     }
 
-    pub fn kv_has(collection: &str, key: &str) -> Result<bool, String> {
+    pub fn kv_has(collection: &str, key: &str) -> Result<bool, Problem> {
         kv::has(collection, key).map_err(kv_problem)
     }
 
@@ -165,7 +226,7 @@ mod real {
         collection: &str,
         cursor: Option<&str>,
         limit: Option<u32>,
-    ) -> Result<Page, String> {
+    ) -> Result<Page, Problem> {
         let page = kv::list(collection, cursor, limit).map_err(kv_problem)?;
         let entries = page
             .entries
@@ -178,11 +239,11 @@ mod real {
         })
     }
 
-    pub fn replay(id: &str) -> Result<String, String> {
+    pub fn replay(id: &str) -> Result<String, Problem> {
         dead_letters::replay(id).map_err(dead_letter_problem)
     }
 
-    pub fn resolve(id: &str, handled: bool) -> Result<(), String> {
+    pub fn resolve(id: &str, handled: bool) -> Result<(), Problem> {
         let resolution = match handled {
             true => dead_letters::Resolution::HandledByScript,
             false => dead_letters::Resolution::Ignored,
@@ -193,7 +254,7 @@ mod real {
     pub fn list_dead_letters(
         cursor: Option<&str>,
         limit: Option<u32>,
-    ) -> Result<(Vec<String>, Option<String>), String> {
+    ) -> Result<(Vec<String>, Option<String>), Problem> {
         let page = dead_letters::list(cursor, limit).map_err(dead_letter_problem)?;
         Ok((page.entries, page.next))
     }
@@ -251,7 +312,7 @@ mod stand_in {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{Context, Level, Page};
+    use super::{Context, Level, Page, Problem, kind};
 
     /// Level, message and fields.
     pub type LogLine = (Level, String, Vec<(String, String)>);
@@ -273,30 +334,35 @@ mod stand_in {
         HOST.with_borrow_mut(work)
     }
 
-    fn at(collection: &str, key: &str) -> Result<(String, String), String> {
+    fn denied() -> Problem {
+        let text = "the principal may not manage dead letters, or there is none";
+        Problem::new(kind::DENIED, text)
+    }
+
+    fn at(collection: &str, key: &str) -> Result<(String, String), Problem> {
         if key.is_empty() {
-            return Err("the key is empty".into());
+            return Err(Problem::new(kind::INVALID, "the key is empty"));
         }
         Ok((collection.into(), key.into()))
     }
 
-    pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, String> {
+    pub fn kv_get(collection: &str, key: &str) -> Result<Option<String>, Problem> {
         let at = at(collection, key)?;
         Ok(with(|host| host.kv.get(&at).cloned()))
     }
 
-    pub fn kv_set(collection: &str, key: &str, value: &str) -> Result<(), String> {
+    pub fn kv_set(collection: &str, key: &str, value: &str) -> Result<(), Problem> {
         let at = at(collection, key)?;
         with(|host| host.kv.insert(at, value.into()));
         Ok(())
     }
 
-    pub fn kv_delete(collection: &str, key: &str) -> Result<bool, String> {
+    pub fn kv_delete(collection: &str, key: &str) -> Result<bool, Problem> {
         let at = at(collection, key)?;
         Ok(with(|host| host.kv.remove(&at).is_some()))
     }
 
-    pub fn kv_has(collection: &str, key: &str) -> Result<bool, String> {
+    pub fn kv_has(collection: &str, key: &str) -> Result<bool, Problem> {
         let at = at(collection, key)?;
         Ok(with(|host| host.kv.contains_key(&at)))
     }
@@ -305,7 +371,7 @@ mod stand_in {
         collection: &str,
         cursor: Option<&str>,
         limit: Option<u32>,
-    ) -> Result<Page, String> {
+    ) -> Result<Page, Problem> {
         let limit = limit.unwrap_or(100) as usize;
         with(|host| {
             let mut left = host.kv.iter().filter(|((name, key), _)| {
@@ -321,7 +387,7 @@ mod stand_in {
         })
     }
 
-    pub fn publish(topic: &str, message: &str, is_durable: bool) -> Result<String, String> {
+    pub fn publish(topic: &str, message: &str, is_durable: bool) -> Result<String, Problem> {
         with(|host| {
             host.published
                 .push((topic.into(), message.into(), is_durable));
@@ -333,27 +399,27 @@ mod stand_in {
         topics: &[String],
         subject: Option<&str>,
         ttl_seconds: Option<i64>,
-    ) -> Result<String, String> {
+    ) -> Result<String, Problem> {
         Ok(format!("token {topics:?} {subject:?} {ttl_seconds:?}"))
     }
 
-    pub fn secret(name: &str) -> Result<Option<String>, String> {
+    pub fn secret(name: &str) -> Result<Option<String>, Problem> {
         Ok(with(|host| host.secrets.get(name).cloned()))
     }
 
-    pub fn replay(_id: &str) -> Result<String, String> {
-        Err("the principal may not manage dead letters, or there is none".into())
+    pub fn replay(_id: &str) -> Result<String, Problem> {
+        Err(denied())
     }
 
-    pub fn resolve(_id: &str, _handled: bool) -> Result<(), String> {
-        Err("the principal may not manage dead letters, or there is none".into())
+    pub fn resolve(_id: &str, _handled: bool) -> Result<(), Problem> {
+        Err(denied())
     }
 
     pub fn list_dead_letters(
         _cursor: Option<&str>,
         _limit: Option<u32>,
-    ) -> Result<(Vec<String>, Option<String>), String> {
-        Err("the principal may not manage dead letters, or there is none".into())
+    ) -> Result<(Vec<String>, Option<String>), Problem> {
+        Err(denied())
     }
 
     pub fn write_log(level: Level, message: &str, fields: Vec<(String, String)>) {

@@ -1,11 +1,15 @@
 //! Rhai values to and from JSON, without a tree in between.
 
+use std::collections::BTreeMap;
 use std::fmt;
 
-use rhai::{Array, Blob, Dynamic, FLOAT, INT, ImmutableString, Map};
+use rhai::{Array, Blob, Dynamic, INT, ImmutableString, Map};
+use rust_decimal::Decimal;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
 
 use crate::ctx::{Ctx, RequestRef};
+use crate::error::SdkError;
 
 /// How deep a value may be nested, both ways: what is written can be read again. The host says
 /// the same (`host/src/json/`).
@@ -14,7 +18,8 @@ pub const DEPTH_MAX: usize = 100;
 /// the event of a dead letter.
 const TOLD_DEPTH_MAX: usize = DEPTH_MAX + 8;
 
-/// Read a JSON text. Whole numbers stay whole where they fit 64 bits.
+/// Read a JSON text. Whole numbers stay whole: beyond 64 bits they are decimals, and beyond those
+/// an error.
 ///
 /// # Errors
 /// What is wrong with the text, and where.
@@ -30,7 +35,20 @@ pub fn parse_told(text: &str) -> Result<Dynamic, String> {
     parse_within(text, TOLD_DEPTH_MAX)
 }
 
+/// From so many digits on, an integer may not fit 64 bits; a float would lose its last ones.
+const LONG_DIGITS: usize = 19;
+
 fn parse_within(text: &str, depth_max: usize) -> Result<Dynamic, String> {
+    let mut run = 0;
+    let has_long_number = text.bytes().any(|byte| {
+        run = if byte.is_ascii_digit() { run + 1 } else { 0 };
+        run >= LONG_DIGITS
+    });
+    if has_long_number {
+        // Known to be JSON before its parts are looked at.
+        let whole: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
+        return exact(whole, 0, depth_max);
+    }
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Value {
         depth: 0,
@@ -39,6 +57,47 @@ fn parse_within(text: &str, depth_max: usize) -> Result<Dynamic, String> {
     .deserialize(&mut deserializer)
     .and_then(|value| deserializer.end().map(|()| value));
     value.map_err(|error| error.to_string())
+}
+
+/// Read a JSON value whose integers may be long.
+fn exact(raw: &RawValue, depth: usize, depth_max: usize) -> Result<Dynamic, String> {
+    let told = |error: serde_json::Error| error.to_string();
+    let text = raw.get();
+    let first = text.bytes().next().unwrap_or_default();
+    if matches!(first, b'{' | b'[') && depth >= depth_max {
+        return Err(format!("nested more than {depth_max} deep"));
+    }
+    match first {
+        b'{' => {
+            let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(told)?;
+            let read = |(name, member): (String, &RawValue)| {
+                Ok((name.into(), exact(member, depth + 1, depth_max)?))
+            };
+            let members: Result<Map, String> = members.into_iter().map(read).collect();
+            Ok(members?.into())
+        }
+        b'[' => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).map_err(told)?;
+            let read = |item: &RawValue| exact(item, depth + 1, depth_max);
+            let items: Result<Array, String> = items.into_iter().map(read).collect();
+            Ok(items?.into())
+        }
+        b'-' | b'0'..=b'9' if !text.contains(['.', 'e', 'E']) => match text.parse::<INT>() {
+            Ok(number) => Ok(number.into()),
+            Err(_) => Decimal::from_str_exact(text)
+                .map(Dynamic::from)
+                .map_err(|_| {
+                    format!(
+                        "the integer {text} has more digits than a number holds; let it be a string"
+                    )
+                }),
+        },
+        _ => {
+            let mut deserializer = serde_json::Deserializer::from_str(text);
+            let value = Value { depth, depth_max };
+            value.deserialize(&mut deserializer).map_err(told)
+        }
+    }
 }
 
 /// A value at a depth.
@@ -88,7 +147,7 @@ impl<'de> Visitor<'de> for Value {
     }
 
     fn visit_u64<E>(self, value: u64) -> Result<Dynamic, E> {
-        Ok(INT::try_from(value).map_or_else(|_| (value as FLOAT).into(), Dynamic::from))
+        Ok(INT::try_from(value).map_or_else(|_| Decimal::from(value).into(), Dynamic::from))
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Dynamic, E> {
@@ -181,6 +240,8 @@ impl Writer {
                 return Err(format!("the number {value}"));
             }
             self.raw(&value);
+        } else if let Ok(value) = value.as_decimal() {
+            self.out.push_str(&value.to_string());
         } else if let Ok(text) = value.as_immutable_string_ref() {
             self.raw(text.as_str());
         } else if let Ok(value) = value.as_char() {
@@ -197,6 +258,8 @@ impl Writer {
                 writer.path.push(format!(".{name}"));
                 writer.value(member)
             })?;
+        } else if let Some(error) = value.read_lock::<SdkError>() {
+            self.raw(error.message.as_str());
         } else if let Some(ctx) = value.read_lock::<Ctx>() {
             self.value(&ctx.to_map().into())?;
         } else if value.is::<RequestRef>() {
@@ -255,6 +318,9 @@ impl Writer {
 
 /// A value as people read it in a message: text as it is, the rest as JSON where it can be.
 pub fn display(value: &Dynamic) -> String {
+    if let Some(error) = value.read_lock::<SdkError>() {
+        return error.message.to_string();
+    }
     match value.clone().flatten().try_cast::<ImmutableString>() {
         Some(text) => text.into(),
         None => stringify(value, false).unwrap_or_else(|_| value.to_string()),
@@ -315,6 +381,35 @@ mod tests {
         assert!(stringify(&Array::from([empty]).into(), false).is_err());
         let told = |depth| parse_told(&format!("{{\"kv\":{{\"value\":{}}}}}", deep(depth)));
         assert!(told(DEPTH_MAX).is_ok(), "an event of the deepest value");
+    }
+
+    #[test]
+    fn long_integers_keep_their_digits() {
+        for text in [
+            "9223372036854775807",
+            "-9223372036854775808",
+            "9223372036854775808",
+            "18446744073709551615",
+            "-9223372036854775809",
+            "79228162514264337593543950335",
+            r#"{"a":[10000000000000000001,{"b":"12345678901234567890"},1.5,null]}"#,
+        ] {
+            let back = stringify(&parse(text).unwrap(), false).unwrap();
+            assert_eq!(back, text);
+        }
+        assert!(parse("12345678901234567890.25").unwrap().is_float());
+        let error = parse(r#"{"id": 123456789012345678901234567890123}"#).unwrap_err();
+        assert!(error.contains("let it be a string"), "{error}");
+        assert!(parse("[12345678901234567890,]").is_err());
+        let deep = |depth| {
+            format!(
+                "{}12345678901234567890{}",
+                "[".repeat(depth),
+                "]".repeat(depth)
+            )
+        };
+        assert!(parse(&deep(DEPTH_MAX)).is_ok());
+        assert!(parse(&deep(DEPTH_MAX + 1)).is_err());
     }
 
     #[test]

@@ -12,11 +12,13 @@ mod both_ways;
 mod component;
 pub mod ctx;
 pub mod engine;
+pub mod error;
 pub mod host;
 pub mod json;
 pub mod modules;
 pub mod outcome;
 #[cfg(target_arch = "wasm32")]
 mod preview1;
+pub mod script;
 #[cfg(test)]
 mod tests;

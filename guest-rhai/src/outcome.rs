@@ -2,6 +2,7 @@
 
 use rhai::{Dynamic, EvalAltResult, Map, ParseError, Position};
 
+use crate::error::SdkError;
 use crate::json;
 
 /// What a sync caller receives.
@@ -57,9 +58,14 @@ fn place(position: Position) -> Option<Place> {
 
 /// What a parser's error says.
 pub fn diagnostic(error: &ParseError) -> Diagnostic {
+    diagnostic_at(error.err_type().to_string(), error.position())
+}
+
+/// What is wrong at a place.
+pub fn diagnostic_at(message: impl Into<String>, position: Position) -> Diagnostic {
     Diagnostic {
-        message: error.err_type().to_string(),
-        position: place(error.position()),
+        message: message.into(),
+        position: place(position),
     }
 }
 
@@ -71,7 +77,7 @@ pub fn thrown(error: EvalAltResult) -> Thrown {
     loop {
         match error {
             EvalAltResult::ErrorInFunctionCall(name, _, inner, at) => {
-                calls.push(name);
+                calls.push(named(name));
                 position = if inner.position().is_none() {
                     at
                 } else {
@@ -97,8 +103,10 @@ pub fn thrown(error: EvalAltResult) -> Thrown {
             bare
         }
     };
-    if let Some(call) = native_call(&message) {
-        calls.insert(0, call);
+    if let EvalAltResult::ErrorRuntime(value, _) = &error
+        && let Some(error) = value.read_lock::<SdkError>()
+    {
+        calls.insert(0, error.call.to_owned());
     }
     Thrown {
         message,
@@ -107,14 +115,12 @@ pub fn thrown(error: EvalAltResult) -> Thrown {
     }
 }
 
-/// The SDK's messages begin with the call: `kv.get: …`, `json::parse: …`.
-fn native_call(message: &str) -> Option<String> {
-    let (call, _) = message.split_once(": ")?;
-    let named = call.contains('.') || call.contains("::");
-    let plain = call
-        .bytes()
-        .all(|b| b.is_ascii_lowercase() || b"_.:0123456789".contains(&b));
-    (named && plain).then(|| call.to_owned())
+/// A function's name as people know it: Rhai names closures by itself.
+fn named(name: String) -> String {
+    match name.starts_with("anon$") {
+        true => "a closure".to_owned(),
+        false => name,
+    }
 }
 
 /// Make a response of what a script returned: `#{ statusCode, headers, body }`, or any plain

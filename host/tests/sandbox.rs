@@ -103,7 +103,7 @@ async fn a_kept_program_begins_the_same_each_time() {
 async fn a_source_that_is_not_compiled_runs_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let sandbox = sandbox(&folder, 1);
-    let text = "let n = 1;\n".repeat(10_000) + "n + 1";
+    let text = "let n = 1;\n".repeat(60_000) + "n + 1";
     let program = sandbox.program(text.into(), NoImports).await.unwrap();
     assert!(matches!(program, Program::Source(_)));
     let Outcome::Answered(answer) = sandbox.execute(job(program)).await.outcome else {
@@ -114,4 +114,126 @@ async fn a_source_that_is_not_compiled_runs_all_the_same() {
     assert!(matches!(invalid, Err(ProgramError::Invalid(found)) if found.len() == 1));
     let unlike = sandbox.execute(job(source("let n = ;"))).await.outcome;
     assert!(matches!(unlike, Outcome::InvalidSource(_)), "{unlike:?}");
+}
+
+/// The answer's body as text, or how it ended, and the fuel that it took.
+async fn ended(sandbox: &Sandbox<NoImports>, program: Program) -> (String, u64) {
+    let report = sandbox.execute(job(program)).await;
+    let told = match report.outcome {
+        Outcome::Answered(answer) => String::from_utf8_lossy(&answer.body).into_owned(),
+        other => format!("{other:?}"),
+    };
+    (told, report.fuel_used)
+}
+
+#[tokio::test]
+async fn a_script_answers_the_same_from_its_image_and_from_its_source() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&folder, 4);
+    for (text, is) in [
+        ("fn f(x) { x * 2 } [1, 2].map(f)", "[2,4]"),
+        (
+            "fn cmp(a, b) { b - a } let a = [1, 3, 2]; a.sort(cmp); a",
+            "[3,2,1]",
+        ),
+        (
+            "fn f(x) { x + 1 } [f.call(3), f.curry(1).call(), f.name]",
+            "[4,2,\"f\"]",
+        ),
+        ("fn f() { [1].map(|x| x + ctx.attempt) } f()", "[1]"),
+        (
+            "let a = []; for i in 0..3 { a.push(`${i}`); a[i] += \"!\"; } a",
+            "[\"0!\",\"1!\",\"2!\"]",
+        ),
+        (
+            "let a = 1; let f = |x| { this += a + x }; try { a.call(f, 1) } catch { return \"thrown\" } a",
+            "\"thrown\"",
+        ),
+        (
+            "let by = 3; let mul = |n| n * by; by = 4; [1, 2].map(mul)",
+            "[4,8]",
+        ),
+        ("\u{feff}log::debug(\"x\"); 1", "1"),
+    ] {
+        let program = sandbox.program(text.into(), NoImports).await.unwrap();
+        assert!(matches!(program, Program::Image(_)), "{text}");
+        for program in [program, source(text)] {
+            assert_eq!(ended(&sandbox, program).await.0, is, "{text}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_large_source_is_compiled_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&folder, 1);
+    let members: Vec<_> = (0..3_000).map(|n| format!("k{n}: {n}")).collect();
+    let map = format!("let m = #{{ {} }}; m.len()", members.join(", "));
+    let lines = format!("let x = 0;\n{}x", "x += 1;\n".repeat(9_000));
+    for (text, is) in [(map, "3000"), (lines, "9000")] {
+        let program = sandbox.program(text.into(), NoImports).await.unwrap();
+        assert_eq!(ended(&sandbox, program).await.0, is);
+    }
+    let functions = |count| {
+        let functions: Vec<_> = (0..count)
+            .map(|n| format!("fn f{n}(x) {{ x + {n} }}\n"))
+            .collect();
+        functions.concat() + "f1(1)"
+    };
+    let mut fuel = Vec::new();
+    for count in [300, 900] {
+        let program = sandbox
+            .program(functions(count).into(), NoImports)
+            .await
+            .unwrap();
+        let (told, took) = ended(&sandbox, program).await;
+        assert_eq!(told, "2");
+        fuel.push(took);
+    }
+    println!("300 and 900 functions: fuel {fuel:?}");
+    assert!(fuel[1] < 10 * fuel[0], "{fuel:?}");
+}
+
+#[tokio::test]
+async fn a_push_takes_as_long_however_long_the_array() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&folder, 1);
+    let mut fuel = Vec::new();
+    for count in [20_000, 40_000] {
+        let text = format!("let a = []; for i in 0..{count} {{ a.push(#{{ i: i }}); }} a.len()");
+        let program = sandbox.program(text.into(), NoImports).await.unwrap();
+        let (told, took) = ended(&sandbox, program).await;
+        assert_eq!(told, count.to_string());
+        fuel.push(took);
+    }
+    println!("20,000 and 40,000 pushes: fuel {fuel:?}");
+    assert!(fuel[1] < 3 * fuel[0] && fuel[1] < 1_000_000_000, "{fuel:?}");
+}
+
+#[tokio::test]
+async fn what_grows_without_bound_ends_by_the_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&folder, 1);
+    for (text, is) in [
+        ("let s = \"x\"; loop { s += s; }", "MemoryExceeded"),
+        ("let a = [1]; loop { a.push(a); }", "MemoryExceeded"),
+        ("let a = []; loop { a.push(0); }", "MemoryExceeded"),
+        (
+            "let m = #{ a: 1 }; loop { m.b = m; m.a = m; }",
+            "MemoryExceeded",
+        ),
+        ("blob(5_000_000_000)", "MemoryExceeded"),
+        ("let a = []; a.pad(3_000_000_000, 0);", "MemoryExceeded"),
+        ("let s = \"\"; s.pad(4_000_000_000, 'x');", "MemoryExceeded"),
+        ("let a = []; loop { a = [a]; }", "StackOverflow"),
+        ("let m = #{}; loop { m = #{ m: m }; }", "StackOverflow"),
+    ] {
+        for program in [
+            sandbox.program(text.into(), NoImports).await.unwrap(),
+            source(text),
+        ] {
+            assert_eq!(ended(&sandbox, program).await.0, is, "{text}");
+        }
+    }
+    assert_eq!(ended(&sandbox, source("1")).await.0, "1");
 }

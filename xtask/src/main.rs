@@ -113,6 +113,9 @@ enum Task {
         /// How many answers of the database are lost at random: on one node, on two, and on four
         #[arg(long, default_value_t = 1_000)]
         lost_answers: u32,
+        /// How many generated scripts are held against native Rhai
+        #[arg(long, default_value_t = 100_000)]
+        scripts: u32,
         /// Install what is missing without asking
         #[arg(long)]
         yes: bool,
@@ -194,6 +197,7 @@ fn perform(task: Task) -> Result<()> {
         Task::Soak {
             kills,
             lost_answers,
+            scripts,
             yes,
         } => {
             setup::set_up(setup::For::Testing, yes)?;
@@ -201,9 +205,16 @@ fn perform(task: Task) -> Result<()> {
                 ("PICLOUD_TEST_KILLS", kills.to_string()),
                 ("PICLOUD_TEST_BROKEN_SECS", "15".to_owned()),
                 ("PICLOUD_TEST_LOST_ANSWERS", lost_answers.to_string()),
+                ("PICLOUD_RHAI_CASES", scripts.to_string()),
             ];
-            let filters = ["kills::", "what_was_accepted", "lost_answers::"];
-            test::run(&root, &["e2e".to_owned()], &filters, &longer)
+            let filters = [
+                "kills::",
+                "what_was_accepted",
+                "lost_answers::",
+                "generated_scripts",
+            ];
+            let steps = ["guest".to_owned(), "e2e".to_owned()];
+            test::run(&root, &steps, &filters, &longer)
         }
         Task::Test { filter, only, yes } => {
             setup::set_up(setup::For::Testing, yes)?;

@@ -127,11 +127,11 @@ fn step(
             crate::run(&mut cargo_in("guest-rhai", &words))
         }
         "deny" => deny(root),
-        "guest" => tested(
-            &mut cargo_in("guest-rhai", &["test", "--locked"]),
-            filters,
-            counts,
-        ),
+        "guest" => {
+            let mut tests = cargo_in("guest-rhai", &["test", "--locked"]);
+            tests.envs(environment.iter().map(|(name, value)| (name, value)));
+            tested(&mut tests, filters, counts)
+        }
         // Package by package: all at once, cargo would unite their features and compile every
         // heavy dependency a second time.
         "unit" => {

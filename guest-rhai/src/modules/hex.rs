@@ -2,7 +2,7 @@
 
 use rhai::{Blob, ImmutableString, Module};
 
-use super::{Native, fail};
+use super::{Context, Native, fail};
 
 pub(super) fn module() -> Module {
     let mut module = Module::new();
@@ -10,8 +10,11 @@ pub(super) fn module() -> Module {
     module.set_native_fn("encode", |text: ImmutableString| {
         Ok(hex::encode(text.as_bytes()))
     });
-    module.set_native_fn("decode", |text: ImmutableString| -> Native<Blob> {
-        hex::decode(text.as_bytes()).or_else(|problem| fail("hex::decode", problem))
-    });
+    module.set_native_fn(
+        "decode",
+        |context: Context<'_>, text: ImmutableString| -> Native<Blob> {
+            hex::decode(text.as_bytes()).or_else(|problem| fail(&context, "hex::decode", problem))
+        },
+    );
     module
 }

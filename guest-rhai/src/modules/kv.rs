@@ -2,7 +2,7 @@
 
 use rhai::{Array, Dynamic, Engine, ImmutableString, Map, Module};
 
-use super::{Native, fail};
+use super::{Context, Native, fail, refused};
 use crate::{host, json};
 
 #[derive(Clone)]
@@ -18,19 +18,31 @@ pub(super) fn module() -> Module {
     module
 }
 
-fn list(collection: &Collection, cursor: Dynamic, limit: Option<i64>) -> Native<Map> {
+fn list(
+    context: &Context<'_>,
+    collection: &Collection,
+    cursor: Dynamic,
+    limit: Option<i64>,
+) -> Native<Map> {
     const CALL: &str = "kv.list";
     let cursor = match cursor.flatten() {
         none if none.is_unit() => None,
         cursor => match cursor.into_immutable_string() {
             Ok(text) => Some(text),
-            Err(kind) => return fail(CALL, format!("a cursor is a string or (), not {kind}")),
+            Err(kind) => {
+                return fail(
+                    context,
+                    CALL,
+                    format!("a cursor is a string or (), not {kind}"),
+                );
+            }
         },
     };
     let limit = match limit.map(u32::try_from).transpose() {
         Ok(limit) => limit,
         Err(_) => {
             return fail(
+                context,
                 CALL,
                 format!("a limit is 1 to 1000, not {}", limit.unwrap_or(0)),
             );
@@ -38,11 +50,11 @@ fn list(collection: &Collection, cursor: Dynamic, limit: Option<i64>) -> Native<
     };
     let page = match host::kv_list(&collection.name, cursor.as_deref(), limit) {
         Ok(page) => page,
-        Err(problem) => return fail(CALL, problem),
+        Err(problem) => return refused(context, CALL, problem),
     };
     let mut entries = Array::with_capacity(page.entries.len());
     for (key, value) in page.entries {
-        let value = parse(CALL, &value)?;
+        let value = parse(context, CALL, &value)?;
         entries.push(Map::from([("key".into(), key.into()), ("value".into(), value)]).into());
     }
     let next = page.next.map_or(Dynamic::UNIT, Dynamic::from);
@@ -52,8 +64,8 @@ fn list(collection: &Collection, cursor: Dynamic, limit: Option<i64>) -> Native<
     ]))
 }
 
-fn parse(call: &str, text: &str) -> Native<Dynamic> {
-    json::parse(text).or_else(|problem| fail(call, format!("the stored value: {problem}")))
+fn parse(context: &Context<'_>, call: &'static str, text: &str) -> Native<Dynamic> {
+    json::parse(text).or_else(|problem| fail(context, call, format!("the stored value: {problem}")))
 }
 
 pub(super) fn register_collection(engine: &mut Engine) {
@@ -61,39 +73,58 @@ pub(super) fn register_collection(engine: &mut Engine) {
         .register_type_with_name::<Collection>("Collection")
         .register_fn(
             "get",
-            |collection: &mut Collection, key: &str| match host::kv_get(&collection.name, key) {
-                Ok(Some(value)) => parse("kv.get", &value),
+            |context: Context<'_>, collection: &mut Collection, key: &str| match host::kv_get(
+                &collection.name,
+                key,
+            ) {
+                Ok(Some(value)) => parse(&context, "kv.get", &value),
                 Ok(None) => Ok(Dynamic::UNIT),
-                Err(problem) => fail("kv.get", problem),
+                Err(problem) => refused(&context, "kv.get", problem),
             },
         )
         .register_fn(
             "set",
-            |collection: &mut Collection, key: &str, value: Dynamic| {
+            |context: Context<'_>, collection: &mut Collection, key: &str, value: Dynamic| {
                 let value = match json::stringify(&value, false) {
                     Ok(value) => value,
-                    Err(problem) => return fail("kv.set", format!("the value: {problem}")),
+                    Err(problem) => {
+                        return fail(&context, "kv.set", format!("the value: {problem}"));
+                    }
                 };
                 host::kv_set(&collection.name, key, &value)
-                    .or_else(|problem| fail("kv.set", problem))
+                    .or_else(|problem| refused(&context, "kv.set", problem))
             },
         )
-        .register_fn("has", |collection: &mut Collection, key: &str| {
-            host::kv_has(&collection.name, key).or_else(|problem| fail("kv.has", problem))
-        })
-        .register_fn("delete", |collection: &mut Collection, key: &str| {
-            host::kv_delete(&collection.name, key).or_else(|problem| fail("kv.delete", problem))
-        })
-        .register_fn("list", |collection: &mut Collection| {
-            list(collection, Dynamic::UNIT, None)
-        })
-        .register_fn("list", |collection: &mut Collection, cursor: Dynamic| {
-            list(collection, cursor, None)
-        })
+        .register_fn(
+            "has",
+            |context: Context<'_>, collection: &mut Collection, key: &str| {
+                host::kv_has(&collection.name, key)
+                    .or_else(|problem| refused(&context, "kv.has", problem))
+            },
+        )
+        .register_fn(
+            "delete",
+            |context: Context<'_>, collection: &mut Collection, key: &str| {
+                host::kv_delete(&collection.name, key)
+                    .or_else(|problem| refused(&context, "kv.delete", problem))
+            },
+        )
         .register_fn(
             "list",
-            |collection: &mut Collection, cursor: Dynamic, limit: i64| {
-                list(collection, cursor, Some(limit))
+            |context: Context<'_>, collection: &mut Collection| {
+                list(&context, collection, Dynamic::UNIT, None)
+            },
+        )
+        .register_fn(
+            "list",
+            |context: Context<'_>, collection: &mut Collection, cursor: Dynamic| {
+                list(&context, collection, cursor, None)
+            },
+        )
+        .register_fn(
+            "list",
+            |context: Context<'_>, collection: &mut Collection, cursor: Dynamic, limit: i64| {
+                list(&context, collection, cursor, Some(limit))
             },
         )
         .register_fn("to_string", |collection: &mut Collection| {

@@ -4,16 +4,16 @@
 use regex_lite::{Captures, Regex, RegexBuilder};
 use rhai::{Array, Dynamic, ImmutableString, Map, Module};
 
-use super::{Native, fail};
+use super::{Context, Native, fail};
 
 /// What a compiled pattern may take, in bytes.
 const PATTERN_BYTES_MAX: usize = 1024 * 1024;
 
-fn compile(call: &str, pattern: &str) -> Native<Regex> {
+fn compile(context: &Context<'_>, call: &'static str, pattern: &str) -> Native<Regex> {
     RegexBuilder::new(pattern)
         .size_limit(PATTERN_BYTES_MAX)
         .build()
-        .or_else(|problem| fail(call, format!("the pattern: {problem}")))
+        .or_else(|problem| fail(context, call, format!("the pattern: {problem}")))
 }
 
 /// The groups by number, and those that have one by name.
@@ -35,20 +35,23 @@ pub(super) fn module() -> Module {
     let mut module = Module::new();
     module.set_native_fn(
         "is_match",
-        |pattern: ImmutableString, text: ImmutableString| {
-            Ok(compile("regex::is_match", &pattern)?.is_match(&text))
+        |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
+            Ok(compile(&context, "regex::is_match", &pattern)?.is_match(&text))
         },
     );
-    module.set_native_fn("find", |pattern: ImmutableString, text: ImmutableString| {
-        let found = compile("regex::find", &pattern)?
-            .find(&text)
-            .map(|found| found.as_str().into());
-        Ok::<Dynamic, _>(found.unwrap_or(Dynamic::UNIT))
-    });
+    module.set_native_fn(
+        "find",
+        |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
+            let found = compile(&context, "regex::find", &pattern)?
+                .find(&text)
+                .map(|found| found.as_str().into());
+            Ok::<Dynamic, _>(found.unwrap_or(Dynamic::UNIT))
+        },
+    );
     module.set_native_fn(
         "find_all",
-        |pattern: ImmutableString, text: ImmutableString| {
-            let regex = compile("regex::find_all", &pattern)?;
+        |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
+            let regex = compile(&context, "regex::find_all", &pattern)?;
             Ok::<Array, _>(
                 regex
                     .find_iter(&text)
@@ -59,8 +62,8 @@ pub(super) fn module() -> Module {
     );
     module.set_native_fn(
         "captures",
-        |pattern: ImmutableString, text: ImmutableString| {
-            let regex = compile("regex::captures", &pattern)?;
+        |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
+            let regex = compile(&context, "regex::captures", &pattern)?;
             let found = regex
                 .captures(&text)
                 .map(|captures| groups(&regex, &captures).into());
@@ -69,15 +72,18 @@ pub(super) fn module() -> Module {
     );
     module.set_native_fn(
         "replace",
-        |pattern: ImmutableString, text: ImmutableString, with: ImmutableString| {
-            let regex = compile("regex::replace", &pattern)?;
+        |context: Context<'_>,
+         pattern: ImmutableString,
+         text: ImmutableString,
+         with: ImmutableString| {
+            let regex = compile(&context, "regex::replace", &pattern)?;
             Ok(regex.replace_all(&text, with.as_str()).into_owned())
         },
     );
     module.set_native_fn(
         "split",
-        |pattern: ImmutableString, text: ImmutableString| {
-            let regex = compile("regex::split", &pattern)?;
+        |context: Context<'_>, pattern: ImmutableString, text: ImmutableString| {
+            let regex = compile(&context, "regex::split", &pattern)?;
             Ok::<Array, _>(regex.split(&text).map(Into::into).collect())
         },
     );

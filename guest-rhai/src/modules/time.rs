@@ -5,23 +5,24 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use chrono::{DateTime, SecondsFormat, Utc};
 use rhai::{Engine, ImmutableString, Module};
 
-use super::{Native, fail};
+use super::{Context, Native, fail};
 use crate::host;
 
 /// The longest sleep: beyond any deadline.
 const SLEEP_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-fn now_ms() -> i64 {
+/// Milliseconds since 1970.
+pub(super) fn now_ms() -> i64 {
     let since = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
-fn at(call: &str, ms: i64) -> Native<DateTime<Utc>> {
+fn at(context: &Context<'_>, call: &'static str, ms: i64) -> Native<DateTime<Utc>> {
     match DateTime::from_timestamp_millis(ms) {
         Some(at) => Ok(at),
-        None => fail(call, format!("{ms} ms is out of range")),
+        None => fail(context, call, format!("{ms} ms is out of range")),
     }
 }
 
@@ -31,27 +32,39 @@ fn rfc_3339(at: DateTime<Utc>) -> String {
 
 pub(super) fn module() -> Module {
     let mut module = Module::new();
-    module.set_native_fn("now", || Ok(rfc_3339(at("time::now", now_ms())?)));
-    module.set_native_fn("now_ms", || Ok(now_ms()));
-    module.set_native_fn("parse", |text: ImmutableString| -> Native<i64> {
-        match DateTime::parse_from_rfc3339(&text) {
-            Ok(at) => Ok(at.timestamp_millis()),
-            Err(problem) => fail(
-                "time::parse",
-                format!("{problem}; write it like 2026-01-31T12:00:00Z"),
-            ),
-        }
+    module.set_native_fn("now", |context: Context<'_>| {
+        Ok(rfc_3339(at(&context, "time::now", now_ms())?))
     });
-    module.set_native_fn("format", |ms: i64| Ok(rfc_3339(at("time::format", ms)?)));
+    module.set_native_fn("now_ms", || Ok(now_ms()));
+    module.set_native_fn(
+        "parse",
+        |context: Context<'_>, text: ImmutableString| -> Native<i64> {
+            match DateTime::parse_from_rfc3339(&text) {
+                Ok(at) => Ok(at.timestamp_millis()),
+                Err(problem) => fail(
+                    &context,
+                    "time::parse",
+                    format!("{problem}; write it like 2026-01-31T12:00:00Z"),
+                ),
+            }
+        },
+    );
+    module.set_native_fn("format", |context: Context<'_>, ms: i64| {
+        Ok(rfc_3339(at(&context, "time::format", ms)?))
+    });
     module.set_native_fn(
         "format",
-        |ms: i64, format: ImmutableString| -> Native<String> {
+        |context: Context<'_>, ms: i64, format: ImmutableString| -> Native<String> {
             const CALL: &str = "time::format";
             let mut text = String::new();
-            let formatted = at(CALL, ms)?.format(&format);
+            let formatted = at(&context, CALL, ms)?.format(&format);
             match std::fmt::Write::write_fmt(&mut text, format_args!("{formatted}")) {
                 Ok(()) => Ok(text),
-                Err(_) => fail(CALL, format!("`{format}` is no format; see strftime")),
+                Err(_) => fail(
+                    &context,
+                    CALL,
+                    format!("`{format}` is no format; see strftime"),
+                ),
             }
         },
     );
@@ -60,13 +73,23 @@ pub(super) fn module() -> Module {
 
 /// `sleep(seconds)`, for a whole number or a fraction. It waits in the host and holds nothing.
 pub(super) fn register_sleep(engine: &mut Engine) {
-    fn sleep(seconds: f64) -> Native<()> {
+    fn sleep(context: &Context<'_>, seconds: f64) -> Native<()> {
         match Duration::try_from_secs_f64(seconds) {
             Ok(long) => host::sleep(long.min(SLEEP_MAX)),
-            Err(_) => return fail("sleep", format!("{seconds} is no number of seconds")),
+            Err(_) => {
+                return fail(
+                    context,
+                    "sleep",
+                    format!("{seconds} is no number of seconds"),
+                );
+            }
         }
         Ok(())
     }
-    engine.register_fn("sleep", |seconds: i64| sleep(seconds as f64));
-    engine.register_fn("sleep", sleep);
+    engine.register_fn("sleep", |context: Context<'_>, seconds: i64| {
+        sleep(&context, seconds as f64)
+    });
+    engine.register_fn("sleep", |context: Context<'_>, seconds: f64| {
+        sleep(&context, seconds)
+    });
 }

@@ -3,7 +3,7 @@
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 use rhai::{Array, Dynamic, ImmutableString, Map, Module};
 
-use super::{Native, fail};
+use super::{Context, Native, fail};
 use crate::json;
 
 /// All but RFC 3986's unreserved characters.
@@ -18,12 +18,19 @@ pub(super) fn module() -> Module {
     module.set_native_fn("encode", |text: ImmutableString| {
         Ok(utf8_percent_encode(&text, COMPONENT).to_string())
     });
-    module.set_native_fn("decode", |text: ImmutableString| -> Native<String> {
-        match percent_decode_str(&text).decode_utf8() {
-            Ok(text) => Ok(text.into_owned()),
-            Err(_) => fail("url::decode", "the text is not UTF-8 once decoded"),
-        }
-    });
+    module.set_native_fn(
+        "decode",
+        |context: Context<'_>, text: ImmutableString| -> Native<String> {
+            match percent_decode_str(&text).decode_utf8() {
+                Ok(text) => Ok(text.into_owned()),
+                Err(_) => fail(
+                    &context,
+                    "url::decode",
+                    "the text is not UTF-8 once decoded",
+                ),
+            }
+        },
+    );
     module.set_native_fn("parse_query", |text: ImmutableString| -> Native<Map> {
         let text = text.strip_prefix('?').unwrap_or(&text);
         let pairs = form_urlencoded::parse(text.as_bytes());

@@ -235,6 +235,13 @@ pub enum Code {
     Component(Component),
 }
 
+impl Code {
+    /// Whether the Rhai interpreter runs it.
+    fn is_interpreted(&self) -> bool {
+        matches!(self, Self::Rhai(_))
+    }
+}
+
 /// One execution to be.
 pub struct Job<I> {
     /// What runs.

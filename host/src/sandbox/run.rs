@@ -13,7 +13,8 @@ use super::log::Log;
 use super::redact::Redaction;
 use super::wasi::Wasi;
 use super::{
-    Code, Context, Job, Limits, Outcome, Program, ProgramError, Report, Request, Response,
+    Code, Context, Diagnostic, Job, Limits, Outcome, Program, ProgramError, Report, Request,
+    Response,
 };
 
 /// How many bytes one host call may make the host copy out of a guest. A value of the largest
@@ -114,7 +115,12 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
     let mut outcome = match tokio::time::timeout_at(deadline.into(), called).await {
         Ok(Ok(Ok(response))) => answered(response, limits.output_bytes),
         Ok(Ok(Err(failure))) => failed(failure),
-        Ok(Err(error)) => trapped(&error),
+        Ok(Err(error)) => match trapped(&error) {
+            Outcome::Trapped(_) if code.is_interpreted() && is_out_of_bounds(&error) => {
+                Outcome::StackOverflow
+            }
+            outcome => outcome,
+        },
         Err(_) => Outcome::TimedOut,
     };
     let fuel_used = limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
@@ -168,7 +174,11 @@ pub(super) async fn compile<I: Imports>(
     source: Arc<str>,
     imports: I,
 ) -> Result<Program, ProgramError> {
-    let limits = Limits::DEFAULT;
+    // A source has a bounded size, so time bounds this well enough.
+    let limits = Limits {
+        fuel: Limits::CEILING.fuel,
+        ..Limits::DEFAULT
+    };
     let deadline = Instant::now() + Duration::from_millis(limits.timeout_ms);
     let context = Arc::default();
     let mut store = store(&shared, context, &limits, imports, deadline)
@@ -184,9 +194,23 @@ pub(super) async fn compile<I: Imports>(
         Ok(Ok(Ok(Some(image)))) => Ok(Program::Image(image.into())),
         Ok(Ok(Ok(None))) => Ok(Program::Source(source)),
         Ok(Ok(Err(diagnostics))) => Err(ProgramError::Invalid(diagnostics)),
-        Ok(Err(error)) => Err(ProgramError::Ended(trapped(&error))),
-        Err(_) => Err(ProgramError::Ended(Outcome::TimedOut)),
+        Ok(Err(error)) => Err(not_compiled(trapped(&error))),
+        Err(_) => Err(not_compiled(Outcome::TimedOut)),
     }
+}
+
+/// What a compilation that was ended says of the source: what it took too much of is its own doing.
+fn not_compiled(ended: Outcome) -> ProgramError {
+    let what = match &ended {
+        Outcome::FuelUsedUp | Outcome::TimedOut => "time",
+        Outcome::MemoryExceeded => "memory",
+        Outcome::StackOverflow | Outcome::Trapped(_) => "depth",
+        _ => return ProgramError::Ended(ended),
+    };
+    ProgramError::Invalid(vec![Diagnostic {
+        message: format!("the source takes more {what} to compile than there is"),
+        position: None,
+    }])
 }
 
 fn wit_request(request: Request) -> types::Request {
@@ -261,6 +285,12 @@ fn failed(failure: types::Failure) -> Outcome {
         types::Failure::Threw(thrown) => Outcome::Threw(thrown),
         types::Failure::InvalidResponse(problem) => Outcome::InvalidResponse(problem),
     }
+}
+
+/// Whether a guest reached beyond its memory. The interpreter does so only where its stack in that
+/// memory, which begins at address 0, is used up: there is no page before it.
+fn is_out_of_bounds(error: &wasmtime::Error) -> bool {
+    matches!(error.downcast_ref(), Some(Trap::MemoryOutOfBounds))
 }
 
 /// What an error of wasmtime means. Our own errors come through it as they are.

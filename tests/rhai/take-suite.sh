@@ -1,0 +1,20 @@
+#!/bin/sh
+# Takes Rhai's own suite from the repository that its crate names, at the commit that the crate was made of, into the folder
+# given, and has its scripts run by native Rhai and by ours. Nothing of it is kept here.
+set -eu
+folder=${1:?"say where to put it"}
+cd "$(dirname "$0")/../../guest-rhai"
+crate=$(cargo metadata --format-version 1 --locked | python3 -c '
+import json, sys
+rhai = next(p for p in json.load(sys.stdin)["packages"] if p["name"] == "rhai")
+made = json.load(open(rhai["manifest_path"].removesuffix("Cargo.toml") + ".cargo_vcs_info.json"))
+print(rhai["repository"], made["git"]["sha1"])')
+repository=${crate% *}
+commit=${crate#* }
+git init -q "$folder"
+git -C "$folder" fetch -q --depth 1 "$repository" "$commit" || {
+    echo "NOTE: $repository cannot be had from here; its suite was not run" >&2
+    exit 0
+}
+git -C "$folder" checkout -q FETCH_HEAD
+PICLOUD_RHAI_SUITE=$(cd "$folder" && pwd) cargo test --locked --test beside_native -- upstream --nocapture
