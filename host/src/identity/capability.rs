@@ -44,7 +44,7 @@ pub enum Scope {
     /// Reading scripts, routes and the key-value store.
     #[serde(rename = "script:read")]
     ScriptRead,
-    /// Changing and running scripts, changing the key-value store; reading both.
+    /// Changing, running and reading scripts, changing the key-value store.
     #[serde(rename = "script:write")]
     ScriptWrite,
     /// Changing routes, and reading them.
@@ -194,7 +194,9 @@ impl Capability {
     pub fn scopes(self) -> &'static [Scope] {
         match self {
             Self::SeeApp => &[],
-            Self::ReadScripts | Self::ReadKv => &[Scope::ScriptRead, Scope::ScriptWrite],
+            Self::ReadScripts => &[Scope::ScriptRead, Scope::ScriptWrite],
+            // What is kept there is nobody's to read who only deploys.
+            Self::ReadKv => &[Scope::ScriptRead],
             Self::ReadRoutes => &[Scope::ScriptRead, Scope::RouteWrite],
             // Whoever may change a script may have it tell them.
             Self::WriteScripts | Self::WriteKv | Self::Publish | Self::ReadPayloads => {

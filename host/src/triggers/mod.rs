@@ -76,7 +76,7 @@ pub fn default_name(script: &str, kind: &Kind, taken: &[String]) -> String {
         };
         let mut name = whole.clone();
         name.truncate(name.floor_char_boundary(NAME_BYTES_MAX - number.len()));
-        name + &number
+        name + number.as_str()
     };
     // There are fewer names than numbers.
     let mut names = (1..).map(numbered);

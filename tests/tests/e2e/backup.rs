@@ -241,7 +241,8 @@ fn a_backup_under_load_is_one_moment_and_restores_into_either_database(engine: E
         let backup = file("c.zip").display().to_string();
         succeed(&place.cli(&["restore", &backup]).output().unwrap());
         let again = file("again.zip").display().to_string();
-        succeed(&place.cli(&["backup", &again, "--direct"]).output().unwrap());
+        let backup = ["backup", &again, "--direct", "--force"];
+        succeed(&place.cli(&backup).output().unwrap());
         let (had, has) = (
             Contents::read(&file("c.zip")),
             Contents::read(&file("again.zip")),

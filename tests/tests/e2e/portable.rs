@@ -261,7 +261,7 @@ fn what_stands_in_the_way_of_an_import_is_named(engine: Engine) {
         4,
         "a slug is",
     );
-    refused(&server.cli(&["import", "none.zip"]), 2, "none.zip");
+    refused(&server.cli(&["import", "none.zip"]), 1, "none.zip");
     refused(&server.cli(&["export", "none"]), 3, "none");
     assert_eq!((apps(), shape(&app)), before);
     let (_, member) = server.join("ada", "member", json!({ "shop": "app_admin" }));

@@ -76,8 +76,8 @@ fn i10_no_guest_can_stop_slow_or_crash_the_host(engine: Engine) {
             "deep",
             "let a = []; loop { a = [a]; }",
             json!({}),
-            502,
-            "stack_overflow",
+            507,
+            "fuel_used_up",
         ),
         (
             "blob",
