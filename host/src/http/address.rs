@@ -58,9 +58,8 @@ fn hop_address(hop: &str) -> Option<IpAddr> {
     }
     if let Some(rest) = hop.strip_prefix('[') {
         let (address, port) = rest.split_once(']')?;
-        let is_port = port
-            .strip_prefix(':')
-            .is_none_or(|port| port.parse::<u16>().is_ok());
+        let is_port = |port: &str| port.parse::<u16>().is_ok();
+        let is_port = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
         return address
             .parse::<Ipv6Addr>()
             .ok()

@@ -165,7 +165,7 @@ mod tests {
             (&["zstd", " identity , gzip "], gzip(&zstd(&plain))),
         ] {
             assert_eq!(
-                decode(codings, &coded, 17),
+                decode(codings, &coded, 64),
                 Ok(plain.clone()),
                 "{codings:?}"
             );
