@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
 
-use crate::Options;
+use crate::{Options, Server};
 
 /// A database of the test's own on the Postgres that all tests share; dropping it removes it.
 pub(crate) struct Database {
@@ -147,6 +147,59 @@ impl Database {
     pub(crate) fn execute(&self, statements: &str) {
         let done = self.client().batch_execute(statements);
         done.expect("statements");
+    }
+}
+
+/// What a test does to the Postgres of its server.
+impl Server {
+    /// End every connection to the server's database, as a restart of Postgres does. Says how
+    /// many there were.
+    pub fn end_database_connections(&self) -> u64 {
+        self.postgres().end_connections()
+    }
+
+    /// How many connections its database has, those of other nodes among them.
+    pub fn database_connections(&self) -> i64 {
+        self.postgres().connections()
+    }
+
+    /// Let its Postgres refuse every write, as one that a fail-over has made a standby, or take
+    /// them again.
+    pub fn make_database_read_only(&self, is_read_only: bool) {
+        let value = if is_read_only { "on" } else { "off" };
+        self.postgres().set("default_transaction_read_only", value);
+    }
+
+    /// Let its Postgres end statements that take longer than this; `None` is no limit.
+    pub fn limit_database_statements(&self, at_most: Option<Duration>) {
+        let ms = at_most.map_or(0, |limit| limit.as_millis());
+        self.postgres().set("statement_timeout", &format!("{ms}"));
+    }
+
+    /// Let its Postgres refuse to sign it in, or sign it in again. It needs
+    /// [`Options::ordinary_role`].
+    pub fn refuse_database_login(&self, is_refused: bool) {
+        let how = if is_refused { "nologin" } else { "login" };
+        self.postgres().alter_role(how);
+    }
+
+    /// Let its Postgres take connections to its database, or none.
+    pub fn allow_database_connections(&self, is_allowed: bool) {
+        self.postgres().allow_connections(is_allowed);
+    }
+
+    /// Take from it the right to write a table of its Postgres, or give it back. It needs
+    /// [`Options::ordinary_role`].
+    pub fn allow_writes_to(&self, table: &str, is_allowed: bool) {
+        self.postgres().allow_writes(table, is_allowed);
+    }
+
+    /// Let its Postgres allow it only so many connections; `None` is as many as it wants. It needs
+    /// [`Options::ordinary_role`].
+    pub fn limit_database_connections(&self, at_most: Option<u32>) {
+        let limit = at_most.map_or("-1".to_owned(), |limit| limit.to_string());
+        let how = format!("connection limit {limit}");
+        self.postgres().alter_role(&how);
     }
 }
 
