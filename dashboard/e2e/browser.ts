@@ -31,9 +31,7 @@ export async function tab(browser: Browser): Promise<{ page: Page; wrong: string
 	page.on('pageerror', (error) => wrong.push(String(error)));
 	page.on('console', (message) => {
 		const isRefusal = message.text().includes('status of 4');
-		// A page asks whether the server is ready, and a machine that does much else has it say that it is not.
-		const isAsking = message.location().url.endsWith('/readyz');
-		if (message.type() === 'error' && !isRefusal && !isAsking) wrong.push(message.text());
+		if (message.type() === 'error' && !isRefusal) wrong.push(message.text());
 	});
 	return { page, wrong };
 }
