@@ -10,6 +10,7 @@ mod proxy;
 mod server;
 mod stream;
 mod stuck;
+mod terminal;
 
 pub use app::App;
 pub use database::Row;
@@ -17,6 +18,7 @@ pub use place::Place;
 pub use proxy::{Armed, Connected, Lost, Proxy, Statement, Then, normalised, nth, writes};
 pub use server::{Answer, Engine, Options, Server, restart_postgres};
 pub use stream::{Ended, Event, EventStream};
+pub use terminal::{Home, err, fails, fine, out};
 
 use std::time::{Duration, Instant};
 

@@ -117,7 +117,7 @@ fn sources() -> Vec<(String, String)> {
     }
     let root = root();
     let mut found = Vec::new();
-    for folder in ["host/src", "guest-rhai/src", "xtask/src", "tests"] {
+    for folder in ["host/src", "guest-rhai", "xtask/src", "tests"] {
         walk(&root.join(folder), &root, &mut found);
     }
     assert!(

@@ -13,11 +13,9 @@ use serde_json::value::RawValue;
 use super::answer::{Answer, Problem};
 use super::client::{Client, encoded};
 use super::output::{Failure, Output};
-use super::policies::{CorsArgs, IdempotencyArgs};
+use super::policies::{Policies, PolicyArgs};
 use super::{AppArg, Done, input, terminal};
 use crate::apps::{App, HostPattern};
-use crate::cors::Policy;
-use crate::idempotency::RoutePolicy;
 use crate::routes::{DispatchMode, MethodPattern, PathPattern, Route};
 use crate::scripts::{Kind, Script, ScriptId, ScriptLimits};
 
@@ -38,9 +36,7 @@ pub(super) struct Deploy {
     #[arg(long = "async")]
     asynchronous: bool,
     #[command(flatten)]
-    cors: CorsArgs,
-    #[command(flatten)]
-    idempotency: IdempotencyArgs,
+    policies: PolicyArgs,
     /// Make the app if there is none
     #[arg(long)]
     create_app: bool,
@@ -141,10 +137,8 @@ struct NewRoute<'a> {
 struct RouteHow {
     #[serde(skip_serializing_if = "Option::is_none")]
     dispatch_mode: Option<DispatchMode>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cors: Option<Option<Policy>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency: Option<Option<RoutePolicy>>,
+    #[serde(flatten)]
+    policies: Policies,
 }
 
 impl RouteHow {
@@ -154,15 +148,12 @@ impl RouteHow {
             dispatch_mode: self
                 .dispatch_mode
                 .filter(|mode| *mode != known.dispatch_mode),
-            cors: self.cors.filter(|cors| *cors != known.cors),
-            idempotency: self
-                .idempotency
-                .filter(|policy| *policy != known.idempotency),
+            policies: self.policies.unlike(known),
         }
     }
 
     fn is_nothing(&self) -> bool {
-        self.dispatch_mode.is_none() && self.cors.is_none() && self.idempotency.is_none()
+        self.dispatch_mode.is_none() && self.policies.is_nothing()
     }
 }
 
@@ -338,8 +329,7 @@ impl Deploy {
                 true => DispatchMode::Async,
                 false => DispatchMode::Sync,
             }),
-            cors: self.cors.given()?,
-            idempotency: self.idempotency.given()?,
+            policies: self.policies.given()?,
         };
         let RouteArg { method, host, path } = route;
         let same = |known: &&Answer<Route>| {

@@ -8,12 +8,10 @@ use serde_json::value::RawValue;
 use super::answer::Answer;
 use super::client::{Client, encoded};
 use super::output::{Failure, Output, cell, json_or_text, print_json, print_text, table};
-use super::policies::{CorsArgs, IdempotencyArgs};
+use super::policies::PolicyArgs;
 use super::show::script_id;
 use super::{AppArg, Done, input, terminal};
 use crate::apps::{App, HostPattern};
-use crate::cors::Policy;
-use crate::idempotency::RoutePolicy;
 use crate::routes::Route;
 use crate::scripts::Script;
 
@@ -428,24 +426,13 @@ pub(super) enum Routes {
         /// Its id
         id: String,
         #[command(flatten)]
-        cors: CorsArgs,
-        #[command(flatten)]
-        idempotency: IdempotencyArgs,
+        policies: PolicyArgs,
     },
     /// Delete one
     Delete {
         /// Its id
         id: String,
     },
-}
-
-/// What becomes of a route; what is left out stays.
-#[derive(Serialize)]
-struct RouteChange {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cors: Option<Option<Policy>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    idempotency: Option<Option<RoutePolicy>>,
 }
 
 impl Routes {
@@ -458,18 +445,11 @@ impl Routes {
                     "No routes yet; bind one with: picloud deploy FILE --route 'POST /hello'";
                 out.list(&client.all::<Route>(&path)?, &members, empty);
             }
-            Self::Update {
-                id,
-                cors,
-                idempotency,
-            } => {
-                let change = RouteChange {
-                    cors: cors.given()?,
-                    idempotency: idempotency.given()?,
-                };
-                if change.cors.is_none() && change.idempotency.is_none() {
+            Self::Update { id, policies } => {
+                let change = policies.given()?;
+                if change.is_nothing() {
                     let detail = "nothing to change: give --cors-origin or --no-cors, \
-                                  --idempotent or --no-idempotent";
+                                  --idempotent or --no-idempotent, or --trailing-slash";
                     return Err(Failure::Usage(detail.into()));
                 }
                 let path = format!("/routes/{}", encoded(&id));

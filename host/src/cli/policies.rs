@@ -1,15 +1,86 @@
-//! What commands that make routes take about CORS and idempotency.
+//! What commands that make routes take about how they are called.
 
-use clap::Args;
+use clap::builder::PossibleValue;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
 use serde_json::json;
 
 use super::output::Failure;
 use crate::cors::{Origin, Policy};
 use crate::idempotency::RoutePolicy;
+use crate::routes::{Route, TrailingSlash};
+
+/// How routes are to be called, in words.
+#[derive(Args)]
+pub(super) struct PolicyArgs {
+    #[command(flatten)]
+    cors: CorsArgs,
+    #[command(flatten)]
+    idempotency: IdempotencyArgs,
+    /// What a request gets whose path has a slash at its end and the route's has none, or the other
+    /// way round
+    #[arg(long, value_name = "WHAT")]
+    trailing_slash: Option<TrailingSlash>,
+}
+
+impl PolicyArgs {
+    /// What routes get.
+    pub(super) fn given(&self) -> Result<Policies, Failure> {
+        Ok(Policies {
+            cors: self.cors.given()?,
+            idempotency: self.idempotency.given()?,
+            trailing_slash: self.trailing_slash,
+        })
+    }
+}
+
+/// How a route is called; what is left out stays as it is.
+#[derive(Serialize)]
+pub(super) struct Policies {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cors: Option<Option<Policy>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    idempotency: Option<Option<RoutePolicy>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trailing_slash: Option<TrailingSlash>,
+}
+
+impl Policies {
+    /// What of it is not so yet.
+    pub(super) fn unlike(self, known: &Route) -> Self {
+        Self {
+            cors: self.cors.filter(|cors| *cors != known.cors),
+            idempotency: self
+                .idempotency
+                .filter(|policy| *policy != known.idempotency),
+            trailing_slash: self
+                .trailing_slash
+                .filter(|what| *what != known.trailing_slash),
+        }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        self.cors.is_none() && self.idempotency.is_none() && self.trailing_slash.is_none()
+    }
+}
+
+impl ValueEnum for TrailingSlash {
+    fn value_variants<'a>() -> &'a [Self] {
+        &[Self::Strict, Self::Redirect]
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        let help = match self {
+            Self::Strict => "404: it is another path",
+            Self::Redirect => "a redirect (308) to the path as the route has it",
+        };
+        Some(PossibleValue::new(self.as_str()).help(help))
+    }
+}
 
 /// Which pages of other origins may call a route.
 #[derive(Args)]
-pub(super) struct CorsArgs {
+struct CorsArgs {
     /// An origin whose pages may call the routes, or '*'; may be repeated
     #[arg(long = "cors-origin", value_name = "https://…")]
     origins: Vec<Origin>,
@@ -35,7 +106,7 @@ pub(super) struct CorsArgs {
 
 impl CorsArgs {
     /// What routes get as `cors`, whole, as the server shows it; none: they keep what they have.
-    pub(super) fn given(&self) -> Result<Option<Option<Policy>>, Failure> {
+    fn given(&self) -> Result<Option<Option<Policy>>, Failure> {
         if self.no_cors {
             return Ok(Some(None));
         }
@@ -64,7 +135,7 @@ impl CorsArgs {
 
 /// Whether calls of a route with the same `Idempotency-Key` are one.
 #[derive(Args)]
-pub(super) struct IdempotencyArgs {
+struct IdempotencyArgs {
     /// Calls with the same Idempotency-Key are one: the script runs once. With =SECONDS, for how
     /// long a key holds
     #[arg(
@@ -82,7 +153,7 @@ pub(super) struct IdempotencyArgs {
 
 impl IdempotencyArgs {
     /// What routes get as `idempotency`, whole; none: they keep what they have.
-    pub(super) fn given(&self) -> Result<Option<Option<RoutePolicy>>, Failure> {
+    fn given(&self) -> Result<Option<Option<RoutePolicy>>, Failure> {
         let Some(text) = &self.idempotent else {
             return Ok(self.no_idempotent.then_some(None));
         };

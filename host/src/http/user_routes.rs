@@ -57,15 +57,14 @@ const SANDBOX: HeaderValue = HeaderValue::from_static(
 pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> Response {
     // A page asks before it calls. Where the route that it will call says who may, nothing runs.
     if let Some(method) = cors::asked_method(&request)
-        && let Ok(Found::Route(bound)) = find(&node, method, &request)
+        && let Ok(bound) = find(&node, method, &request)
         && let Some(policy) = &bound.found.route.cors
     {
         matched(&request, &bound);
         return cors::preflight(policy, method, request.headers());
     }
     let bound = match find(&node, request.method().as_str(), &request) {
-        Ok(Found::Route(bound)) => bound,
-        Ok(Found::At(path)) => return moved(&path, request.uri().query()),
+        Ok(bound) => bound,
         Err(problem) => return problem.into_response(),
     };
     matched(&request, &bound);
@@ -73,7 +72,10 @@ pub(super) async fn answer(State(node): State<Arc<Node>>, request: Request) -> R
     let words = policy.map(|policy| cors::Words::of(policy, &request));
     let has_ignored_key =
         bound.found.route.idempotency.is_none() && request.headers().contains_key(IDEMPOTENCY_KEY);
-    let answered = deliver(&node, bound, request).await;
+    let answered = match &bound.at {
+        Some(path) => moved(path, request.uri().query()),
+        None => deliver(&node, bound, request).await,
+    };
     let mut response = answered.unwrap_or_else(IntoResponse::into_response);
     if has_ignored_key {
         let headers = response.headers_mut();
@@ -90,23 +92,18 @@ pub(super) fn no_route(path: &str) -> Problem {
     Problem::not_found(format!("no route matches `{path}` on this host"))
 }
 
-/// Where a request goes.
-enum Found {
-    /// To a route.
-    Route(Bound),
-    /// To this path, which a route has and leads to.
-    At(String),
-}
-
+/// The route that a request takes.
 struct Bound {
     picture: Arc<Picture>,
     app_id: AppId,
     pages: Pages,
     found: Match,
+    /// The path that the request leads to, where it has not the route's own.
+    at: Option<String>,
 }
 
 /// The route that a request takes, or would take with this method.
-fn find(node: &Node, method: &str, request: &Request) -> Result<Found, Problem> {
+fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> {
     let host = address::host(request.headers(), request.uri());
     let picture = node.directory.picture();
     let path = request.uri().path();
@@ -121,13 +118,15 @@ fn find(node: &Node, method: &str, request: &Request) -> Result<Found, Problem> 
     };
     let app_id = app.id;
     let table = picture.routes(app_id).ok_or_else(nothing)?;
-    let found = table.find(method, &host, path);
+    let mut found = table.find(method, &host, path);
+    let mut at = None;
     if matches!(found, Err(NoMatch::Path))
         && let Some(other) = other_slash(path)
-        && let Ok(found) = table.find(method, &host, &other)
-        && found.route.trailing_slash == TrailingSlash::Redirect
+        && let Ok(beside) = table.find(method, &host, &other)
+        && beside.route.trailing_slash == TrailingSlash::Redirect
     {
-        return Ok(Found::At(other));
+        found = Ok(beside);
+        at = Some(other);
     }
     let found = found.map_err(|no| match no {
         NoMatch::Path => nothing(),
@@ -136,12 +135,13 @@ fn find(node: &Node, method: &str, request: &Request) -> Result<Found, Problem> 
         }
         NoMatch::Undecodable => Problem::malformed("the path is not UTF-8 once decoded"),
     })?;
-    Ok(Found::Route(Bound {
+    Ok(Bound {
         picture,
         app_id,
         pages,
         found,
-    }))
+        at,
+    })
 }
 
 /// A path with a slash at its end, without it; and the other way round.
@@ -154,13 +154,13 @@ fn other_slash(path: &str) -> Option<String> {
 }
 
 /// Lead a client to another path of the same host, with the same method and body.
-fn moved(path: &str, query: Option<&str>) -> Response {
+fn moved(path: &str, query: Option<&str>) -> Result<Response, Problem> {
     // `//host` would be another host's, and to browsers so would `/\\host`.
     let path = path.trim_start_matches('/').replace('\\', "%5C");
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     match HeaderValue::try_from(format!("/{path}{query}")) {
-        Ok(to) => (StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, to)]).into_response(),
-        Err(_) => no_route(&path).into_response(),
+        Ok(to) => Ok((StatusCode::PERMANENT_REDIRECT, [(header::LOCATION, to)]).into_response()),
+        Err(_) => Err(no_route(&path)),
     }
 }
 
@@ -176,6 +176,7 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
         app_id,
         pages,
         found,
+        at: _,
     } = bound;
     let script = picture.script(found.route.script_id);
     let script = script

@@ -4,6 +4,8 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue};
+use axum::response::{IntoResponse, Response};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -13,11 +15,16 @@ use crate::http::answer::{NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::etag::Tagged;
 use crate::http::extract::{Body, Limit, PageQuery, Path, Query, app_named};
+use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::Problem;
 use crate::identity::capability::Capability;
+use crate::json::Read;
 use crate::node::Node;
 use crate::store::{ETag, Expected};
 use crate::triggers::firing::Origin;
+
+/// Says that a value was written before values were checked, and is shown as far as it can be read.
+const REPAIRED: HeaderName = HeaderName::from_static("value-repaired");
 
 /// The endpoints of this room.
 pub fn endpoints() -> Api {
@@ -126,15 +133,40 @@ fn missing(collection: &str, key: &str) -> Problem {
 async fn show(
     State(node): State<Arc<Node>>,
     Path((app, collection, key)): Path<(String, String, String)>,
-) -> Result<Tagged<Json<Box<RawValue>>>, Problem> {
+) -> Result<Tagged<Shown>, Problem> {
     let value = kv(&node, &app)?
         .get(collection.clone(), key.clone())
         .await?;
     let value = value.ok_or_else(|| missing(&collection, &key))?;
     Ok(Tagged {
         etag: value.etag(),
-        answer: Json(value.read().value.into_raw()),
+        answer: Shown(value.read()),
     })
+}
+
+/// A value, and a word about it where it is not as it was stored.
+struct Shown(Read);
+
+impl IntoResponse for Shown {
+    fn into_response(self) -> Response {
+        let Self(Read { value, repaired }) = self;
+        let mut response = Json(value.into_raw()).into_response();
+        if repaired {
+            let headers = response.headers_mut();
+            headers.insert(REPAIRED, HeaderValue::from_static("true"));
+        }
+        response
+    }
+}
+
+impl Output for Shown {
+    fn describe(operation: &mut Operation<'_>) {
+        Json::<Box<RawValue>>::describe(operation);
+        operation.answers_header(
+            REPAIRED.as_str(),
+            "`true` where the value is not as it was stored, because nobody could read that",
+        );
+    }
 }
 
 async fn set(

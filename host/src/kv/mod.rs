@@ -202,6 +202,10 @@ pub struct Entry {
     /// The value.
     #[schemars(with = "serde_json::Value")]
     pub value: Json,
+    /// That the value is not as it was stored: it was written before values were checked.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    #[schemars(default)]
+    pub value_repaired: bool,
 }
 
 /// Some entries of a collection, in the byte order of their keys.
@@ -445,8 +449,12 @@ impl Kv {
             _ => None,
         };
         let entries = rows.into_iter().map(|(key, value)| {
-            let value = Stored(value).read().value;
-            Entry { key, value }
+            let read = Stored(value).read();
+            Entry {
+                key,
+                value: read.value,
+                value_repaired: read.repaired,
+            }
         });
         Ok(Page {
             entries: entries.collect(),

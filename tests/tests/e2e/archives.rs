@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use picloud_tests::{App, Engine, Place, Server, on_both_engines, report, wait_for};
+use picloud_tests::{App, Engine, Place, Server, fails, on_both_engines, report, wait_for};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -177,8 +177,7 @@ fn a_download_that_breaks_off_is_no_backup_and_stops_no_other(engine: Engine) {
     });
     server.kill();
     let output = child.wait_with_output().unwrap();
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(6), "{said}");
+    let said = fails(&output, 6);
     assert!(said.contains("the answer broke off"), "{said}");
     assert!(!part.exists() && !file.exists());
 }

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use picloud_tests::{App, Engine, Options, Place, Server, on_both_engines, report, wait_for};
+use picloud_tests::{App, Engine, Options, Place, Server, err, on_both_engines, report, wait_for};
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+
+use super::portable::succeed;
 
 on_both_engines!(
     a_backup_under_load_is_one_moment_and_restores_into_either_database,
@@ -90,16 +92,6 @@ impl Contents {
     fn count(&self, table: &str, wanted: impl Fn(&Row) -> bool) -> usize {
         self.rows(table).iter().filter(|row| wanted(row)).count()
     }
-}
-
-#[track_caller]
-fn succeed(output: &Output) -> Value {
-    assert!(output.status.success(), "{}", said(output));
-    serde_json::from_slice(&output.stdout).unwrap_or_default()
-}
-
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
 /// How many keys a collection has.
@@ -278,8 +270,8 @@ fn trigger_id(contents: &Contents, name: &str) -> Value {
 fn refused(place: &Place, backup: &Path, words: &str) {
     let backup = backup.display().to_string();
     let output = place.cli(&["restore", &backup]).output().unwrap();
-    assert_eq!(output.status.code(), Some(1), "{words}: {}", said(&output));
-    assert!(said(&output).contains(words), "{words}: {}", said(&output));
+    assert_eq!(output.status.code(), Some(1), "{words}: {}", err(&output));
+    assert!(err(&output).contains(words), "{words}: {}", err(&output));
     assert!(!place.has_database(), "{words}");
 }
 
@@ -389,7 +381,7 @@ fn a_damaged_backup_is_refused_and_leaves_nothing(engine: Engine) {
 
     let good = good.display().to_string();
     let check = place.cli(&["restore", &good, "--check"]).output().unwrap();
-    assert!(said(&check).is_empty() && check.status.success());
+    assert!(err(&check).is_empty() && check.status.success());
     assert!(!place.has_database());
     succeed(&place.cli(&["restore", &good]).output().unwrap());
     let again = place.cli(&["restore", &good]).output().unwrap();
@@ -397,7 +389,7 @@ fn a_damaged_backup_is_refused_and_leaves_nothing(engine: Engine) {
         Engine::Sqlite => "is there already; choose another data_dir",
         Engine::Postgres => "the database is not empty (`",
     };
-    assert!(said(&again).contains(words), "{}", said(&again));
+    assert!(err(&again).contains(words), "{}", err(&again));
     let direct = server.direct();
     let words: Vec<&str> = direct.iter().map(String::as_str).collect();
     let over = server.cli(&[&["restore", &good][..], &words].concat());
@@ -517,17 +509,17 @@ fn a_missing_master_key_is_told(engine: Engine) {
         .unwrap();
     assert!(without.status.success());
     assert!(
-        said(&without).contains(&format!("the master key {id}")),
+        err(&without).contains(&format!("the master key {id}")),
         "{}",
-        said(&without)
+        err(&without)
     );
     let place = Place::new(engine);
     let mut with = place.cli(&["restore", &path]);
     let with = with.env("PICLOUD_MASTER_KEY", key).output().unwrap();
     assert!(
-        with.status.success() && said(&with).is_empty(),
+        with.status.success() && err(&with).is_empty(),
         "{}",
-        said(&with)
+        err(&with)
     );
     assert_eq!(keys(&app, "none"), 0);
 }

@@ -1,8 +1,8 @@
 //! The command line.
 
-use std::process::{Output, Stdio};
+use std::process::Stdio;
 
-use picloud_tests::{Engine, Server, on_both_engines, wait_for};
+use picloud_tests::{Engine, Server, err, fine, on_both_engines, out, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -15,20 +15,6 @@ on_both_engines!(
     the_configuration_is_explained,
     whoever_reads_no_further_hears_no_complaint,
 );
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn fine(output: Output) -> String {
-    assert!(output.status.success(), "{}{}", out(&output), err(&output));
-    out(&output)
-}
 
 fn write(server: &Server, name: &str, text: &str) {
     std::fs::write(server.folder().join(name), text).unwrap();

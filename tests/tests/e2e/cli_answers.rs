@@ -2,39 +2,15 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
 use std::sync::{Arc, Mutex};
 
-use picloud_tests::{Engine, Server, on_both_engines};
+use picloud_tests::{Engine, Home, Server, err, on_both_engines};
 
 on_both_engines!(
     the_dashboards_address_is_not_the_apis,
     a_sign_in_is_not_overwritten_by_what_is_none,
     the_protocol_of_an_address_is_said,
 );
-
-/// The command line, with nothing remembered but in `folder`.
-fn picloud(folder: &std::path::Path, words: &[&str]) -> Command {
-    let built = || {
-        PathBuf::from(concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../target/debug/picloud"
-        ))
-    };
-    let program = std::env::var_os("PICLOUD_BIN").map_or_else(built, PathBuf::from);
-    let mut command = Command::new(program);
-    command
-        .args(words)
-        .current_dir(folder)
-        .env("XDG_CONFIG_HOME", folder.join("config"))
-        .stdin(Stdio::null());
-    command
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
 
 /// A request that something else than PiCloud got.
 #[derive(Debug, Clone)]
@@ -190,13 +166,13 @@ const COMMANDS: &[&[&str]] = &[
 
 /// Have `other` answer every command, and see that none takes that for an answer.
 fn assert_none_succeeds(other: &Other, says: &[&str]) {
-    let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("s.rhai"), "1").unwrap();
-    std::fs::write(folder.path().join("in.zip"), "").unwrap();
+    let home = Home::default();
+    std::fs::write(home.folder().join("s.rhai"), "1").unwrap();
+    std::fs::write(home.folder().join("in.zip"), "").unwrap();
     for words in COMMANDS {
-        let mut command = picloud(folder.path(), words);
-        let output = command.args(["--url", &other.url, "--token", "t"]);
-        let output = output.output().unwrap();
+        let mut command = home.command(words);
+        command.args(["--url", &other.url, "--token", "t"]);
+        let output = command.output().unwrap();
         let said = err(&output);
         assert_eq!(output.status.code(), Some(6), "{words:?}: {said}");
         assert_eq!(String::from_utf8_lossy(&output.stdout), "", "{words:?}");
@@ -205,7 +181,7 @@ fn assert_none_succeeds(other: &Other, says: &[&str]) {
         }
         assert!(!said.contains('\u{1b}'), "{words:?}: {said:?}");
     }
-    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().collect();
+    let left: Vec<_> = std::fs::read_dir(home.folder()).unwrap().collect();
     assert_eq!(left.len(), 2, "{left:?}");
 }
 
@@ -246,12 +222,12 @@ fn what_stands_before_a_server_says_nothing_about_what_is_there() {
         ("502 Bad Gateway", "text/html"),
     ] {
         let other = Other::with(status, kind, "<h1>gate</h1>");
-        let folder = tempfile::tempdir().unwrap();
+        let home = Home::default();
         for words in [
             &["apps", "show", "a"][..],
             &["apps", "delete", "a", "--yes"],
         ] {
-            let mut command = picloud(folder.path(), words);
+            let mut command = home.command(words);
             let output = command.args(["--url", &other.url, "--token", "t"]).output();
             let output = output.unwrap();
             assert_eq!(output.status.code(), Some(6), "{status}: {}", err(&output));
@@ -270,7 +246,7 @@ fn a_request_is_sent_on_whole() {
         }
     };
     let other = Other::start(moved);
-    let folder = tempfile::tempdir().unwrap();
+    let home = Home::default();
     let words = [
         "kv",
         "set",
@@ -283,9 +259,7 @@ fn a_request_is_sent_on_whole() {
         "t",
     ];
     let old = format!("{}/old", other.url);
-    let output = picloud(folder.path(), &words)
-        .args(["--url", &old])
-        .output();
+    let output = home.command(&words).args(["--url", &old]).output();
     let output = output.unwrap();
     assert_eq!(output.status.code(), Some(0), "{}", err(&output));
     let got = other.got();
@@ -299,7 +273,7 @@ fn a_request_is_sent_on_whole() {
         let path = line.split(' ').nth(1).unwrap();
         response("308 Permanent Redirect", &format!("location: {path}"), "")
     });
-    let mut list = picloud(folder.path(), &["apps", "list", "--token", "t"]);
+    let mut list = home.command(&["apps", "list", "--token", "t"]);
     let output = list.args(["--url", &round.url]).output().unwrap();
     assert_eq!(output.status.code(), Some(6));
     assert!(err(&output).contains("never answers"), "{}", err(&output));
@@ -308,7 +282,7 @@ fn a_request_is_sent_on_whole() {
 #[test]
 fn a_token_goes_to_no_other_host() {
     let elsewhere = Other::with("200 OK", "application/json", r#"{"items":[]}"#);
-    let folder = tempfile::tempdir().unwrap();
+    let home = Home::default();
     for status in [
         "301 Moved",
         "302 Found",
@@ -325,7 +299,7 @@ fn a_token_goes_to_no_other_host() {
             let bytes = response(status, &location, "");
             let other = Other::start(move |_| bytes.clone());
             for words in [&["apps", "list"][..], &["apps", "create", "a"]] {
-                let mut command = picloud(folder.path(), words);
+                let mut command = home.command(words);
                 let output = command.args(["--url", &other.url, "--token", "t"]).output();
                 let output = output.unwrap();
                 assert_eq!(output.status.code(), Some(6), "{}", err(&output));
@@ -356,20 +330,13 @@ fn the_dashboards_address_is_not_the_apis(engine: Engine) {
 
 fn a_sign_in_is_not_overwritten_by_what_is_none(engine: Engine) {
     let server = Server::start(engine);
-    let folder = tempfile::tempdir().unwrap();
+    let home = Home::default();
     let login = |url: &str| {
-        let mut command = picloud(folder.path(), &["--url", url, "login", "--password-stdin"]);
-        command.stdin(Stdio::piped());
-        command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let mut input = child.stdin.take().unwrap();
-        // Who asks for no password does not read it.
-        let _ = input.write_all(format!("{}\n", server.password()).as_bytes());
-        drop(input);
-        child.wait_with_output().unwrap()
+        let input = format!("{}\n", server.password());
+        home.run_with(&["--url", url, "login", "--password-stdin"], &input)
     };
     assert!(login(&server.url).status.success());
-    let file = folder.path().join("config/picloud/credentials.json");
+    let file = home.credentials();
     let kept = std::fs::read_to_string(&file).unwrap();
     for (kind, body) in [
         ("text/html", SIGN_IN),
@@ -386,17 +353,12 @@ fn a_sign_in_is_not_overwritten_by_what_is_none(engine: Engine) {
             "who is no PiCloud is told no password: {told:?}"
         );
         // Nor is it lost by signing out elsewhere.
-        let mut out = picloud(folder.path(), &["logout"]);
+        let mut out = home.command(&["logout"]);
         let out = out.args(["--url", &other.url]).output().unwrap();
         assert_eq!(out.status.code(), Some(5), "{}", err(&out));
         assert_eq!(std::fs::read_to_string(&file).unwrap(), kept);
     }
-    assert!(
-        picloud(folder.path(), &["apps", "list"])
-            .status()
-            .unwrap()
-            .success()
-    );
+    assert!(home.command(&["apps", "list"]).status().unwrap().success());
 }
 
 fn the_protocol_of_an_address_is_said(engine: Engine) {

@@ -1,8 +1,8 @@
 //! What the command line shows and passes on of values and of other people's text.
 
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 
-use picloud_tests::{App, Engine, Server, on_both_engines, wait_for};
+use picloud_tests::{App, Engine, Server, fine, on_both_engines, out, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -14,17 +14,6 @@ on_both_engines!(
     a_bad_value_hides_no_others,
     every_key_that_can_be_is_reached,
 );
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-#[track_caller]
-fn fine(output: Output) -> String {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{}{said}", out(&output));
-    out(&output)
-}
 
 /// Numbers whose last digit, size or form is lost where they pass through a double that is read
 /// or written carelessly.
@@ -293,5 +282,13 @@ fn a_bad_value_hides_no_others(engine: Engine) {
     assert_eq!(listed.lines().count(), 6, "{listed}");
     let listed = fine(server.cli(&["kv", "list", "c", "--app", "a", "--json"]));
     let listed: Value = serde_json::from_str(&listed).unwrap();
-    assert_eq!(listed.as_array().unwrap().len(), 5);
+    let marked = |entry: &Value| entry["value_repaired"] == true;
+    let marked: Vec<_> = listed.as_array().unwrap().iter().map(marked).collect();
+    assert_eq!(marked, [false, true, true, true, false]);
+    let header = |key: &str| {
+        let answer = server.api("GET", &format!("/apps/a/kv/c/{key}"), None);
+        answer.headers.get("value-repaired").cloned()
+    };
+    assert_eq!(header("a"), None);
+    assert_eq!(header("m1").unwrap(), "true");
 }

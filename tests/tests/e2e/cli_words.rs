@@ -1,10 +1,8 @@
 //! What the command line says, whose sign-in it uses, and what it deploys.
 
-use std::io::Write;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
 
-use picloud_tests::{Engine, Options, Server, on_both_engines};
+use picloud_tests::{Engine, Home, Options, Server, err, fails, fine, on_both_engines};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -23,84 +21,9 @@ on_both_engines!(
     a_byte_order_mark_is_no_part_of_a_script,
     a_secret_from_standard_input_loses_one_line_break,
     the_documented_key_deploys,
-    a_route_is_made_idempotent,
+    a_route_is_called_as_its_flags_say,
     codes_agree,
 );
-
-fn out(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stdout).into_owned()
-}
-
-fn err(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
-}
-
-#[track_caller]
-fn fine(output: Output) -> String {
-    assert!(output.status.success(), "{}{}", out(&output), err(&output));
-    out(&output)
-}
-
-#[track_caller]
-fn fails(output: &Output, code: i32) -> String {
-    let said = err(output);
-    assert_eq!(output.status.code(), Some(code), "{}{said}", out(output));
-    said
-}
-
-/// Somebody at a terminal, whose home is a folder: nothing is in their environment.
-struct Home(tempfile::TempDir);
-
-impl Home {
-    fn new() -> Self {
-        Self(tempfile::tempdir().unwrap())
-    }
-
-    fn file(&self) -> PathBuf {
-        self.0.path().join("config/picloud/credentials.json")
-    }
-
-    fn command(&self, words: &[&str]) -> Command {
-        let built = || {
-            PathBuf::from(concat!(
-                env!("CARGO_MANIFEST_DIR"),
-                "/../target/debug/picloud"
-            ))
-        };
-        let program = std::env::var_os("PICLOUD_BIN").map_or_else(built, PathBuf::from);
-        let mut command = Command::new(program);
-        command
-            .args(words)
-            .current_dir(self.0.path())
-            .env("XDG_CONFIG_HOME", self.0.path().join("config"))
-            .stdin(Stdio::null());
-        command
-    }
-
-    fn run(&self, words: &[&str]) -> Output {
-        self.command(words).output().unwrap()
-    }
-
-    fn run_with(&self, words: &[&str], input: &str) -> Output {
-        let mut command = self.command(words);
-        command.stdin(Stdio::piped());
-        let mut child = command
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        let _ = stdin.write_all(input.as_bytes());
-        drop(stdin);
-        child.wait_with_output().unwrap()
-    }
-
-    fn log_in(&self, server: &Server, more: &[&str]) -> Output {
-        let mut words = vec!["login", "--url", &server.url, "--password-stdin"];
-        words.extend(more);
-        self.run_with(&words, server.password())
-    }
-}
 
 fn write(server: &Server, name: &str, bytes: &[u8]) {
     std::fs::write(server.folder().join(name), bytes).unwrap();
@@ -147,7 +70,7 @@ fn a_wrong_name_is_named(engine: Engine) {
 
 fn a_wrong_password_is_called_one(engine: Engine) {
     let server = Server::start(engine);
-    let home = Home::new();
+    let home = Home::default();
     let login = ["login", "--url", &server.url, "--password-stdin"];
     let said = fails(&home.run_with(&login, "wrong"), 5);
     assert!(said.contains("the name or the password is wrong"), "{said}");
@@ -158,7 +81,7 @@ fn a_wrong_password_is_called_one(engine: Engine) {
     let problem: Value = serde_json::from_str(&problem).unwrap();
     assert_eq!(problem["type"], "urn:picloud:problem:wrong_password");
     assert_eq!(problem["title"], "Name and password do not fit");
-    assert!(!home.file().exists());
+    assert!(!home.credentials().exists());
     let said = fails(&home.run(&["apps", "list", "--url", &server.url]), 5);
     assert!(said.contains("sign in with: picloud login"), "{said}");
 }
@@ -168,7 +91,7 @@ fn signing_in_on_another_host_names_the_admin_host(engine: Engine) {
     server.set_environment(vec![("PICLOUD_ADMIN_HOST", "localhost".to_owned())]);
     server.kill();
     server.launch();
-    let home = Home::new();
+    let home = Home::default();
     let said = fails(&home.log_in(&server, &[]), 3);
     let there = server.url.replace("127.0.0.1", "localhost");
     assert!(
@@ -302,7 +225,7 @@ fn everybody_learns_who_they_are(engine: Engine) {
     let server = Server::start(engine);
     server.app("shop");
     server.app("other");
-    let home = Home::new();
+    let home = Home::default();
     let said = fails(&home.run(&["whoami", "--url", &server.url]), 5);
     assert!(said.contains("nobody is signed in"), "{said}");
     fine(home.log_in(&server, &["--profile", "here"]));
@@ -334,7 +257,7 @@ fn each_profile_is_a_sign_in_of_its_own(engine: Engine) {
     let (one, two) = (Server::start(engine), Server::start(engine));
     one.app("one");
     two.app("two");
-    let home = Home::new();
+    let home = Home::default();
     fine(home.log_in(&one, &[]));
     fine(home.log_in(&two, &["--profile", "two"]));
     let apps = |words: &[&str]| fine(home.run(&[&["apps", "list"], words].concat()));
@@ -381,16 +304,16 @@ fn each_profile_is_a_sign_in_of_its_own(engine: Engine) {
 
     // What was kept before there were profiles.
     let old = json!({ "url": two.url, "token": two.token, "user": "owner" });
-    std::fs::write(home.file(), old.to_string()).unwrap();
+    std::fs::write(home.credentials(), old.to_string()).unwrap();
     assert!(apps(&[]).contains("two"));
 }
 
 fn a_damaged_file_of_sign_ins_is_said(engine: Engine) {
     let server = Server::start(engine);
-    let home = Home::new();
+    let home = Home::default();
     fine(home.log_in(&server, &[]));
-    let whole = std::fs::read(home.file()).unwrap();
-    std::fs::write(home.file(), &whole[..whole.len() / 2]).unwrap();
+    let whole = std::fs::read(home.credentials()).unwrap();
+    std::fs::write(home.credentials(), &whole[..whole.len() / 2]).unwrap();
     for words in [
         &["apps", "list"][..],
         &["whoami"],
@@ -412,11 +335,11 @@ fn a_damaged_file_of_sign_ins_is_said(engine: Engine) {
         &server.token,
     ];
     fine(home.run(&given));
-    std::fs::remove_file(home.file()).unwrap();
+    std::fs::remove_file(home.credentials()).unwrap();
     fine(home.log_in(&server, &[]));
     use std::os::unix::fs::PermissionsExt;
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(&home.file()), 0o600);
+    assert_eq!(mode(&home.credentials()), 0o600);
 }
 
 fn a_token_may_end_with_a_line_break(engine: Engine) {
@@ -543,7 +466,7 @@ fn the_documented_key_deploys(engine: Engine) {
     assert!(said.contains("`script:read` or `script:write`"), "{said}");
 }
 
-fn a_route_is_made_idempotent(engine: Engine) {
+fn a_route_is_called_as_its_flags_say(engine: Engine) {
     let server = Server::start(engine);
     write(&server, "s.rhai", b"1");
     let deploy = |more: &[&str]| {
@@ -576,11 +499,17 @@ fn a_route_is_made_idempotent(engine: Engine) {
     assert_eq!(changed["route"]["idempotency"]["ttl_s"], 60);
     let update = |flag: &str| {
         let said = fine(server.cli(&["routes", "update", &id, flag, "--json"]));
-        let said: Value = serde_json::from_str(&said).unwrap();
-        said["idempotency"].clone()
+        serde_json::from_str::<Value>(&said).unwrap()
     };
-    assert_eq!(update("--no-idempotent"), Value::Null);
-    assert_eq!(update("--idempotent=120")["ttl_s"], 120);
+    assert_eq!(update("--no-idempotent")["idempotency"], Value::Null);
+    assert_eq!(update("--idempotent=120")["idempotency"]["ttl_s"], 120);
+    let redirected = update("--trailing-slash=redirect");
+    assert_eq!(redirected["trailing_slash"], "redirect");
+    assert_eq!(
+        deploy(&["--trailing-slash=redirect"])["change"],
+        "unchanged"
+    );
+    assert_eq!(deploy(&["--trailing-slash=strict"])["change"], "updated");
     let call = || {
         let key = [("idempotency-key", "k")];
         server.call("POST", "/s", &key, Some(b"1")).headers
@@ -588,7 +517,11 @@ fn a_route_is_made_idempotent(engine: Engine) {
     call();
     assert!(call().contains_key("idempotency-replayed"));
     assert_eq!(deploy(&["--no-idempotent"])["change"], "updated");
-    for wrong in ["--idempotent=0", "--idempotent=soon"] {
+    for wrong in [
+        "--idempotent=0",
+        "--idempotent=soon",
+        "--trailing-slash=maybe",
+    ] {
         fails(&server.cli(&["routes", "update", &id, wrong]), 2);
     }
     fails(&server.cli(&["routes", "update", &id]), 2);

@@ -1,6 +1,6 @@
 //! Which pages of other origins may call a route.
 
-use picloud_tests::{Answer, App, Engine, Options, Server, on_both_engines};
+use picloud_tests::{Answer, App, Engine, Options, Server, fine, on_both_engines};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -298,10 +298,8 @@ fn the_command_line_gives_a_policy_and_takes_it_away(engine: Engine) {
             "GET /hello",
             "--json",
         ];
-        let output = server.cli(&[&words, more].concat());
-        let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(output.status.success(), "{said}");
-        let made: Value = serde_json::from_slice(&output.stdout).unwrap();
+        let made = fine(server.cli(&[&words, more].concat()));
+        let made: Value = serde_json::from_str(&made).unwrap();
         let route = &made["routes"][0];
         (route["change"].clone(), route["route"].clone())
     };

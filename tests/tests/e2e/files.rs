@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use picloud_tests::{Engine, Server, wait_for};
+use picloud_tests::{Engine, Server, err, wait_for};
 use serde_json::{Value, json};
 
 fn status_of_a_write(server: &Server) -> u16 {
@@ -94,7 +94,7 @@ fn second(server: &Server, data_dir: &Path) -> String {
     }
     let output = child.wait_with_output().unwrap();
     assert!(!output.status.success());
-    String::from_utf8_lossy(&output.stderr).into_owned()
+    err(&output)
 }
 
 #[test]

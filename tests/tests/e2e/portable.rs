@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Output;
 
-use picloud_tests::{App, Engine, EventStream, Server, on_both_engines, wait_for};
+use picloud_tests::{App, Engine, EventStream, Server, err, fails, on_both_engines, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -15,15 +15,13 @@ on_both_engines!(
 
 #[track_caller]
 pub fn succeed(output: &Output) -> Value {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{said}");
+    assert!(output.status.success(), "{}", err(output));
     serde_json::from_slice(&output.stdout).unwrap_or_default()
 }
 
 #[track_caller]
 pub fn refused(output: &Output, code: i32, words: &str) {
-    let said = String::from_utf8_lossy(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{said}");
+    let said = fails(output, code);
     assert!(said.contains(words), "{words}: {said}");
 }
 

@@ -336,6 +336,16 @@ fn a_slash_at_the_end_counts_or_is_redirected(engine: Engine) {
     assert_eq!(call("/soft/a").json(), "/soft/a");
     assert_eq!(call("//evil.test/").status, 404);
     assert_eq!(call("/").status, 404);
+    // A page of another origin may follow: browsers ask before the first path, too.
+    let open = json!({ "trailing_slash": "redirect", "cors": { "origins": ["*"] } });
+    app.route_with("s", "POST /open", open);
+    let origin = ("origin", "https://shop.test");
+    let ask = [origin, ("access-control-request-method", "POST")];
+    let asked = server.call("OPTIONS", "/open/", &ask, None);
+    assert_eq!((asked.status, &*asked.text()), (204, ""));
+    for answer in [asked, server.call("POST", "/open/", &[origin], Some(b"1"))] {
+        assert_eq!(answer.headers["access-control-allow-origin"], origin.1);
+    }
 }
 
 fn gzip(bytes: &[u8]) -> Vec<u8> {

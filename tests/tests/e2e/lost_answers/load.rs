@@ -18,8 +18,8 @@ const THREADS: usize = 6;
 pub(super) struct Ledger {
     /// Sync calls that were answered, and their executions.
     answered: BTreeMap<String, String>,
-    /// Async calls that were accepted, and their deliveries.
-    accepted: BTreeMap<String, String>,
+    /// Async calls that were accepted.
+    accepted: BTreeSet<String>,
     /// Calls with a key and what they were answered, if it was an answer.
     keyed: BTreeMap<String, Option<Vec<u8>>>,
     /// Values that were written, which a trigger hears.
@@ -110,14 +110,7 @@ fn call_one(node: &Rig, thread: usize, turn: usize, ledger: &mut Ledger) -> Told
         }
         1 => {
             let answer = node.call("POST", &format!("/async?c=async&n={n}"), None)?;
-            accepted(&answer, 202)? && {
-                let id = answer.json()["execution_id"]
-                    .as_str()
-                    .unwrap_or_default()
-                    .to_owned();
-                ledger.accepted.insert(n, id);
-                true
-            }
+            accepted(&answer, 202)? && ledger.accepted.insert(n)
         }
         2 => {
             let path = format!("/keyed?c=keyed&n={n}");
@@ -230,18 +223,9 @@ pub(super) fn settle(rig: &Rig, ledger: &Ledger, listener: &Listener) -> Told {
             ));
         }
     }
-    let ran = entries(rig, "async")?;
-    let lost: Vec<_> = ledger
-        .accepted
-        .keys()
-        .filter(|n| !ran.contains_key(*n))
-        .collect();
-    if !lost.is_empty() {
-        return Err(format!("accepted and never ran: {lost:?}"));
-    }
     settle_keys(rig, ledger)?;
     let begun = Instant::now();
-    while let Err(error) = all_heard(rig, ledger, listener) {
+    while let Err(error) = all_came(rig, ledger, listener) {
         if begun.elapsed() > SETTLED {
             return Err(error);
         }
@@ -277,7 +261,14 @@ fn settle_keys(rig: &Rig, ledger: &Ledger) -> Told {
     Ok(())
 }
 
-fn all_heard(rig: &Rig, ledger: &Ledger, listener: &Listener) -> Told {
+/// Whether what was accepted has run, and was heard. A delivery that failed meanwhile is due again.
+fn all_came(rig: &Rig, ledger: &Ledger, listener: &Listener) -> Told {
+    let ran = entries(rig, "async")?;
+    let accepted = ledger.accepted.iter();
+    let lost: Vec<_> = accepted.filter(|n| !ran.contains_key(*n)).collect();
+    if !lost.is_empty() {
+        return Err(format!("accepted and never ran: {lost:?}"));
+    }
     let heard = entries(rig, "heard")?;
     let silent = ledger
         .written

@@ -24,8 +24,10 @@ const WALKERS: usize = 4;
 /// How often each step is recorded, to tell what it always executes from what is chance: what
 /// shares a commit depends on what else happens at that moment.
 const RECORDINGS: usize = 2;
-/// How often a step is driven until its statement is executed.
+/// How often a step is driven until its statement is executed, where that is chance, and where every
+/// recording had it: two rows may have met in a commit in each of them.
 const DRIVES: usize = 3;
+const CERTAIN_DRIVES: usize = 12;
 
 /// How the renewal of leases begins, which on a slow machine any step may come to, and the step
 /// that always does.
@@ -114,7 +116,11 @@ fn lose_one(rig: &Rig, case: &Case, n: usize) -> Told<bool> {
     let armed = rig.proxy.lose(Lost::Answer, Then::Close, move |statement| {
         statement.is_part_of_a_write() && statement.shape() == shape
     });
-    for drive in 0..DRIVES {
+    let drives = match case.is_certain {
+        true => CERTAIN_DRIVES,
+        false => DRIVES,
+    };
+    for drive in 0..drives {
         (case.step)(rig, &format!("n{n}-{drive}"))?;
         rig.server.until_nothing_is_stuck()?;
         if armed.fired() > 0 {
