@@ -18,6 +18,40 @@ const MARGIN_PERCENT: f64 = 5.0;
 /// Where the baselines are kept.
 const BASELINES: &str = "tests/bench/instructions.json";
 
+/// How what is counted is built.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Build {
+    /// As a release is: what the counts that are told come from. Building it takes ten minutes.
+    Optimised,
+    /// As the tests are, whose build is there anyway. The guest's code is the same; the host's takes
+    /// some times as much, and shows its regressions all the same.
+    Tests,
+}
+
+impl Build {
+    fn profile(self) -> &'static str {
+        match self {
+            Self::Optimised => "count",
+            Self::Tests => "dev",
+        }
+    }
+
+    /// What makes its count the new baseline.
+    fn accepting(self) -> &'static str {
+        match self {
+            Self::Optimised => "cargo xtask instructions --accept",
+            Self::Tests => "cargo xtask instructions --smoke --accept",
+        }
+    }
+
+    fn folder(self) -> &'static str {
+        match self {
+            Self::Optimised => "target/count",
+            Self::Tests => "target/debug",
+        }
+    }
+}
+
 /// What one execution takes.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Count {
@@ -41,22 +75,26 @@ struct Baseline {
     count: Count,
 }
 
-/// Count, and compare with the baseline of this processor's architecture and the guest's
-/// toolchain; or, to `accept`, make it the baseline.
+/// Count, and compare with the baseline of this processor's architecture, the guest's toolchain
+/// and the build; or, to `accept`, make it the baseline.
 ///
 /// Valgrind shows a program a processor of its own: wasmtime and the C library use what the real
 /// one has only up to AVX2. So the counts of machines with AVX2 agree, and one without it needs a
 /// look at the numbers rather than a new baseline.
-pub fn run(root: &Path, accept: bool) -> Result<()> {
+pub fn run(root: &Path, build: Build, accept: bool) -> Result<()> {
     guest::build(root)?;
-    step("build the counted program", || build(root))?;
-    let count = step("count the instructions of an execution", || count(root))?;
+    step("build the counted program", || build_program(root, build))?;
+    let program = root.join(build.folder()).join("picloud-instructions");
+    let count = step("count the instructions of an execution", || {
+        count(root, &program)
+    })?;
     let path = root.join(BASELINES);
     let mut baselines: BTreeMap<String, Baseline> = match std::fs::read(&path) {
         Ok(text) => serde_json::from_slice(&text).with_context(|| BASELINES.to_owned())?,
         Err(_) => BTreeMap::new(),
     };
-    let toolchain = format!("{}-{}", std::env::consts::ARCH, guest::toolchain_name());
+    let (arch, guest) = (std::env::consts::ARCH, guest::toolchain_name());
+    let name = format!("{arch}-{guest}-{}", build.profile());
     let rustc = rustc_version()?;
     println!(
         "One execution takes {} instructions: {} of the host, {} of the guest.",
@@ -65,16 +103,17 @@ pub fn run(root: &Path, accept: bool) -> Result<()> {
         count.guest
     );
     if accept {
-        baselines.insert(toolchain, Baseline { rustc, count });
+        baselines.insert(name, Baseline { rustc, count });
         let text = serde_json::to_string_pretty(&baselines)?;
         std::fs::write(&path, text + "\n")?;
         println!("That is the baseline now: commit {BASELINES}.");
         return Ok(());
     }
-    let Some(baseline) = baselines.get(&toolchain) else {
+    let Some(baseline) = baselines.get(&name) else {
         println!(
-            "{BASELINES} has no baseline for `{toolchain}`, so nothing was compared; \
-             `cargo xtask instructions --accept` writes one."
+            "{BASELINES} has no baseline for `{name}`, so nothing was compared; \
+             `{}` writes one.",
+            build.accepting()
         );
         return Ok(());
     };
@@ -84,19 +123,20 @@ pub fn run(root: &Path, accept: bool) -> Result<()> {
             baseline.rustc
         );
     }
-    println!("{}", compare(baseline.count, count)?);
+    println!("{}", compare(build, baseline.count, count)?);
     Ok(())
 }
 
 /// What to tell of a count beside its baseline; an error when it is too high.
-fn compare(baseline: Count, count: Count) -> Result<String> {
+fn compare(build: Build, baseline: Count, count: Count) -> Result<String> {
+    let accepting = build.accepting();
     let (before, now) = (baseline.total(), count.total());
     let percent = (now as f64 - before as f64) / before as f64 * 100.0;
     if percent > MARGIN_PERCENT {
         bail!(
             "one execution takes {now} instructions ({} of the host, {} of the guest), the \
              baseline is {before} ({}, {}): {percent:+.1} %, and {MARGIN_PERCENT} % are allowed. \
-             Find what costs so much; if it is worth it, run `cargo xtask instructions --accept`, \
+             Find what costs so much; if it is worth it, run `{accepting}`, \
              commit {BASELINES} and say why",
             count.host,
             count.guest,
@@ -107,27 +147,26 @@ fn compare(baseline: Count, count: Count) -> Result<String> {
     let verdict = format!("That is {percent:+.1} % beside the baseline of {before}.");
     if percent < -MARGIN_PERCENT {
         return Ok(format!(
-            "{verdict} Keep the gain: run `cargo xtask instructions --accept` and commit {BASELINES}."
+            "{verdict} Keep the gain: run `{accepting}` and commit {BASELINES}."
         ));
     }
     Ok(verdict)
 }
 
-fn build(root: &Path) -> Result<()> {
-    let mut build = Command::new(crate::cargo());
-    build.current_dir(root).args([
+fn build_program(root: &Path, build: Build) -> Result<()> {
+    let mut cargo = Command::new(crate::cargo());
+    cargo.current_dir(root).args([
         "build",
         "--profile",
-        "count",
+        build.profile(),
         "--locked",
         "--package",
         "picloud-instructions",
     ]);
-    crate::run(&mut build)
+    crate::run(&mut cargo)
 }
 
-fn count(root: &Path) -> Result<Count> {
-    let program = root.join("target/count/picloud-instructions");
+fn count(root: &Path, program: &Path) -> Result<Count> {
     let folder = root.join("target/instructions");
     std::fs::create_dir_all(&folder)?;
     let run = |tool: &[&str], runs: u64| {
@@ -136,7 +175,7 @@ fn count(root: &Path) -> Result<Count> {
             .current_dir(&folder)
             .args(tool)
             .args(["--quiet", "--log-file=valgrind.log"])
-            .arg(&program)
+            .arg(program)
             .args([&runs.to_string(), "cache"])
             .stdout(Stdio::null());
         crate::run(&mut valgrind).with_context(|| {
@@ -217,8 +256,10 @@ mod tests {
     #[test]
     fn five_percent_more_are_allowed_and_no_more() {
         let baseline = guest_of(50_000);
-        assert!(compare(baseline, guest_of(55_000)).is_ok());
-        let error = compare(baseline, guest_of(55_100)).unwrap_err().to_string();
+        assert!(compare(Build::Tests, baseline, guest_of(55_000)).is_ok());
+        let error = compare(Build::Tests, baseline, guest_of(55_100))
+            .unwrap_err()
+            .to_string();
         for part in ["105100", "100000", "+5.1 %", "--accept"] {
             assert!(error.contains(part), "{error}");
         }
@@ -227,7 +268,7 @@ mod tests {
     #[test]
     fn a_gain_is_to_be_kept() {
         let baseline = guest_of(50_000);
-        let said = |guest| compare(baseline, guest_of(guest)).unwrap();
+        let said = |guest| compare(Build::Tests, baseline, guest_of(guest)).unwrap();
         assert!(!said(45_000).contains("--accept"));
         assert!(said(44_000).contains("--accept"));
     }

@@ -91,6 +91,9 @@ enum Task {
         /// Make the count the new baseline
         #[arg(long)]
         accept: bool,
+        /// Count the build that the tests use, as `cargo xtask test` does
+        #[arg(long)]
+        smoke: bool,
         /// Install what is missing without asking
         #[arg(long)]
         yes: bool,
@@ -186,9 +189,13 @@ fn perform(task: Task) -> Result<()> {
             };
             bench::run(&root, kind)
         }
-        Task::Instructions { accept, yes } => {
+        Task::Instructions { accept, smoke, yes } => {
             setup::set_up(setup::For::Counting, yes)?;
-            instructions::run(&root, accept)
+            let build = match smoke {
+                true => instructions::Build::Tests,
+                false => instructions::Build::Optimised,
+            };
+            instructions::run(&root, build, accept)
         }
         Task::Flame { seconds, yes } => {
             setup::set_up(setup::For::Profiling, yes)?;

@@ -196,12 +196,11 @@ fn step(
             };
             counted(done, counts)
         }
-        // It has no tests to filter.
+        // These have no tests to filter.
         "bench" if !filters.is_empty() => Ok(()),
         "bench" => crate::bench::run(root, crate::bench::Kind::Smoke),
-        // Whoever filters tests wants an answer soon, and this has a build of its own.
         "instructions" if !filters.is_empty() => Ok(()),
-        "instructions" => instructions::run(root, false),
+        "instructions" => instructions::run(root, instructions::Build::Tests, false),
         other => bail!("there is no step `{other}`"),
     }
 }

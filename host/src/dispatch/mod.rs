@@ -53,6 +53,19 @@ pub type DeliveryId = Id<Delivery>;
 /// is never taken for one of this.
 pub type WorkerId = Id<dispatcher::Dispatcher>;
 
+/// A fencing token: the lease under which somebody writes, whose writes are refused once another
+/// worker has the delivery. Without it, a process that was frozen, or cut off from the database,
+/// would go on where it stopped and write over what came after it.
+#[derive(Debug, Clone, Copy)]
+pub struct Fence {
+    /// The delivery.
+    pub id: DeliveryId,
+    /// Which claim of it.
+    pub attempt: u32,
+    /// Who claimed it.
+    pub worker: WorkerId,
+}
+
 /// One event on its way to one script.
 #[derive(Debug, Clone)]
 pub struct Delivery {

@@ -12,7 +12,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::gate::{Gate, Permit};
 use super::leases::Leases;
 use super::sql::{NewDelivery, Placed};
-use super::{Delivery, WorkerId};
+use super::{Delivery, Fence, WorkerId};
 use crate::apps::AppId;
 use crate::store::Db;
 
@@ -66,6 +66,15 @@ impl Outbox {
     /// This node's worker.
     pub fn worker(&self) -> WorkerId {
         self.worker
+    }
+
+    /// What the writes of an attempt at `delivery` are fenced by.
+    pub fn fence(&self, delivery: &Delivery) -> Fence {
+        Fence {
+            id: delivery.id,
+            attempt: delivery.attempt,
+            worker: self.worker,
+        }
     }
 
     /// Take on no delivery for which nobody waits while what decides who may do what is stale, for

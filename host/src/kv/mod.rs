@@ -15,6 +15,7 @@ use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use crate::apps::AppId;
+use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
 use crate::store::{Db, ETag, Expected, StoreError, still_witnessed};
 use crate::triggers::firing::{Events, Origin};
@@ -304,6 +305,7 @@ impl KvStore {
             app_id,
             origin,
             expected: Expected::Anything,
+            fence: None,
         }
     }
 }
@@ -315,9 +317,16 @@ pub struct Kv {
     app_id: AppId,
     origin: Origin,
     expected: Expected,
+    fence: Option<Fence>,
 }
 
 impl Kv {
+    /// The same, for whoever works on a delivery: nothing is changed once its lease is over.
+    pub fn fenced(self, fence: Fence) -> Self {
+        let fence = Some(fence);
+        Self { fence, ..self }
+    }
+
     /// The same, where a key is only changed if its value is as expected.
     pub fn expecting(self, expected: Expected) -> Self {
         Self { expected, ..self }
@@ -378,6 +387,7 @@ impl Kv {
             key,
             value,
             expected: self.expected.clone(),
+            fence: self.fence,
             listening,
         };
         let written = async move {

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 
 use super::{Collection, Key, Stored, Value};
 use crate::apps::AppId;
-use crate::dispatch::Delivery;
 use crate::dispatch::sql::{self as outbox, Placed};
+use crate::dispatch::{Delivery, Fence};
 use crate::store::{Conn, Expected, Grouped, Held, Lane, StoreError, Tx, bounded, insert_all, on};
 use crate::triggers::firing::{Firing, KvEvent};
 
@@ -154,6 +154,15 @@ pub async fn collections(
     })?)
 }
 
+/// Whether the lease `$6`, `$7`, `$8` still holds, or is none. A macro, because a statement's text
+/// is a literal.
+macro_rules! is_held {
+    () => {
+        "($6 is null or exists (
+            select 1 from outbox where id = $6 and attempt = $7 and lease_owner = $8))"
+    };
+}
+
 /// A key that gets a value, or loses the one that it has.
 pub struct Mutation {
     /// The app.
@@ -166,6 +175,8 @@ pub struct Mutation {
     pub value: Option<Value>,
     /// What it must be before.
     pub expected: Expected,
+    /// The lease that must hold, if it is written under one.
+    pub fence: Option<Fence>,
     /// The triggers that listen to the key.
     pub listening: Vec<Firing>,
 }
@@ -235,14 +246,53 @@ impl Grouped for Mutation {
 impl Mutation {
     /// Write the value, whatever was there. Says whether a row was written or removed.
     async fn write(&self, tx: &mut Tx) -> Result<bool, StoreError> {
-        const SET: &str = "
-            insert into kv (app_id, collection, key, value, updated_at)
-            values ($1, $2, $3, $4, $5)
-            on conflict (app_id, collection, key)
-            do update set value = excluded.value, updated_at = excluded.updated_at";
+        const SET: &str = concat!(
+            "insert into kv (app_id, collection, key, value, updated_at)
+            select $1, $2, $3, $4, $5 where ",
+            is_held!(),
+            " on conflict (app_id, collection, key)
+            do update set value = excluded.value, updated_at = excluded.updated_at"
+        );
         const DELETE: &str = "delete from kv where app_id = $1 and collection = $2 and key = $3";
-        let sql = if self.value.is_some() { SET } else { DELETE };
-        Ok(self.execute(tx, sql).await? > 0)
+        let Some(value) = &self.value else {
+            self.check_fence(tx).await?;
+            let rows = on!(tx.conn().await?, |c| {
+                let query = sqlx::query(DELETE).bind(self.app_id);
+                let query = query.bind(self.collection.as_str()).bind(self.key.as_str());
+                query.execute(c).await.map(|done| done.rows_affected())
+            })?;
+            return Ok(rows > 0);
+        };
+        let now = tx.now;
+        let rows = on!(tx.conn().await?, |c| {
+            let query = sqlx::query(SET).bind(self.app_id);
+            let query = query.bind(self.collection.as_str()).bind(self.key.as_str());
+            let query = query.bind(value.as_str()).bind(now);
+            let query = query.bind(self.fence.map(|fence| fence.id));
+            let query = query.bind(self.fence.map(|fence| i64::from(fence.attempt)));
+            let query = query.bind(self.fence.map(|fence| fence.worker));
+            query.execute(c).await.map(|done| done.rows_affected())
+        })?;
+        match rows {
+            0 => Err(StoreError::NotHeld),
+            _ => Ok(true),
+        }
+    }
+
+    /// See that the lease still holds, where it is not a part of the statement that writes.
+    async fn check_fence(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        const SQL: &str =
+            "select 1 from outbox where id = $1 and attempt = $2 and lease_owner = $3";
+        let Some(fence) = self.fence else {
+            return Ok(());
+        };
+        let held: Option<i32> = on!(tx.conn().await?, |c| sqlx::query_scalar(SQL)
+            .bind(fence.id)
+            .bind(i64::from(fence.attempt))
+            .bind(fence.worker)
+            .fetch_optional(c)
+            .await)?;
+        held.map(|_| ()).ok_or(StoreError::NotHeld)
     }
 
     /// See that the value is as expected. Nobody else changes it until the transaction ends.
@@ -279,11 +329,13 @@ impl Mutation {
         if let (Some(value), Conn::Postgres(held)) = (&self.value, tx.conn().await?) {
             return self.replace_at_once(value, now, held).await;
         }
-        let old_value = self.value_by(tx.conn().await?, sql).await?;
         if self.value.is_some() {
+            let old_value = self.value_by(tx.conn().await?, sql).await?;
             self.write(tx).await?;
+            return Ok(old_value);
         }
-        Ok(old_value)
+        self.check_fence(tx).await?;
+        self.value_by(tx.conn().await?, sql).await
     }
 
     /// The same in one round trip.
@@ -295,43 +347,37 @@ impl Mutation {
     ) -> Result<Option<String>, StoreError> {
         // The insertion reads from the locked row, so that it comes after the lock. xmax is 0 on
         // a row that was inserted and not updated.
-        const SQL: &str = "
-            with old as materialized (
+        const SQL: &str = concat!(
+            "with old as materialized (
                 select value from kv where app_id = $1 and collection = $2 and key = $3 for update
             ), new as (
                 insert into kv (app_id, collection, key, value, updated_at)
-                select $1, $2, $3, $4, $5 from (select count(*) from old) locked
-                on conflict (app_id, collection, key)
+                select $1, $2, $3, $4, $5 from (select count(*) from old) locked where ",
+            is_held!(),
+            "   on conflict (app_id, collection, key)
                 do update set value = excluded.value, updated_at = excluded.updated_at
                 returning (xmax = 0) as inserted
             )
-            select (select value from old), (select inserted from new)";
+            select (select value from old), (select inserted from new)"
+        );
         let query = sqlx::query_as(SQL)
             .bind(self.app_id)
             .bind(self.collection.as_str())
             .bind(self.key.as_str())
             .bind(value.as_str())
-            .bind(now);
-        let (old_value, inserted): (Option<String>, bool) =
+            .bind(now)
+            .bind(self.fence.map(|fence| fence.id))
+            .bind(self.fence.map(|fence| i64::from(fence.attempt)))
+            .bind(self.fence.map(|fence| fence.worker));
+        let (old_value, inserted): (Option<String>, Option<bool>) =
             bounded!(held, |c| query.fetch_one(c).await)?;
+        let inserted = inserted.ok_or(StoreError::NotHeld)?;
         if old_value.is_none() && !inserted {
             // Another transaction added the key after we had looked: what it was is not known.
             // The writer tries again.
             return Err(StoreError::Raced);
         }
         Ok(old_value)
-    }
-
-    async fn execute(&self, tx: &mut Tx, sql: &'static str) -> Result<u64, StoreError> {
-        let now = tx.now;
-        Ok(on!(tx.conn().await?, |c| {
-            let query = sqlx::query(sql).bind(self.app_id);
-            let mut query = query.bind(self.collection.as_str()).bind(self.key.as_str());
-            if let Some(value) = &self.value {
-                query = query.bind(value.as_str()).bind(now);
-            }
-            query.execute(c).await.map(|done| done.rows_affected())
-        })?)
     }
 
     fn event(&self, at: DateTime<Utc>, old_value: Option<String>) -> KvEvent<'_> {

@@ -162,11 +162,11 @@ impl Runner {
     }
 
     async fn program(&self, app: &App, source: Arc<str>) -> Result<Program, ProgramError> {
-        let imports = self.imports(app, Uuid::nil().into(), None, Origin::act());
+        let imports = self.imports(app, Uuid::nil().into(), None, Origin::act(), None);
         self.sandbox.program(source, imports).await
     }
 
-    /// What a guest reaches. Where somebody acts, it is what they may; the script of a public
+    /// What a guest reaches, working on a delivery or called directly. Where somebody acts, it is what they may; the script of a public
     /// route acts as nobody and is the gate itself, but dead letters are for somebody only.
     fn imports(
         &self,
@@ -174,6 +174,7 @@ impl Runner {
         script_id: ScriptId,
         who: Option<&Caller>,
         origin: Origin,
+        delivery: Option<&Delivery>,
     ) -> GuestImports {
         let picture = self.directory.picture();
         let may = |who: &Caller, capability| {
@@ -187,8 +188,13 @@ impl Runner {
         };
         let running = &self.services.running;
         let tail = |id| Tail::new(running.clone(), id);
+        let kv = self.services.kv.of(app.id, origin);
+        let kv = match delivery {
+            Some(delivery) => kv.fenced(self.outbox.fence(delivery)),
+            None => kv,
+        };
         GuestImports {
-            kv: self.services.kv.of(app.id, origin),
+            kv,
             may_read_kv: who.is_none_or(|who| may(who, Capability::ReadKv)),
             may_write_kv: who.is_none_or(|who| may(who, Capability::WriteKv)),
             dead_letters: manager.map(managed),
@@ -312,7 +318,7 @@ impl Runner {
             request: call.request.clone(),
             context: Arc::new(context),
             limits: self.limits(script),
-            imports: self.imports(app, script.id, call.who.as_ref(), origin),
+            imports: self.imports(app, script.id, call.who.as_ref(), origin, call.delivery),
         };
         let running = Span::begin("sandbox run");
         let mut report = running.around(self.sandbox.execute(job)).await;

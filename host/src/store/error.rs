@@ -33,6 +33,9 @@ pub enum StoreError {
     /// What is to be changed is not what its maker had read.
     #[error("it was changed meanwhile")]
     Changed,
+    /// The lease under which it was to be written is over; nothing of it was written.
+    #[error("the lease under which this was to be written is over")]
+    NotHeld,
     /// A text has a character that Postgres neither holds nor looks for.
     #[error("a text has a NUL (`\\u0000`), or another character that the database does not hold")]
     Unstorable,

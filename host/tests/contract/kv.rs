@@ -1,20 +1,24 @@
 //! The key-value store.
 
+use chrono::TimeDelta;
 use picloud::apps::{AppId, Slug, sql as apps};
 use picloud::directory::Directory;
 use picloud::dispatch::outbox::Outbox;
+use picloud::dispatch::{Fence, WorkerId};
 use picloud::kv::{Kv, KvError, KvStore, Stored};
 use picloud::store::StoreError;
 use picloud::triggers::firing::{Events, Origin};
 
 use crate::database::Database;
 use crate::on_both_engines;
+use crate::outbox::{claim, delivery, insert};
 
 on_both_engines!(
     a_value_is_what_was_last_set,
     keys_are_listed_in_byte_order_page_by_page,
     i01_the_app_of_a_statement_is_the_handles,
     many_writers_of_one_key_leave_one_of_their_values,
+    i03_a_stale_worker_changes_no_value,
 );
 
 async fn app(test: &Database, name: &'static str) -> Kv {
@@ -128,4 +132,50 @@ async fn many_writers_of_one_key_leave_one_of_their_values(test: Database) {
     }
     let value: u32 = get(&kv, "k").await.unwrap().parse().unwrap();
     assert!(value < 50);
+}
+
+async fn i03_a_stale_worker_changes_no_value(test: Database) {
+    let kv = app(&test, "a").await;
+    let (slow, fast) = (WorkerId::new(), WorkerId::new());
+    let delivery = delivery();
+    insert(&test.db, &delivery, None).await;
+    let under = |attempt, worker| {
+        let id = delivery.id;
+        kv.clone().fenced(Fence {
+            id,
+            attempt,
+            worker,
+        })
+    };
+    claim(&test.db, slow, TimeDelta::zero(), 1).await;
+    let stale = under(1, slow);
+    set(&stale, "k", "1").await;
+    assert!(stale.delete("c".into(), "k".into()).await.unwrap());
+    assert!(!stale.delete("c".into(), "k".into()).await.unwrap());
+    set(&stale, "k", "2").await;
+    claim(&test.db, fast, TimeDelta::zero(), 1).await;
+    for refused in [&stale, &under(2, slow), &under(1, fast)] {
+        let set = refused.set("c".into(), "k".into(), "3".into()).await;
+        let deleted = refused.delete("c".into(), "k".into()).await;
+        for done in [set, deleted.map(|_| ())] {
+            assert!(matches!(done, Err(KvError::Store(StoreError::NotHeld))));
+        }
+    }
+    assert_eq!(get(&kv, "k").await.as_deref(), Some("2"));
+    set(&under(2, fast), "k", "4").await;
+    // Others in the same moment are none the worse for it.
+    let all = (0..20).map(|n| match n % 3 {
+        0 => (stale.clone(), n),
+        1 => (under(2, fast), n),
+        _ => (kv.clone(), n),
+    });
+    let all = all.map(|(kv, n)| async move {
+        let done = kv.set("c".into(), format!("n{n}"), n.to_string()).await;
+        assert_eq!(done.is_ok(), n % 3 != 0);
+    });
+    futures_util::future::join_all(all).await;
+    for n in 0..20 {
+        let kept = get(&kv, &format!("n{n}")).await;
+        assert_eq!(kept, (n % 3 != 0).then(|| n.to_string()));
+    }
 }
