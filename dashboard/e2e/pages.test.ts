@@ -121,7 +121,7 @@ test('a repeated request runs once where the form of its route says so', async (
 	await signIn(page, server);
 	await page.goto(`${server.url}/admin/apps/shop/routes`);
 	await page.getByRole('button', { name: 'New route' }).click();
-	await page.getByLabel('Method').first().selectOption('POST');
+	await page.getByRole('dialog').getByLabel('Method').selectOption('POST');
 	await page.getByLabel('Path', { exact: true }).fill('/count');
 	await page.getByLabel('Script').selectOption('count');
 	const repeated = page.getByLabel('Repeated requests run once');

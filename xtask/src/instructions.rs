@@ -21,8 +21,8 @@ const BASELINES: &str = "tests/bench/instructions.json";
 /// How what is counted is built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Build {
-    /// As a release is: what the counts that are told come from. Building it takes ten minutes.
-    Optimised,
+    /// A release: what the counts that are told come from. Building it takes ten minutes.
+    Release,
     /// As the tests are, whose build is there anyway. The guest's code is the same; the host's takes
     /// some times as much, and shows its regressions all the same.
     Tests,
@@ -31,7 +31,7 @@ pub enum Build {
 impl Build {
     fn profile(self) -> &'static str {
         match self {
-            Self::Optimised => "count",
+            Self::Release => "release",
             Self::Tests => "dev",
         }
     }
@@ -39,15 +39,15 @@ impl Build {
     /// What makes its count the new baseline.
     fn accepting(self) -> &'static str {
         match self {
-            Self::Optimised => "cargo xtask instructions --accept",
+            Self::Release => "cargo xtask instructions --accept",
             Self::Tests => "cargo xtask instructions --smoke --accept",
         }
     }
 
     fn folder(self) -> &'static str {
         match self {
-            Self::Optimised => "target/count",
-            Self::Tests => "target/debug",
+            Self::Release => "target/release/examples",
+            Self::Tests => "target/debug/examples",
         }
     }
 }
@@ -84,7 +84,7 @@ struct Baseline {
 pub fn run(root: &Path, build: Build, accept: bool) -> Result<()> {
     guest::build(root)?;
     step("build the counted program", || build_program(root, build))?;
-    let program = root.join(build.folder()).join("picloud-instructions");
+    let program = root.join(build.folder()).join("count_bench");
     let count = step("count the instructions of an execution", || {
         count(root, &program)
     })?;
@@ -161,7 +161,9 @@ fn build_program(root: &Path, build: Build) -> Result<()> {
         build.profile(),
         "--locked",
         "--package",
-        "picloud-instructions",
+        "picloud",
+        "--example",
+        "count_bench",
     ]);
     crate::run(&mut cargo)
 }

@@ -193,7 +193,7 @@ fn perform(task: Task) -> Result<()> {
             setup::set_up(setup::For::Counting, yes)?;
             let build = match smoke {
                 true => instructions::Build::Tests,
-                false => instructions::Build::Optimised,
+                false => instructions::Build::Release,
             };
             instructions::run(&root, build, accept)
         }

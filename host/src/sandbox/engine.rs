@@ -137,7 +137,7 @@ impl<I: Imports> Sandbox<I> {
     }
 
     /// The same with another number of instances beyond `executions_max`: the pool reserves 4 GiB
-    /// of addresses for each, and valgrind, under which `instructions/main.rs` runs, has few.
+    /// of addresses for each, and valgrind, under which `examples/count_bench.rs` runs, has few.
     #[doc(hidden)]
     pub fn with_spare(config: SandboxConfig, spare: u32) -> Result<Self, SandboxError> {
         let executions_max = within_map_limit(config.executions_max);

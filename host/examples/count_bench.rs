@@ -4,24 +4,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-#[path = "../host/src/json/mod.rs"]
-#[allow(
-    dead_code,
-    reason = "it is a library's module, and only a part of it is counted"
-)]
-mod json;
-// Not through the library `picloud`, which would have CI compile SQLite, HTTP and the rest a second
-// time; tidy.rs keeps the sandbox free of them.
-#[path = "../host/src/sandbox/mod.rs"]
-#[allow(
-    dead_code,
-    unused_imports,
-    unfulfilled_lint_expectations,
-    reason = "it is a library's module, and only a part of it is counted"
-)]
-mod sandbox;
-
-use sandbox::{
+use picloud::sandbox::{
     Code, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox, SandboxConfig,
 };
 
