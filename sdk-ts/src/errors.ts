@@ -9,7 +9,9 @@ export class PicloudError extends Error {
 export type ProblemName =
   | "app_deleted"
   | "body_too_large"
+  | "forbidden"
   | "fuel_used_up"
+  | "headers_too_large"
   | "idempotency_answer_not_kept"
   | "idempotency_in_progress"
   | "idempotency_key_reused"
@@ -21,8 +23,15 @@ export type ProblemName =
   | "overloaded"
   | "script_failed"
   | "timed_out"
+  | "too_many_attempts"
+  | "too_many_replays"
+  | "too_many_streams"
+  | "too_slow"
   | "unauthorized"
   | "unavailable"
+  | "unsupported_media_type"
+  | "uri_too_long"
+  | "wrong_password"
   | (string & {});
 
 const PROBLEM = "urn:picloud:problem:";
