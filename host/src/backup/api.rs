@@ -2,15 +2,20 @@
 
 use std::sync::Arc;
 
+use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::{Method, StatusCode};
 use chrono::Utc;
-use futures_util::stream;
+use futures_util::{FutureExt, stream};
 
-use super::BackupError;
+use super::{ACTIONS, BackupError};
 use crate::archive::Pieces;
+use crate::audit::{self, Act, Actor};
+use crate::http::API_ROOT;
 use crate::http::answer::Zip;
-use crate::http::endpoints::{Api, Rule};
+use crate::http::endpoints::{Address, Api, Rule, Told};
+use crate::http::extract::SignedIn;
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
@@ -37,16 +42,52 @@ impl From<BackupError> for Problem {
     }
 }
 
-async fn backup(State(node): State<Arc<Node>>) -> Result<Zip, Problem> {
-    let pieces = node.backups.begin().await?;
+async fn backup(
+    State(node): State<Arc<Node>>,
+    method: Method,
+    Extension(Address(address)): Extension<Address>,
+    SignedIn(caller): SignedIn,
+) -> Result<(Extension<Told>, Zip), Problem> {
     let name = format!("picloud-{}.zip", Utc::now().format("%Y-%m-%d"));
-    Ok(download(name, pieces))
+    // It is begun; that it was taken is written down when it was sent to its end.
+    let begun = Extension(Told(StatusCode::ACCEPTED));
+    if method == Method::HEAD {
+        return Ok((begun, Zip::head(name)));
+    }
+    let pieces = node.backups.begin().await?;
+    let act = Act {
+        action: ACTIONS[0].to_owned(),
+        target: format!("{API_ROOT}/instance/backup"),
+        address,
+        app_id: None,
+        actor: Some(Actor::of(&caller)),
+        status: 200,
+    };
+    let sent = async move { audit::note(&node.db, act).await };
+    Ok((begun, download(name, pieces, sent)))
 }
 
-/// Answer an archive as it is made. When that fails half-way, the connection breaks off.
-pub fn download(name: String, pieces: Pieces) -> Zip {
-    let pieces = stream::unfold(pieces, async |mut pieces| {
-        pieces.recv().await.map(|piece| (piece, pieces))
+/// Answer an archive as it is made, and do what is to follow once it was `sent` to its end. When it
+/// fails half-way, the connection breaks off.
+pub fn download(
+    name: String,
+    pieces: Pieces,
+    sent: impl Future<Output = ()> + Send + 'static,
+) -> Zip {
+    let sent = Some(sent.boxed());
+    let pieces = stream::unfold((pieces, sent), async |(mut pieces, sent)| {
+        match pieces.recv().await {
+            Some(piece) => {
+                let sent = sent.filter(|_| piece.is_ok());
+                Some((piece, (pieces, sent)))
+            }
+            None => {
+                if let Some(sent) = sent {
+                    sent.await;
+                }
+                None
+            }
+        }
     });
     let body = Body::from_stream(pieces);
     Zip { name, body }

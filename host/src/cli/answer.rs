@@ -139,6 +139,13 @@ pub(super) struct Problem {
     text: String,
 }
 
+impl Problem {
+    /// Whether the server has no such path: it is another version, or its address is wrong.
+    pub(super) fn is_of_unknown_path(&self) -> bool {
+        self.of.ends_with(":unknown_path")
+    }
+}
+
 /// Something of which only the id is read.
 #[derive(Debug, Deserialize)]
 pub(super) struct Named {

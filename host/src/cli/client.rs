@@ -302,6 +302,10 @@ impl Client {
                 items.truncate(most);
                 return Ok(items);
             }
+            if next == cursor {
+                let detail = format!("{page} names itself as the page that follows");
+                return Err(Failure::Foreign(detail));
+            }
             cursor = next;
         }
     }

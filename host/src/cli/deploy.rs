@@ -133,7 +133,7 @@ struct NewRoute<'a> {
 }
 
 /// How a route is called; what is left out stays as it is.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 struct RouteHow {
     #[serde(skip_serializing_if = "Option::is_none")]
     dispatch_mode: Option<DispatchMode>,
@@ -173,6 +173,8 @@ struct DeployedRoute<'a> {
 
 impl Deploy {
     pub(super) fn run(self, client: &Client, out: &Output) -> Done {
+        // What was mistyped is said before anything is deployed.
+        let how = self.how()?;
         let code = self.code()?;
         let stem = self
             .file
@@ -190,7 +192,8 @@ impl Deploy {
         if !self.routes.is_empty() {
             let known = client.all::<Route>(&format!("/apps/{}/routes", encoded(&self.app.app)))?;
             for route in &self.routes {
-                let (route, change) = self.put_route(client, &known, script.script.id, route)?;
+                let (route, change) =
+                    self.put_route(client, &known, script.script.id, route, &how)?;
                 out.say(format!(
                     "route {} {} {change} ({})",
                     route.method,
@@ -222,6 +225,10 @@ impl Deploy {
 
     fn code(&self) -> Result<Code, Failure> {
         let bytes = input::file(&self.file)?;
+        if bytes.is_empty() {
+            let file = self.file.display();
+            return Err(Failure::Local(format!("{file} is empty")));
+        }
         match self.file.extension().is_some_and(|ending| ending == "wasm") {
             true => Ok(Code::WasmBase64(STANDARD.encode(bytes))),
             false => input::utf8(&self.file.display().to_string(), bytes).map(Code::Source),
@@ -317,20 +324,24 @@ impl Deploy {
         ))
     }
 
+    fn how(&self) -> Result<RouteHow, Failure> {
+        Ok(RouteHow {
+            dispatch_mode: Some(match self.asynchronous {
+                true => DispatchMode::Async,
+                false => DispatchMode::Sync,
+            }),
+            policies: self.policies.given()?,
+        })
+    }
+
     fn put_route(
         &self,
         client: &Client,
         known: &[Answer<Route>],
         script_id: ScriptId,
         route: &RouteArg,
+        how: &RouteHow,
     ) -> Result<(Answer<Route>, &'static str), Failure> {
-        let how = RouteHow {
-            dispatch_mode: Some(match self.asynchronous {
-                true => DispatchMode::Async,
-                false => DispatchMode::Sync,
-            }),
-            policies: self.policies.given()?,
-        };
         let RouteArg { method, host, path } = route;
         let same = |known: &&Answer<Route>| {
             known.method == *method && known.host == *host && known.path == *path
@@ -341,7 +352,7 @@ impl Deploy {
         match known.transpose()? {
             // Of this very script: how it is dispatched, or who may call it, may change.
             Some((known, tag)) if known.script_id == script_id => {
-                let changes = how.unlike(&known);
+                let changes = how.clone().unlike(&known);
                 if changes.is_nothing() {
                     return Ok((known, "unchanged"));
                 }
@@ -354,7 +365,7 @@ impl Deploy {
                     method,
                     host,
                     path,
-                    how,
+                    how: how.clone(),
                 };
                 let path = format!("/apps/{}/routes", encoded(&self.app.app));
                 client.post(&path, &body).map(|route| (route, "created"))

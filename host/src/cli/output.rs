@@ -89,6 +89,7 @@ impl Failure {
             Self::Conflict(_) => 4,
             Self::SignIn(_) => 5,
             Self::Unreachable(_) | Self::Foreign(_) => 6,
+            Self::Problem(problem) if problem.is_of_unknown_path() => 6,
             Self::Problem(problem) => match problem.status {
                 404 => 3,
                 401 | 403 => 5,
@@ -100,7 +101,7 @@ impl Failure {
 
     /// Whether the server said that there is no such thing.
     pub(super) fn is_missing(&self) -> bool {
-        matches!(self, Self::Problem(problem) if problem.status == 404)
+        matches!(self, Self::Problem(problem) if problem.status == 404 && !problem.is_of_unknown_path())
     }
 
     /// Whether it may be over in a moment: the server restarts, or what stands before it says so.

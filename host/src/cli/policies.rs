@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::output::Failure;
 use crate::cors::{Origin, Policy};
-use crate::idempotency::RoutePolicy;
+use crate::idempotency::{RoutePolicy, TTL_S_MAX};
 use crate::routes::{Route, TrailingSlash};
 
 /// How routes are to be called, in words.
@@ -35,7 +35,7 @@ impl PolicyArgs {
 }
 
 /// How a route is called; what is left out stays as it is.
-#[derive(Serialize)]
+#[derive(Clone, Serialize)]
 pub(super) struct Policies {
     #[serde(skip_serializing_if = "Option::is_none")]
     cors: Option<Option<Policy>>,
@@ -159,9 +159,12 @@ impl IdempotencyArgs {
         };
         let mut fields = json!({});
         if !text.is_empty() {
-            let ttl_s: Option<u64> = text.parse().ok().filter(|seconds| *seconds > 0);
+            let ttl_s: Option<u64> = text.parse().ok();
+            let ttl_s = ttl_s.filter(|seconds| (1..=TTL_S_MAX).contains(seconds));
             let ttl_s = ttl_s.ok_or_else(|| {
-                Failure::Usage(format!("--idempotent={text}: write seconds, like 86400"))
+                Failure::Usage(format!(
+                    "--idempotent={text}: write seconds, like 86400, {TTL_S_MAX} at most"
+                ))
             })?;
             fields["ttl_s"] = ttl_s.into();
         }

@@ -32,8 +32,8 @@ pub(super) async fn claim(
 ) -> Result<Claims, StoreError> {
     if tx.engine() == Engine::Sqlite {
         // Nobody else claims there: only what this process does not hold may be free for it, and a
-        // long transaction may have kept its leases from being renewed.
-        let renew = outbox.leases.to_renew();
+        // long transaction may have kept its leases from being renewed, or the clock have jumped.
+        let renew = outbox.leases.to_renew_by(tx.now);
         sql::leases::renew(tx, outbox.worker, outbox.lease, &renew).await?;
     }
     let waiting = sql::apps_waiting(tx).await?;

@@ -9,10 +9,12 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::DeliveryId;
+use super::sql::leases::IsHeld;
 
 /// A row of the outbox and the claim of it that a lease is for.
 pub type Claim = (DeliveryId, u32);
@@ -33,6 +35,8 @@ struct State {
     let_go: Vec<Claim>,
     /// What was leased to this process and not held when it was last looked.
     unheld: HashSet<Claim>,
+    /// What the clocks said when leases were last looked at before a claim.
+    clock: Option<(Instant, DateTime<Utc>)>,
 }
 
 struct Holding {
@@ -134,6 +138,28 @@ impl Leases {
         let held = state.held.iter();
         let renew = held.filter(|(_, holding)| holding.is_placed && holding.until <= before);
         renew.map(|(claim, _)| *claim).collect()
+    }
+
+    /// The leases that are to be renewed before anything is claimed where nobody else claims; `now`
+    /// is the time by which the database's leases end. All that are held once that has jumped: they
+    /// look as if they were over.
+    pub(super) fn to_renew_by(&self, now: DateTime<Utc>) -> Vec<Claim> {
+        let seen = (Instant::now(), now);
+        let before = self.state().clock.replace(seen);
+        let has_jumped = before.is_some_and(|(at, then)| {
+            let passed = (now - then).to_std().unwrap_or_default();
+            passed > at.elapsed() + self.lasts / 5
+        });
+        match has_jumped {
+            true => self.state().held.keys().copied().collect(),
+            false => self.to_renew(),
+        }
+    }
+
+    /// What tells whether a claim is held.
+    pub(super) fn is_held(self: &Arc<Self>) -> IsHeld {
+        let leases = self.clone();
+        Arc::new(move |claim| leases.state().held.contains_key(claim))
     }
 
     /// What is to be done now.
@@ -249,6 +275,40 @@ mod tests {
         assert!(leases.due().give_back.is_empty());
         leases.failed(due.give_back);
         assert_eq!(leases.due().give_back, [one]);
+    }
+
+    #[test]
+    fn what_is_held_once_more_is_not_given_back() {
+        let leases = leases(60_000);
+        let (one, two) = (claim(), claim());
+        drop(leases.take(one));
+        drop(leases.take(two));
+        let due = leases.due();
+        let held = leases.take(one);
+        let is_held = leases.is_held();
+        let given_back: Vec<_> = due
+            .give_back
+            .iter()
+            .filter(|claim| !is_held(claim))
+            .collect();
+        assert_eq!(given_back, [&two]);
+        held.end();
+    }
+
+    #[test]
+    fn all_are_renewed_once_the_clock_has_jumped() {
+        let leases = leases(60_000);
+        let one = claim();
+        let held = leases.take(one);
+        held.placed();
+        let now = Utc::now();
+        assert!(leases.to_renew_by(now).is_empty());
+        assert!(leases.to_renew_by(now + Duration::from_secs(5)).is_empty());
+        let hour = now + Duration::from_secs(3_600);
+        assert_eq!(leases.to_renew_by(hour), [one]);
+        assert!(leases.to_renew_by(hour).is_empty());
+        assert!(leases.to_renew_by(now).is_empty());
+        held.end();
     }
 
     #[test]

@@ -24,6 +24,8 @@ const COUNT_EVERY: Duration = Duration::from_secs(5);
 pub const STUCK_AFTER: TimeDelta = TimeDelta::seconds(10);
 /// How often leases are looked after at the least, and other nodes shown that this one lives.
 const PULSE: Duration = Duration::from_secs(1);
+/// How long leases that could not be renewed or given back are left before the next try.
+const AGAIN_AFTER: Duration = Duration::from_millis(250);
 /// How often is looked whether other nodes live.
 const LOOK_AT_NODES_EVERY: Duration = Duration::from_millis(500);
 /// For how long a node is not seen to live before its leases are given back: it may be connecting
@@ -123,6 +125,7 @@ impl Outbox {
                 lease: self.lease,
                 renew: due.renew.clone(),
                 give_back: due.give_back.clone(),
+                is_held: self.leases.is_held(),
                 looks: looked.elapsed() >= look_every || !is_idle,
                 beats,
             };
@@ -135,7 +138,11 @@ impl Outbox {
                     }
                 }
                 // The store says once that it is away.
-                Err(_) => self.leases.failed(due.give_back),
+                Err(_) => {
+                    self.leases.failed(due.give_back);
+                    tokio::time::sleep(AGAIN_AFTER).await;
+                    continue;
+                }
             }
             if gives_back {
                 self.is_behind();

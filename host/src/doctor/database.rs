@@ -107,7 +107,7 @@ async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Find
             ..audit::Filter::default()
         };
         let tried = audit::sql::page(conn, &backups, None, BACKUPS_SEEN).await?;
-        let taken = tried.iter().find(|entry| entry.status < 400);
+        let taken = tried.iter().find(|entry| entry.status == 200);
         last = last.max(taken.map(|entry| entry.at));
     }
     findings.push(last_backup(last, Utc::now()));

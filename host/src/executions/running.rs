@@ -80,7 +80,7 @@ mod tests {
             at: chrono::Utc::now(),
             level: Level::Info,
             message: message.to_owned(),
-            fields: serde_json::Map::new(),
+            fields: Default::default(),
         };
         tail.tell(app_id, &line("one"));
         let (told_of, mut lines) = running.lines(id).unwrap();

@@ -1,6 +1,7 @@
 //! The statements of executions and abandoned executions.
 
 use chrono::{DateTime, Utc};
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 use super::{
@@ -234,7 +235,7 @@ fn lines(text: &str, at: DateTime<Utc>) -> Vec<LogLine> {
             at,
             level: Level::Warn,
             message: format!("this log cannot be read; it is: {text}"),
-            fields: serde_json::Map::new(),
+            fields: BTreeMap::new(),
         }]
     })
 }

@@ -49,6 +49,14 @@ pub struct Zip {
     pub body: Body,
 }
 
+impl Zip {
+    /// The answer to whoever asks for its head only: nothing is made for them.
+    pub fn head(name: String) -> Self {
+        let body = Body::empty();
+        Self { name, body }
+    }
+}
+
 impl IntoResponse for Zip {
     fn into_response(self) -> Response {
         let headers = [

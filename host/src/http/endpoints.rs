@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::{ConnectInfo, FromRequestParts, MatchedPath, RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::request::Parts;
@@ -13,9 +12,10 @@ use axum::http::{Method, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
+use axum::{Extension, Router};
 
 use super::extract::nothing_at;
-use super::openapi::describe::{Described, Operation};
+use super::openapi::describe::{Described, Operation, Output};
 use super::problem::{Problem, ProblemType};
 use crate::apps::AppId;
 use crate::audit::{self, Act, Acting, Actor};
@@ -251,9 +251,16 @@ struct Guarded {
 #[derive(Debug, Clone)]
 pub struct Address(pub String);
 
-/// What it comes to where a browser is only sent on, for the audit log.
+/// What it comes to, for the audit log, where that is another status than the answer's: a browser
+/// is only sent on, or the answer is not sent yet.
 #[derive(Debug, Clone, Copy)]
 pub struct Told(pub StatusCode);
+
+impl<A: Output> Output for (Extension<Told>, A) {
+    fn describe(operation: &mut Operation<'_>) {
+        A::describe(operation);
+    }
+}
 
 async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let (mut parts, body) = request.into_parts();
@@ -274,7 +281,8 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     parts.extensions.insert(Address(address.clone()));
     let allowed = allow(&guard.node, rule, &mut parts).await;
     let may_change = method != Method::GET;
-    let is_looked_at = is_noted || may_change;
+    // Who asks for the head of an answer gets nothing that is worth a note.
+    let is_looked_at = is_noted && parts.method != Method::HEAD || may_change;
     let mut act = Act {
         action: format!("{method} {template}"),
         target: parts.uri.path().to_owned(),

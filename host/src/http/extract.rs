@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+use super::coding;
 use super::objects::Objects;
 use super::problem::{Problem, ProblemType};
 use crate::apps::App;
@@ -42,9 +43,10 @@ impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Body<T> {
     async fn from_request(request: Request, node: &Arc<Node>) -> Result<Self, Problem> {
         check_content_type(request.headers())?;
         let patience_ms = node.config.client_timeout_ms;
-        let bytes =
-            super::body::read(request.into_body(), super::API_BODY_BYTES_MAX, patience_ms).await?;
-        parse_json(&bytes).map(Self)
+        let (parts, body) = request.into_parts();
+        let bytes = super::body::read(body, super::API_BODY_BYTES_MAX, patience_ms).await?;
+        let decoded = coding::decoded(&parts.headers, &bytes, super::API_BODY_BYTES_MAX)?;
+        parse_json(decoded.as_ref().unwrap_or(&bytes)).map(Self)
     }
 }
 
@@ -75,6 +77,10 @@ fn parse_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
                 let named = text.split('`').nth(1).filter(|_| text.contains(" field `"));
                 let field = named.map_or(path, str::to_owned);
                 Problem::invalid_field(field, text)
+            }
+            // To the parser it is a mistake of writing, too, where a type expects another beginning.
+            _ if std::str::from_utf8(bytes).is_ok_and(|text| json::check(text).is_ok()) => {
+                Problem::invalid_field(path, "a value of another type is expected here")
             }
             _ => Problem::malformed(format!("the body is not JSON: {error}")),
         }
@@ -115,7 +121,10 @@ pub fn nothing_at(parts: &Parts) -> Problem {
     // Within the API's router the path has lost what all of it has in common.
     let whole = parts.extensions.get::<OriginalUri>();
     let path = whole.map_or(parts.uri.path(), |OriginalUri(uri)| uri.path());
-    Problem::not_found(format!("there is nothing at `{path}`"))
+    Problem::new(
+        ProblemType::UnknownPath,
+        format!("there is nothing at `{path}`"),
+    )
 }
 
 /// A part of the path, decoded. One that cannot be what it stands for, no id or no UTF-8, is a

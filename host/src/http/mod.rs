@@ -192,13 +192,16 @@ fn secure(headers: &mut HeaderMap, is_https: bool) {
 }
 
 async fn unknown_path(OriginalUri(uri): OriginalUri) -> Problem {
-    Problem::not_found(format!("there is nothing at `{}`", uri.path()))
+    let detail = format!("there is nothing at `{}`", uri.path());
+    Problem::new(ProblemType::UnknownPath, detail)
 }
 
 /// Path and query; the target of a redirect with a long state fits.
 const URI_BYTES_MAX: usize = 16 * 1024;
-/// All header fields. Their number is hyper's to limit: 100.
+/// All header fields.
 const HEADER_BYTES_MAX: usize = 64 * 1024;
+/// As many as hyper takes over HTTP/1.
+const HEADERS_MAX: usize = 100;
 
 fn check_head(request: &Request) -> Result<(), Problem> {
     let path_and_query = request.uri().path_and_query();
@@ -209,8 +212,15 @@ fn check_head(request: &Request) -> Result<(), Problem> {
     let lengths = headers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len());
-    if lengths.sum::<usize>() > HEADER_BYTES_MAX {
+    if headers.len() > HEADERS_MAX || lengths.sum::<usize>() > HEADER_BYTES_MAX {
         return Err(Problem::headers_too_large(HEADER_BYTES_MAX));
+    }
+    let codings = headers.get_all(header::TRANSFER_ENCODING).iter();
+    let mut codings = codings.filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
+    if codings.next().is_some() {
+        return Err(Problem::malformed(
+            "the only Transfer-Encoding that is understood is chunked; say what a body is coded in by Content-Encoding",
+        ));
     }
     // RFC 9112, 3.2: whoever stands before us may have meant the other one.
     let hosts = headers.get_all(header::HOST).iter().count();

@@ -7,7 +7,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde_json::json;
@@ -24,9 +24,10 @@ use crate::idempotency::{KEY_BYTES_MAX, Key, Known, is_key};
 use crate::json;
 use crate::node::Node;
 use crate::routes::table::{Match, NoMatch};
-use crate::routes::{DispatchMode, TrailingSlash};
+use crate::routes::{DispatchMode, TrailingSlash, pattern};
 use crate::sandbox::{self, Outcome};
 use crate::stopping::Stage;
+use crate::store::micros;
 use crate::telemetry::trace::Span;
 
 const IDEMPOTENCY_KEY: &str = "idempotency-key";
@@ -108,7 +109,8 @@ fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> 
     let picture = node.directory.picture();
     let path = request.uri().path();
     let nothing = || no_route(path);
-    if node.config.admin_host.as_ref() == Some(&host) {
+    // The instance's own paths lead to no app, whatever its routes match.
+    if node.config.admin_host.as_ref() == Some(&host) || pattern::is_reserved(path) {
         return Err(nothing());
     }
     let app = picture.app_for_host(&host).ok_or_else(nothing)?;
@@ -194,7 +196,8 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
         .collect();
     let method = request.method().as_str().to_owned();
     let (parts, body) = body_of(node, request).await?;
-    let headers = header_pairs(&parts.headers);
+    let headers = header_pairs(&parts);
+    let raw_query = parts.uri.query().unwrap_or_default();
     // The body may have taken long to come. What enters the outbox after the dispatcher has given
     // back what it holds would wait for the end of its lease.
     if node.stopping.stage() >= Stage::Refusing {
@@ -212,7 +215,7 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
     let key = match idempotency {
         Some(policy) => idempotency_key(&request)?.map(|key| {
             (
-                Key::of_request(route_id.uuid(), key, &request, policy),
+                Key::of_request(route_id.uuid(), key, &request, raw_query, policy),
                 policy,
             )
         }),
@@ -238,7 +241,8 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
             let retry = node.config.retry;
             let delivery = Delivery::new(app_id, script_id, "http_async", payload, retry);
             let accepted = |execution_id| {
-                let accepted = json!({ "accepted_at": Utc::now(), "execution_id": execution_id });
+                let accepted =
+                    json!({ "accepted_at": micros(Utc::now()), "execution_id": execution_id });
                 (StatusCode::ACCEPTED, Json(accepted)).into_response()
             };
             let execution_id = delivery.id.of();
@@ -313,8 +317,18 @@ fn known_answer(known: Known, pages: Pages) -> Result<Response, Problem> {
     Err(problem.with("execution_id", execution_id))
 }
 
-fn header_pairs(headers: &HeaderMap) -> Vec<(String, String)> {
-    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+/// A field's value: in UTF-8 or, as HTTP had it before, in Latin-1 (RFC 9110, 5.5), so that no two
+/// values of that become one.
+fn field_text(value: &HeaderValue) -> String {
+    let bytes = value.as_bytes();
+    match std::str::from_utf8(bytes) {
+        Ok(text) => text.to_owned(),
+        Err(_) => bytes.iter().copied().map(char::from).collect(),
+    }
+}
+
+fn header_pairs(Parts { headers, uri, .. }: &Parts) -> Vec<(String, String)> {
+    let text = field_text;
     let mut pairs: Vec<(String, String)> = headers
         .iter()
         .filter(|(name, _)| **name != header::COOKIE)
@@ -327,6 +341,12 @@ fn header_pairs(headers: &HeaderMap) -> Vec<(String, String)> {
         && let Some(cookies) = cookie::without_ours(cookies.join("; "))
     {
         pairs.push((header::COOKIE.as_str().to_owned(), cookies));
+    }
+    // Over HTTP/2 it is a part of the target (RFC 9113, 8.3.1).
+    if !headers.contains_key(header::HOST)
+        && let Some(host) = uri.authority()
+    {
+        pairs.push((header::HOST.as_str().to_owned(), host.to_string()));
     }
     pairs
 }

@@ -72,18 +72,23 @@ impl EventPolicy {
     /// The key of an event, if it has one.
     pub fn key_of(&self, trigger_id: Uuid, event: &str) -> Option<Key> {
         let found = json::pointed_at(event, &self.key)?;
-        // A number counts as it is written, and is no text: not every reader holds all its digits.
+        // What is no text counts as it is written, and is none: not every reader holds all the digits
+        // of a number.
         let (scope, text) = match serde_json::from_str(found).ok()? {
+            Value::Null => return None,
             Value::String(text) => (trigger_id, text),
-            Value::Number(_) => {
+            _ => {
                 let scope = scope_of(&[trigger_id.as_bytes(), b"number"]);
                 (scope, found.to_owned())
             }
-            _ => return None,
+        };
+        let text = match is_key(&text) {
+            true => text,
+            // None that a caller could send: it has a control character.
+            false => format!("\n{}", hex::encode(hash(&[text.as_bytes()]))),
         };
         // Not the whole event is compared: its id differs each time.
-        let key = Key::new(scope, text, &[], Duration::from_secs(self.ttl_s));
-        Some(key).filter(|key| is_key(&key.key))
+        Some(Key::new(scope, text, &[], Duration::from_secs(self.ttl_s)))
     }
 }
 
@@ -116,24 +121,36 @@ impl Key {
     /// [credentials](CREDENTIALS). Two who send the same key must not get each other's answer, as
     /// the draft says in its security considerations; to tell who they are is the script's
     /// business, and the address is none of it: a client that tries again may come from another.
-    pub fn of_request(route: Uuid, key: String, request: &Request, policy: RoutePolicy) -> Self {
-        let headers = request.headers.iter();
-        let credentials = headers.filter(|(name, _)| CREDENTIALS.contains(&name.as_str()));
-        let mut caller: Vec<&[u8]> = vec![route.as_bytes()];
-        caller.extend(credentials.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]));
-        let scope = match caller.len() {
-            1 => route,
-            _ => scope_of(&caller),
+    /// The host is a part of it: a route of many hosts may have a tenant on each. `query` is compared
+    /// as it was sent: what is no UTF-8 in it, scripts see as one and the same character.
+    pub fn of_request(
+        route: Uuid,
+        key: String,
+        request: &Request,
+        query: &str,
+        policy: RoutePolicy,
+    ) -> Self {
+        let fields = |names: &'static [&str]| {
+            let headers = request.headers.iter();
+            headers.filter(|(name, _)| names.contains(&name.as_str()))
         };
-        let query: String = form_urlencoded::Serializer::new(String::new())
-            .extend_pairs(&request.query)
-            .finish();
+        let mut caller: Vec<&[u8]> = vec![route.as_bytes()];
+        let known_by = fields(&CREDENTIALS);
+        caller.extend(known_by.flat_map(|(name, value)| [name.as_bytes(), value.as_bytes()]));
+        let hosts: Vec<String> = fields(&["host"])
+            .map(|(_, host)| host.to_lowercase())
+            .collect();
+        caller.extend(hosts.iter().map(|host| host.as_bytes()));
+        let scope = scope_of(&caller);
+        let content_type = fields(&["content-type"]).next();
+        let content_type = content_type.map_or("", |(_, value)| value.as_str());
         let body = request.body.as_ref();
         let body: &[u8] = body.map_or(&[], |Body { bytes, .. }| bytes);
         let parts = [
             request.method.as_bytes(),
             request.path.as_bytes(),
             query.as_bytes(),
+            content_type.as_bytes(),
             body,
         ];
         Self::new(scope, key, &parts, Duration::from_secs(policy.ttl_s))
@@ -278,10 +295,12 @@ mod tests {
                 headers: headers.iter().map(pair).collect(),
                 ..Request::default()
             };
-            Key::of_request(Uuid::nil(), "k".into(), &request, policy).scope
+            Key::of_request(Uuid::nil(), "k".into(), &request, "", policy).scope
         };
         let bearer = |token| scope(&[("authorization", token), ("accept", "*/*")]);
-        assert_eq!(scope(&[("accept", "*/*")]), Uuid::nil());
+        assert_eq!(scope(&[("accept", "*/*")]), scope(&[]));
+        assert_ne!(scope(&[("host", "a.test")]), scope(&[("host", "b.test")]));
+        assert_eq!(scope(&[("host", "A.test")]), scope(&[("host", "a.test")]));
         assert_eq!(bearer("a"), scope(&[("authorization", "a")]));
         assert_ne!(bearer("a"), bearer("b"));
         assert_ne!(bearer("a"), scope(&[("cookie", "a")]));

@@ -12,6 +12,8 @@ use crate::apps::NAME_BYTES_MAX;
 /// How long a name may be as it is written: composed, and with single spaces, it is shorter.
 const WRITTEN_BYTES_MAX: usize = 4 * NAME_BYTES_MAX;
 
+const IMPOSSIBLE: &str = "it has a character that no name may have: no symbols, no invisible characters, and no mixing of directions of writing";
+
 /// A name as it is kept: parts of the class of identifiers (letters, digits and visible ASCII),
 /// in lower case and composed (NFC), with one space between each two.
 ///
@@ -22,13 +24,17 @@ pub fn canonical(name: &str) -> Result<String, &'static str> {
     if name.len() > WRITTEN_BYTES_MAX {
         return Err("it is too long");
     }
+    // Of the characters that cannot be seen, the profile takes joiners in some scripts.
+    if look_alike(name) != name {
+        return Err(IMPOSSIBLE);
+    }
     let parts = name.split_whitespace();
     let parts = parts.map(|part| {
-        UsernameCaseMapped::enforce(part).map_err(|_| {
-            "it has a character that no name may have: no symbols, no invisible characters, and no mixing of directions of writing"
-        })
+        let part = UsernameCaseMapped::enforce(part).map_err(|_| IMPOSSIBLE)?;
+        // At the end of a word, capitals do not say which of the two small letters it was.
+        Ok(part.replace('\u{3c2}', "\u{3c3}"))
     });
-    let parts: Vec<Cow<'_, str>> = parts.collect::<Result<_, _>>()?;
+    let parts: Vec<String> = parts.collect::<Result<_, &'static str>>()?;
     match parts.is_empty() {
         true => Err("it is empty"),
         false => Ok(parts.join(" ")),
@@ -88,6 +94,14 @@ mod tests {
             ("ada@example.com", "ada@example.com"),
             ("\u{ff41}da", "ada"),
             ("\u{c5}sa", "\u{e5}sa"),
+            (
+                "\u{39f}\u{394}\u{39f}\u{3a3}",
+                "\u{3bf}\u{3b4}\u{3bf}\u{3c3}",
+            ),
+            (
+                "\u{3bf}\u{3b4}\u{3bf}\u{3c2}",
+                "\u{3bf}\u{3b4}\u{3bf}\u{3c3}",
+            ),
         ] {
             assert_eq!(canonical(written).as_deref(), Ok(name), "{written:?}");
         }
@@ -100,6 +114,8 @@ mod tests {
             "a\u{0}b",
             "\u{1f600}",
             "\u{feff}owner",
+            "\u{915}\u{94d}\u{200d}\u{937}",
+            "\u{644}\u{200c}\u{627}",
         ] {
             assert!(canonical(odd).is_err(), "{odd:?}");
         }

@@ -2,7 +2,8 @@
 //! Rhai and browsers can hold. It knows no domain.
 //!
 //! A [`Json`] is well-formed (RFC 8259), nested at most [`DEPTH_MAX`] deep, has no half of a
-//! surrogate pair in a string, and no number beyond what a double holds. It is checked once, where
+//! surrogate pair in a string, no number beyond what a double holds and no integer beyond what a
+//! decimal of 96 bits does. It is checked once, where
 //! somebody else's value enters, by [`Json::parse`] or [`check`].
 //!
 //! What a database has may have been written before that was checked. [`Json::read`] takes
@@ -16,7 +17,8 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 
-use serde::{Serialize, Serializer};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use scan::{Scan, place};
@@ -123,6 +125,13 @@ impl Json {
 impl Serialize for Json {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         self.0.serialize(serializer)
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        Self::of(raw).map_err(D::Error::custom)
     }
 }
 

@@ -13,6 +13,8 @@ const POINTER_BYTES_MAX: usize = 256;
 /// Numbers whose whole part has at most so many digits, exponent included, are within a double's
 /// range, whatever they are; others are looked at.
 const PLAIN_DIGITS_MAX: i64 = 300;
+/// The largest integer that every reader holds whole: that of a decimal of 96 bits, as scripts have.
+const INTEGER_MAX: &str = "79228162514264337593543950335";
 
 /// An array or an object that is open where the scan stands.
 enum Open {
@@ -211,12 +213,15 @@ impl<'t> Scan<'t> {
             }
             _ => self.digits()?,
         };
+        let mut is_integer = true;
         if self.peek() == Some(b'.') {
             self.at += 1;
             self.digits()?;
+            is_integer = false;
         }
         let mut exponent = 0;
         if matches!(self.peek(), Some(b'e' | b'E')) {
+            is_integer = false;
             self.at += 1;
             let is_negative = self.peek() == Some(b'-');
             if matches!(self.peek(), Some(b'+' | b'-')) {
@@ -229,6 +234,18 @@ impl<'t> Scan<'t> {
                 true => 0,
                 false => digits.parse().unwrap_or(i64::MAX),
             };
+        }
+        let written = self.text.get(start..self.at).unwrap_or_default();
+        let digits = written.trim_start_matches('-');
+        let is_long = digits.len() > INTEGER_MAX.len()
+            || digits.len() == INTEGER_MAX.len() && digits > INTEGER_MAX;
+        if is_integer && is_long {
+            let cut = written.get(..40).unwrap_or(written);
+            let what = format!(
+                "the integer {cut} is beyond what every reader holds (±{INTEGER_MAX}); write it as a \
+                 string, or with an exponent"
+            );
+            return self.fault(start..self.at, Fault::NumberRange, what);
         }
         let is_plain = exponent.saturating_add(whole) <= PLAIN_DIGITS_MAX;
         if !is_plain && !is_double(self.text.get(start..self.at).unwrap_or_default()) {

@@ -205,6 +205,10 @@ impl Grouped for Mutation {
         self.value.is_some()
     }
 
+    fn is_change(mutated: &Mutated) -> bool {
+        mutated.changed
+    }
+
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Mutated>, StoreError> {
         let mut done = Vec::with_capacity(items.len());
         let mut rows = Vec::new();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::header;
+use axum::http::{Method, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +60,7 @@ struct ExportQuery {
 
 async fn export_app(
     State(node): State<Arc<Node>>,
+    method: Method,
     Path(app): Path<String>,
     Query(ExportQuery { kv }): Query<ExportQuery>,
 ) -> Result<Zip, Problem> {
@@ -68,9 +69,13 @@ async fn export_app(
         let app = app_named(&picture, &app)?;
         (app.id, app.slug.clone())
     };
+    let name = format!("{slug}.zip");
+    if method == Method::HEAD {
+        return Ok(Zip::head(name));
+    }
     let conn = snapshot(&node.config.database_url).await?;
     let pieces = archive::make(move |give| export(conn, id, kv, give));
-    Ok(crate::backup::api::download(format!("{slug}.zip"), pieces))
+    Ok(crate::backup::api::download(name, pieces, async {}))
 }
 
 #[derive(Deserialize, JsonSchema)]

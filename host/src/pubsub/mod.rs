@@ -16,7 +16,7 @@ use crate::directory::{Directory, Unread};
 use crate::journal::{Channel, Journal, NewEntry};
 use crate::json::{self, NotJson};
 use crate::secrets::master_key::MasterKeys;
-use crate::store::{Db, StoreError, still_witnessed};
+use crate::store::{Db, StoreError, micros, still_witnessed};
 use crate::triggers::firing::{Events, Origin};
 pub use tokens::{SubscriberKey, TtlBounds};
 pub use topics::{AuthMode, OpenTopic, OpenTopics};
@@ -186,7 +186,7 @@ impl PubSub {
         let message_id = Uuid::now_v7();
         if listening.is_empty() && !is_open {
             // Nobody can ever hear it.
-            let published_at = Utc::now();
+            let published_at = micros(Utc::now());
             return Ok(Receipt {
                 message_id,
                 published_at,

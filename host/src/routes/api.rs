@@ -8,6 +8,7 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::pattern::is_reserved;
 use super::table::{NoMatch, RouteTable};
 use super::{
     DispatchMode, MethodPattern, PathPattern, Route, RouteError, RouteId, TrailingSlash, put, sql,
@@ -123,7 +124,9 @@ async fn which(
     let host = query.host.unwrap_or_default().to_ascii_lowercase();
     let empty = RouteTable::default();
     let routes = picture.routes(app_id).unwrap_or(&empty);
-    let (found, allow) = match routes.find(&method.to_ascii_uppercase(), &host, &query.path) {
+    let found = routes.find(&method.to_ascii_uppercase(), &host, &query.path);
+    let (found, allow) = match found {
+        _ if is_reserved(&query.path) => (None, Vec::new()),
         Ok(found) => (Some(found), Vec::new()),
         Err(NoMatch::Method(allow)) => (None, allow.into_iter().collect()),
         Err(NoMatch::Path | NoMatch::Undecodable) => (None, Vec::new()),

@@ -1,10 +1,12 @@
 //! The log of one execution, bounded in lines and bytes.
 
+use std::collections::BTreeMap;
+
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::json;
+use crate::json::Json;
 
 /// How many lines an execution keeps at most, however short they are.
 const LINES_MAX: usize = 10_000;
@@ -38,8 +40,9 @@ pub struct LogLine {
     /// What it says.
     pub message: String,
     /// The named values that belong to it.
-    #[serde(default, skip_serializing_if = "serde_json::Map::is_empty")]
-    pub fields: serde_json::Map<String, serde_json::Value>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(with = "BTreeMap<String, serde_json::Value>")]
+    pub fields: BTreeMap<String, Json>,
 }
 
 /// Keeps lines until a limit is reached; from then on it is truncated and keeps no more.
@@ -80,7 +83,7 @@ impl Log {
             self.truncated = true;
         }
         self.bytes_left -= message.len();
-        let mut kept = serde_json::Map::new();
+        let mut kept = BTreeMap::new();
         for (name, value) in fields {
             let bytes = name.len() + value.len();
             if bytes > self.bytes_left {
@@ -89,10 +92,7 @@ impl Log {
             }
             self.bytes_left -= bytes;
             // A guest that sends something else than JSON gets it back as text.
-            let parsed = json::check(&value)
-                .ok()
-                .and_then(|()| serde_json::from_str(&value).ok());
-            let value = parsed.unwrap_or(serde_json::Value::String(value));
+            let value = Json::parse(value.clone()).unwrap_or_else(|_| Json::text(&value));
             kept.insert(name, value);
         }
         let at = micros_now();

@@ -1,8 +1,11 @@
 //! Keeps the secrets that an execution read out of what is kept of it.
 
+use std::borrow::Cow;
+
 use serde_json::Value;
 
 use super::Outcome;
+use crate::json;
 
 /// What stands in the place of a secret.
 const REDACTED: &str = "***";
@@ -16,12 +19,20 @@ pub(super) struct Redaction(Vec<String>);
 impl Redaction {
     /// A value was read.
     pub(super) fn add(&mut self, value: &str) {
-        let known = self.0.iter().any(|known| known == value);
-        if value.len() >= BYTES_MIN && !known {
-            self.0.push(value.to_owned());
-            // A secret that is a part of another must not leave the rest of it.
-            self.0.sort_by_key(|value| std::cmp::Reverse(value.len()));
+        if value.len() < BYTES_MIN || self.0.iter().any(|known| known == value) {
+            return;
         }
+        // Also as it is written between quotes, in JSON that a script made a text of, or as scripts
+        // print it.
+        let quoted = [Value::from(value).to_string(), format!("{value:?}")];
+        let escaped = quoted.map(|text| text[1..text.len() - 1].to_owned());
+        for form in std::iter::once(value.to_owned()).chain(escaped) {
+            if !self.0.contains(&form) {
+                self.0.push(form);
+            }
+        }
+        // A secret that is a part of another must not leave the rest of it.
+        self.0.sort_by_key(|value| std::cmp::Reverse(value.len()));
     }
 
     /// Take them out of what was thrown; the response is the script's own.
@@ -33,20 +44,39 @@ impl Redaction {
         }
     }
 
-    /// Take them out of a JSON text, where they may be escaped; what is none is taken as plain text.
+    /// Take them out of the strings and names of a JSON text; what is none is taken as plain text.
+    /// The rest stays as it is written.
     pub(super) fn json(&self, mut text: String) -> String {
         if self.0.is_empty() {
             return text;
         }
-        match serde_json::from_str(&text) {
-            Ok(mut value) => {
-                self.value(&mut value);
-                value.to_string()
-            }
-            Err(_) => {
-                self.text(&mut text);
-                text
-            }
+        if json::check(&text).is_err() {
+            self.text(&mut text);
+            return text;
+        }
+        let mut redacted = String::with_capacity(text.len());
+        let mut rest = text.as_str();
+        while let Some(start) = rest.find('"') {
+            let (before, from) = rest.split_at(start);
+            let (literal, after) = from.split_at(string_bytes(from));
+            redacted.push_str(before);
+            redacted.push_str(&self.literal(literal));
+            rest = after;
+        }
+        redacted.push_str(rest);
+        redacted
+    }
+
+    /// A string of JSON without them.
+    fn literal<'l>(&self, literal: &'l str) -> Cow<'l, str> {
+        let Ok(written) = serde_json::from_str::<String>(literal) else {
+            return Cow::Borrowed(literal);
+        };
+        let mut text = written.clone();
+        self.text(&mut text);
+        match text == written {
+            true => Cow::Borrowed(literal),
+            false => Cow::Owned(Value::from(text).to_string()),
         }
     }
 
@@ -58,15 +88,17 @@ impl Redaction {
             }
         }
     }
+}
 
-    fn value(&self, value: &mut Value) {
-        match value {
-            Value::String(text) => self.text(text),
-            Value::Array(items) => items.iter_mut().for_each(|item| self.value(item)),
-            Value::Object(members) => members.values_mut().for_each(|member| self.value(member)),
-            Value::Null | Value::Bool(_) | Value::Number(_) => {}
-        }
-    }
+/// How long the string of JSON is that `text` begins with, its quotes included.
+fn string_bytes(text: &str) -> usize {
+    let mut is_escaped = false;
+    let end = text.bytes().skip(1).position(|byte| {
+        let ends = byte == b'"' && !is_escaped;
+        is_escaped = byte == b'\\' && !is_escaped;
+        ends
+    });
+    end.map_or(text.len(), |end| end + 2)
 }
 
 #[cfg(test)]
@@ -89,5 +121,14 @@ mod tests {
             r#"{"a":["x ***",1],"b":{"c":"***"}}"#
         );
         assert_eq!(redaction.json("no json, hunter2".into()), "no json, ***");
+        let json = r#"{"hunter2":[18446744073709551617,1.10,"\"\\"],"a\"b":"x\\"}"#;
+        assert_eq!(
+            redaction.json(json.into()),
+            r#"{"***":[18446744073709551617,1.10,"\"\\"],"a\"b":"x\\"}"#
+        );
+        redaction.add("-----BEGIN KEY-----\nabc\n");
+        let mut text = r#"{"key":"-----BEGIN KEY-----\nabc\n"} and a \"quoted\" one"#.to_owned();
+        redaction.text(&mut text);
+        assert_eq!(text, r#"{"key":"***"} and ***"#);
     }
 }

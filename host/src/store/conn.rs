@@ -7,7 +7,7 @@ use sqlx::sqlite::SqliteRow;
 use sqlx::{Connection, Postgres, QueryBuilder, Row, Sqlite};
 
 use super::held::Held;
-use super::session::SessionId;
+use super::session::Session;
 use super::{Durability, Engine, StoreError, micros};
 
 /// Run one `sqlx` expression on a [`Held`](super::held::Held) connection, and wait for its answer
@@ -83,7 +83,7 @@ impl Conn {
     }
 
     /// Its session on Postgres, where the server can be asked about it.
-    pub(super) fn session(&self) -> Option<&SessionId> {
+    pub(super) fn session(&self) -> Option<&Session> {
         match self {
             Self::Sqlite(_) => None,
             Self::Postgres(held) => held.session(),

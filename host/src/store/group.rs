@@ -59,6 +59,12 @@ pub trait Grouped: Send + Sync + Sized + 'static {
         false
     }
 
+    /// Whether anything was changed, where that is not known before: only then a witness writes it
+    /// down.
+    fn is_change(_: &Self::Output) -> bool {
+        true
+    }
+
     /// What it outlives. One commit keeps the strongest promise that any of its items makes.
     fn durability(&self) -> Durability {
         Durability::PowerCut
@@ -218,8 +224,11 @@ impl<G: Grouped> Group for Members<G> {
         Box::pin(async move {
             self.outputs = G::apply(tx, &self.items).await?;
             debug_assert_eq!(self.outputs.len(), self.items.len());
-            for witness in self.witnesses.iter().flatten() {
-                witness.write(tx).await?;
+            let changes: Vec<bool> = self.outputs.iter().map(G::is_change).collect();
+            for (witness, is_change) in self.witnesses.iter().zip(changes) {
+                if let Some(witness) = witness.as_ref().filter(|_| is_change) {
+                    witness.write(tx).await?;
+                }
             }
             Ok(())
         })

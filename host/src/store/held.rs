@@ -10,7 +10,7 @@ use sqlx::Database;
 use sqlx::pool::PoolConnection;
 use tokio::time::timeout;
 
-use super::session::{Activity, SessionId, Sessions, timed_out};
+use super::session::{Activity, Session, Sessions, timed_out};
 
 /// How long a statement is waited for before the server is asked whether it works on it, and
 /// between two such questions.
@@ -47,7 +47,7 @@ pub(super) trait Home<D: Database>: Send + Sync {
 /// A session, and how to ask the server about it.
 #[derive(Clone)]
 pub(super) struct Beside {
-    pub(super) id: SessionId,
+    pub(super) session: Session,
     pub(super) sessions: Arc<Sessions>,
 }
 
@@ -102,8 +102,8 @@ impl<D: Database> Held<D> {
     }
 
     /// The session that it is, where the server can be asked about it.
-    pub(super) fn session(&self) -> Option<&SessionId> {
-        self.session.as_ref().map(|beside| &beside.id)
+    pub(super) fn session(&self) -> Option<&Session> {
+        self.session.as_ref().map(|beside| &beside.session)
     }
 
     /// Whether it must not be used again.
@@ -196,7 +196,7 @@ impl Watch<'_> {
             let waited = began.elapsed();
             let limit = match self.session {
                 None => STATEMENT_TIMEOUT,
-                Some(beside) => match beside.sessions.activity(&beside.id).await {
+                Some(beside) => match beside.sessions.activity(&beside.session.id).await {
                     Activity::Works => STATEMENT_TIMEOUT,
                     Activity::Unknown => UNKNOWN_TIMEOUT,
                     Activity::Waits => Duration::ZERO,

@@ -159,8 +159,8 @@ impl PostgresConnector {
         }
         let connected = async || {
             let mut conn = session::connect(&self.options).await?;
-            let id = session::begin(&mut conn).await?;
-            Ok::<_, sqlx::Error>((conn, id))
+            let session = session::begin(&mut conn).await?;
+            Ok::<_, sqlx::Error>((conn, session))
         };
         let mut made = connected().await;
         for _ in 0..ROOM_TRIES {
@@ -172,12 +172,12 @@ impl PostgresConnector {
             made = connected().await;
         }
         match made {
-            Ok((conn, id)) => {
+            Ok((conn, session)) => {
                 if self.failed().take().is_some() {
                     tracing::info!("the database can be reached again");
                 }
                 let sessions = self.sessions.clone();
-                Ok((conn, Beside { id, sessions }))
+                Ok((conn, Beside { session, sessions }))
             }
             Err(error) => {
                 let error = StoreError::from(error);

@@ -36,6 +36,22 @@ pub(super) struct SessionId {
     started_at: String,
 }
 
+/// A session, and what its server was known by when it began.
+#[derive(Debug, Clone)]
+pub(super) struct Session {
+    pub(super) id: SessionId,
+    /// Another one after a crash, and on a standby that was promoted: such a server has forgotten
+    /// transactions that were not on its disk, and gives their ids anew.
+    life: String,
+}
+
+impl Session {
+    /// Whether `later` is of a server that remembers all that the server of this one knew.
+    pub(super) fn is_remembered_in(&self, later: &Self) -> bool {
+        self.life == later.life
+    }
+}
+
 /// What the server says of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Activity {
@@ -54,16 +70,21 @@ pub(super) struct Sessions {
 }
 
 /// Set up a new connection. Answers which session it is.
-pub(super) async fn begin(conn: &mut PgConnection) -> Result<SessionId, sqlx::Error> {
+pub(super) async fn begin(conn: &mut PgConnection) -> Result<Session, sqlx::Error> {
+    // A recovery resets the statistics, also where the server's first process has outlived it.
     const SELF: &str = "
-        select pid, backend_start::text from pg_stat_activity where pid = pg_backend_pid()";
+        select pid, backend_start::text,
+               concat(pg_postmaster_start_time(), ' ', (select stats_reset from pg_stat_bgwriter))
+        from pg_stat_activity where pid = pg_backend_pid()";
     let set_up = async {
         sqlx::raw_sql(SETTINGS).execute(&mut *conn).await?;
         let row = sqlx::raw_sql(SELF).fetch_one(&mut *conn).await?;
-        Ok(SessionId {
+        let id = SessionId {
             pid: row.try_get(0)?,
             started_at: row.try_get(1)?,
-        })
+        };
+        let life = row.try_get(2)?;
+        Ok(Session { id, life })
     };
     timeout(CONNECT_TIMEOUT, set_up)
         .await
@@ -204,7 +225,7 @@ pub(super) async fn check_rights(conn: &mut Conn) -> Result<(), StoreError> {
 }
 
 /// Whether a transaction was committed whose session is [gone](end); none while that is not
-/// decided, or forgotten.
+/// decided, or forgotten. The server must be one that [remembers](Session::is_remembered_in) it.
 pub(super) async fn was_committed(
     conn: &mut PgConnection,
     xid: i64,

@@ -32,7 +32,7 @@ use super::group::{
     Durability, Group, Grouped, Lane, Members, gather_waiting, total, with_company,
 };
 use super::open::Connector;
-use super::session::{self, SessionId};
+use super::session::{self, Session};
 use super::{Announcement, Conn, Engine, StoreError, Tx, Witness, micros, on};
 
 /// How much may wait for a lane before callers wait to queue.
@@ -560,7 +560,7 @@ impl LaneWorker {
     async fn find_statement(
         &mut self,
         error: StoreError,
-        session: Option<SessionId>,
+        session: Option<Session>,
         group: &mut Box<dyn Group>,
     ) -> Result<(), StoreError> {
         if session.is_none() {
@@ -576,14 +576,14 @@ impl LaneWorker {
 
     /// End the lost session, so that nothing that it was sent is done any more, and ask on a new
     /// connection, until there is an answer or [`DOUBT_MAX`] is over.
-    async fn find_out(&mut self, lost: Option<SessionId>, mut doubt: Doubt<'_>) -> Option<bool> {
+    async fn find_out(&mut self, lost: Option<Session>, mut doubt: Doubt<'_>) -> Option<bool> {
         let lost = lost?;
         metrics::counter!("picloud_store_answers_lost_total").increment(1);
         let began = Instant::now();
         loop {
             if let Ok(Some((answer, conn))) = self.ask(&lost, &mut doubt).await {
                 self.conn = Some(conn);
-                return Some(answer);
+                return answer;
             }
             if began.elapsed() > DOUBT_MAX {
                 return None;
@@ -592,16 +592,22 @@ impl LaneWorker {
         }
     }
 
+    /// Ask once: none if it is to be asked again, and no answer if it can never be known.
     async fn ask(
         &self,
-        lost: &SessionId,
+        lost: &Session,
         doubt: &mut Doubt<'_>,
-    ) -> Result<Option<(bool, Conn)>, StoreError> {
+    ) -> Result<Option<(Option<bool>, Conn)>, StoreError> {
         let mut conn = self.connector.connect().await?;
+        let remembers = |now| lost.is_remembered_in(now);
+        if matches!(doubt, Doubt::Commit(_)) && !conn.session().is_some_and(remembers) {
+            // What the server says of the transaction may be about another one.
+            return Ok(Some((None, conn)));
+        }
         let Conn::Postgres(held) = &mut conn else {
             return Ok(None);
         };
-        if !session::end(held, lost).await? {
+        if !session::end(held, &lost.id).await? {
             return Ok(None);
         }
         let answer = match doubt {
@@ -609,7 +615,7 @@ impl LaneWorker {
             Doubt::Commit(None) => None,
             Doubt::Statement(group) => Some(group.was_written(&mut conn).await?),
         };
-        Ok(answer.map(|answer| (answer, conn)))
+        Ok(answer.map(|answer| (Some(answer), conn)))
     }
 
     /// Keep the connection only if the rollback worked.
@@ -640,7 +646,7 @@ impl LaneWorker {
     }
 
     /// Have a session ended that may hold locks, and whose connection is lost.
-    fn end_session(&self, session: Option<SessionId>) {
+    fn end_session(&self, session: Option<Session>) {
         let (Some(session), Connector::Postgres(connector)) = (session, &self.connector) else {
             return;
         };
@@ -649,7 +655,7 @@ impl LaneWorker {
             let began = Instant::now();
             while began.elapsed() < DOUBT_MAX {
                 if let Ok((mut conn, _)) = connector.connect().await
-                    && matches!(session::end(&mut conn, &session).await, Ok(true))
+                    && matches!(session::end(&mut conn, &session.id).await, Ok(true))
                 {
                     return;
                 }

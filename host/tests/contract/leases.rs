@@ -43,6 +43,7 @@ async fn renewed(
         lease: LEASE,
         renew,
         give_back,
+        is_held: Arc::new(|_| false),
         looks: true,
         beats: true,
     };

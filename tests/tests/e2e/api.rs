@@ -53,7 +53,7 @@ fn everything_needs_a_token(engine: Engine) {
     assert_eq!(server.api("GET", "/auth/me", None).json()["role"], "owner");
     assert_eq!(server.api("POST", "/auth/logout", None).status, 204);
     assert_eq!(server.api("GET", "/auth/me", None).status, 401);
-    assert_eq!(server.get("/api/v1/nothing").problem(), "not_found");
+    assert_eq!(server.get("/api/v1/nothing").problem(), "unknown_path");
 }
 
 fn i12_secrets_appear_in_no_answer_and_no_log(engine: Engine) {

@@ -517,6 +517,14 @@ fn a_route_is_called_as_its_flags_say(engine: Engine) {
     call();
     assert!(call().contains_key("idempotency-replayed"));
     assert_eq!(deploy(&["--no-idempotent"])["change"], "updated");
+    // What is mistyped is said before anything is deployed.
+    write(&server, "new.rhai", b"1");
+    for wrong in ["--idempotent=abc", "--idempotent=2592001"] {
+        let words = ["deploy", "new.rhai", "--app", "a", "--route", "GET /new"];
+        fails(&server.cli(&[&words[..], &[wrong]].concat()), 2);
+    }
+    let scripts = server.api("GET", "/apps/a/scripts", None).text();
+    assert!(!scripts.contains("\"new\""), "{scripts}");
     for wrong in [
         "--idempotent=0",
         "--idempotent=soon",
@@ -591,6 +599,10 @@ fn codes_agree(engine: Engine) {
         (&["apps", "list", "--token", "wrong"], 5),
         // Nobody there.
         (&["apps", "list", "--url", "http://127.0.0.1:9"], 6),
+        (
+            &["apps", "list", "--url", &format!("{}/api", server.url)],
+            6,
+        ),
     ] {
         let output = server.cli(words);
         assert_eq!(

@@ -10,6 +10,8 @@ on_both_engines!(
     a_key_without_a_policy_is_a_header_like_any_other,
     nobody_gets_an_answer_or_a_cookie_of_another_caller,
     a_call_that_never_began_does_not_hold_its_key,
+    callers_and_requests_are_compared_by_their_bytes,
+    a_tenants_host_has_keys_of_its_own,
 );
 
 fn call(server: &Server, path: &str, key: &str, body: &str) -> Answer {
@@ -172,4 +174,57 @@ fn a_call_that_never_began_does_not_hold_its_key(engine: Engine) {
     assert_eq!(server.api("PATCH", &path, Some(mended)).status, 200);
     let second = call(&server, "/count", "k", "{}");
     assert_eq!((second.status, second.json()["n"].clone()), (201, json!(1)));
+}
+
+fn callers_and_requests_are_compared_by_their_bytes(engine: Engine) {
+    let server = Server::start(engine);
+    counting(&server, json!({ "idempotency": { "ttl_s": 60 } }));
+    // Clients of another century write Latin-1: neither of the two is UTF-8.
+    let n = |query: &[u8], header: &[u8]| {
+        let request = [
+            &b"POST /count?"[..],
+            query,
+            b" HTTP/1.1\r\nHost: h\r\nConnection: close\r\n",
+            header,
+            b"\r\nContent-Length: 0\r\n\r\n",
+        ];
+        let answer = server.raw(&request.concat());
+        let status = answer.split(' ').nth(1).unwrap().to_owned();
+        let n = answer
+            .split("x-n: ")
+            .nth(1)
+            .map(|rest| rest[..1].to_owned());
+        (status, n)
+    };
+    let ran = |n: &str| ("201".to_owned(), Some(n.to_owned()));
+    let with = |header: &[u8]| [b"Idempotency-Key: k\r\n", header].concat();
+    assert_eq!(n(b"", &with(b"Cookie: sid=\xe9")), ran("1"));
+    assert_eq!(n(b"", &with(b"Cookie: sid=\xe8")), ran("2"));
+    assert_eq!(n(b"", &with(b"Cookie: sid=\xe9")), ran("1"));
+    assert_eq!(n(b"", &with(b"X-Api-Key: \xff\x80")), ran("3"));
+    assert_eq!(n(b"", &with(b"X-Api-Key: \xfe\x81")), ran("4"));
+    assert_eq!(n(b"", b"Idempotency-Key: \xe9"), ran("5"));
+    assert_eq!(n(b"", b"Idempotency-Key: \xe8"), ran("6"));
+    assert_eq!(n(b"name=J%F6rg", b"Idempotency-Key: q"), ran("7"));
+    let refused = ("422".to_owned(), None);
+    assert_eq!(n(b"name=J%FCrg", b"Idempotency-Key: q"), refused);
+    let typed = |ty: &str| format!("Idempotency-Key: t\r\nContent-Type: {ty}");
+    assert_eq!(n(b"", typed("text/plain").as_bytes()), ran("8"));
+    assert_eq!(n(b"", typed("application/xml").as_bytes()), refused);
+}
+
+fn a_tenants_host_has_keys_of_its_own(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("wild");
+    let hosts = json!({ "hosts": ["*.tenants.test"] });
+    let claimed = server.api("PATCH", "/apps/wild", Some(hosts));
+    assert_eq!(claimed.status, 200, "{}", claimed.text());
+    app.script("who", "#{ tenant: ctx.request.header(\"host\") }");
+    let policy = json!({ "host": "*.tenants.test", "idempotency": { "ttl_s": 60 } });
+    app.route_with("who", "POST /order", policy);
+    for tenant in ["acme.tenants.test", "globex.tenants.test"] {
+        let headers = [("host", tenant), ("idempotency-key", "order-1")];
+        let answer = server.call("POST", "/order", &headers, Some(b"{}"));
+        assert_eq!(answer.json()["tenant"], tenant, "{}", answer.text());
+    }
 }

@@ -31,7 +31,7 @@ struct Odd {
     read: Value,
 }
 
-fn odd_values() -> [Odd; 3] {
+fn odd_values() -> [Odd; 4] {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
     let mut deep = json!(nested(100));
     for _ in 0..100 {
@@ -49,6 +49,12 @@ fn odd_values() -> [Odd; 3] {
             place: "/x".to_owned(),
             says: "1e999 is beyond what a double holds",
             read: json!({ "x": "1e999" }),
+        },
+        Odd {
+            text: r#"{"n":[-79228162514264337593543950336]}"#.to_owned(),
+            place: "/n/0".to_owned(),
+            says: "is beyond what every reader holds",
+            read: json!({ "n": ["-79228162514264337593543950336"] }),
         },
         Odd {
             text: nested(200),

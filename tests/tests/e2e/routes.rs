@@ -6,6 +6,9 @@ use picloud_tests::{Engine, Server, on_both_engines};
 use serde_json::json;
 
 on_both_engines!(
+    http_2_is_as_http_1_to_scripts,
+    the_instances_own_paths_lead_to_no_app,
+    a_transfer_coding_that_nobody_undoes_is_refused,
     the_most_specific_route_wins,
     a_conflicting_route_is_refused_and_names_the_other,
     an_unknown_method_is_405_with_allow,
@@ -98,6 +101,61 @@ fn head_is_answered_with_the_length_alone(engine: Engine) {
     let stream = server.api("HEAD", "/events", None);
     assert_eq!(stream.status, 200);
     assert!(!stream.headers.contains_key("content-length"));
+}
+
+fn http_2_is_as_http_1_to_scripts(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.serve("s", "ctx.request.header(\"host\")");
+    let curl = |more: &[&str]| {
+        let mut curl = Command::new("curl");
+        curl.args(["-sS", "--max-time", "10", "--http2-prior-knowledge"]);
+        let url = format!("{}/s", server.url);
+        let answered = curl.args(more).arg(url).output().unwrap();
+        String::from_utf8(answered.stdout).unwrap()
+    };
+    let host = server.url.trim_start_matches("http://");
+    assert_eq!(curl(&[]), json!(host).to_string());
+    let many: Vec<String> = (0..101).map(|n| format!("-Hx-{n}: 1")).collect();
+    let many: Vec<&str> = many.iter().map(String::as_str).collect();
+    assert!(curl(&many).contains("headers_too_large"));
+    let large = format!("-Hx: {}", "x".repeat(70_000));
+    assert!(curl(&[&large]).contains("headers_too_large"));
+}
+
+fn the_instances_own_paths_lead_to_no_app(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("s", "1");
+    app.route("s", "ANY /{*rest}");
+    assert_eq!(server.get("/else").status, 200);
+    for path in [
+        "/api/",
+        "/healthz/x",
+        "/metrics/x",
+        "/readyz/x",
+        "/version/x",
+        "/realtime/",
+        "/realtime/x",
+    ] {
+        assert_eq!(server.get(path).status, 404, "{path}");
+        let path = format!("/apps/a/routes/match?path={path}&method=GET");
+        assert_eq!(server.api("GET", &path, None).json()["route"], json!(null));
+    }
+}
+
+fn a_transfer_coding_that_nobody_undoes_is_refused(engine: Engine) {
+    let server = Server::start(engine);
+    server.app("a").serve("s", "ctx.request.raw_body");
+    let head = "POST /s HTTP/1.1\r\nHost: h\r\nConnection: close\r\nTransfer-Encoding: ";
+    let answer = server.raw(format!("{head}gzip, chunked\r\n\r\n0\r\n\r\n").as_bytes());
+    assert!(answer.starts_with("HTTP/1.1 400"), "{answer}");
+    let body = json!({ "slug": "coded" }).to_string();
+    let (path, body) = ("/api/v1/apps", gzip(body.as_bytes()));
+    let token = format!("Bearer {}", server.token);
+    let headers = [("authorization", &*token), ("content-encoding", "gzip")];
+    let made = server.call("POST", path, &headers, Some(&body));
+    assert_eq!(made.status, 201, "{}", made.text());
 }
 
 fn several_apps_live_side_by_side_by_host(engine: Engine) {

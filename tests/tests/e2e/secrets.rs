@@ -64,6 +64,18 @@ fn i12_a_secret_is_read_by_scripts_and_shown_by_nothing(engine: Engine) {
     assert_eq!(execution["logs"][0]["message"], "the key is ***");
     assert_eq!(execution["logs"][0]["fields"]["nested"][0]["key"], "***");
     assert_eq!(execution["logs"][1]["message"], "***");
+    // Nor where it is escaped, or a name.
+    let pem = "-----BEGIN KEY-----\nMIIx\n-----END KEY-----\n";
+    assert_eq!(set(&app, "PEM", json!({ "value": pem })).0, 204);
+    app.serve(
+        "escaped",
+        r#"let key = secrets::get("PEM"); let named = #{}; named[key] = 1;
+           log::info(`${#{ key: key }}`, named); print(json::stringify([key]));
+           throw #{ key: key }"#,
+    );
+    assert_eq!(server.get("/escaped").status, 502);
+    let execution = app.last_execution().to_string();
+    assert!(!execution.contains("MIIx"), "{execution}");
     // Nor does a line that is cut in the middle of it show its beginning.
     let long = r#"let key = secrets::get("STRIPE_KEY"); let s = ""; s.pad(953, 'x'); log::info(s + key); 1"#;
     app.script_with("cut-long", long, json!({ "log_bytes": 1_024 }));

@@ -471,6 +471,22 @@ fn what_changes_nothing_is_not_in_the_audit_log(engine: Engine) {
         ]
     );
     let before = last();
+    // Of what could not be done the failure is written down, and no success.
+    let ghost = "/apps/a/kv/c/ghost";
+    assert_eq!(server.api("DELETE", ghost, None).status, 404);
+    let log = server.api("GET", "/audit?limit=2", None).json();
+    assert_eq!(
+        (&log["items"][0]["status"], &log["items"][1]["id"]),
+        (&json!(404), &before)
+    );
+    for path in ["/apps/a/export", "/instance/backup"] {
+        assert_eq!(server.api("HEAD", path, None).status, 200, "{path}");
+    }
+    assert_eq!(
+        server.api("GET", "/audit?limit=1", None).json()["items"][0],
+        log["items"][0]
+    );
+    let before = last();
     // What takes much with it is written down, though it is a GET; what fails is, too.
     assert_eq!(server.api("GET", "/apps/a/export", None).status, 200);
     assert_ne!(last(), before);

@@ -1,6 +1,7 @@
 //! The statements that keep leases, give them back and take over those of nodes that are gone.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use chrono::TimeDelta;
 
@@ -12,8 +13,10 @@ use crate::store::{Conn, Grouped, Lane, StoreError, Tx, bounded, chunks, on};
 /// the worker's id.
 const LOCK_CLASS: i32 = 0x7069_636c;
 
+/// Whether a claim is held, asked at the moment of a statement.
+pub type IsHeld = Arc<dyn Fn(&Claim) -> bool + Send + Sync>;
+
 /// What is done for the leases of a worker.
-#[derive(Debug)]
 pub struct Renewal {
     /// Whose they are.
     pub worker: WorkerId,
@@ -23,6 +26,9 @@ pub struct Renewal {
     pub renew: Vec<Claim>,
     /// Those that are given back: their rows are due at once.
     pub give_back: Vec<Claim>,
+    /// Which of those are held once more. A claim that was not committed is let go, and the next
+    /// one of the row has the same number.
+    pub is_held: IsHeld,
     /// Whether it is asked what is leased to the worker.
     pub looks: bool,
     /// Whether other nodes are shown that the worker lives.
@@ -44,7 +50,7 @@ impl Grouped for Renewal {
                 say_alive(tx, item.worker).await?;
             }
             renew(tx, item.worker, item.lease, &item.renew).await?;
-            for claim in &item.give_back {
+            for claim in item.give_back.iter().filter(|claim| !(item.is_held)(claim)) {
                 give_back(tx, item.worker, *claim).await?;
             }
             leased.push(match item.looks {

@@ -176,6 +176,7 @@ fn without_null(mut schema: Value) -> Value {
 
 impl Input for State<Arc<Node>> {}
 impl Input for HeaderMap {}
+impl Input for Method {}
 /// A stream looks at all of it.
 impl Input for axum::extract::Request {}
 impl<T> Input for Extension<T> {}

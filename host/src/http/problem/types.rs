@@ -56,6 +56,8 @@ types! {
         "The provider vouches for you, and you may not sign in here.";
     NotFound = "not_found", NOT_FOUND, "Not found",
         "There is nothing there, or nothing that you may see.";
+    UnknownPath = "unknown_path", NOT_FOUND, "There is nothing at this address",
+        "The API has no such path, or not on this host.";
     MethodNotAllowed = "method_not_allowed", METHOD_NOT_ALLOWED, "The method is not allowed",
         "The path takes other methods; `Allow` names them.";
     SlugTaken = "slug_taken", CONFLICT, "This conflicts with what is there",
