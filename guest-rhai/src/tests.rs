@@ -524,6 +524,23 @@ fn integers_keep_their_digits() {
 }
 
 #[test]
+fn a_negative_zero_is_a_float_whatever_stands_beside_it() {
+    for text in [r#"[-0, 0, 1]"#, r#"[-0, 0, "12345678901234567890"]"#] {
+        let told = "[type_of(v[0]), v[0], type_of(v[1])]";
+        let is = r#"["f64",-0.0,"i64"]"#;
+        let body = format!("let v = ctx.request.body; {told}");
+        assert_eq!(answer_to("application/json", text.as_bytes(), &body), is);
+        let parsed = format!("let v = json::parse(`{text}`); {told}");
+        assert_eq!(answer(&parsed), is);
+        let event = format!("{{\"kv\":{{\"value\":{text}}}}}");
+        HOST.with_borrow_mut(|host| host.context.event = Some(event));
+        ctx::set_request(None);
+        assert_eq!(answer(&format!("let v = ctx.event.kv.value; {told}")), is);
+        HOST.take();
+    }
+}
+
+#[test]
 fn what_every_script_missed() {
     for (source, is) in [
         (
