@@ -560,8 +560,19 @@ fn what_every_script_missed() {
             "[[1,2,[3]],[1,2,3]]",
         ),
         (
-            r#"[1, "1", 1, 1.0, [1], [1], #{ a: 1 }, #{ a: 1 }].unique()"#,
-            r#"[1,"1",1.0,[1],{"a":1}]"#,
+            r#"[1, "1", 1, 1.0, [1], [1.0], #{ a: 1 }, #{ a: 1 }].unique()"#,
+            r#"[1,"1",[1],{"a":1}]"#,
+        ),
+        (
+            r#"[[0.0, -0.0, 0].unique(), ["a", 'a'].unique(), [0.1 + 0.2, 0.3].unique().len(),
+                [parse_decimal("1.0"), parse_decimal("1.00"), 1].unique(),
+                [0.0 / 0.0, 0.0 / 0.0, 0].unique().len(), [Fn("f"), Fn("f")].unique().len()]"#,
+            r#"[[0.0],["a"],1,[1.0],3,2]"#,
+        ),
+        (
+            "fn deep(x) { for i in 0..20 { x = [x]; } x }
+             [[deep(1), deep(1.0)].unique().len(), [deep(1), deep(2)].unique().len()]",
+            "[1,2]",
         ),
         ("[1, 2, 3].group_by(|x| x % 2)", r#"{"0":[2],"1":[1,3]}"#),
         (
@@ -616,6 +627,23 @@ fn what_every_script_missed() {
     ] {
         let message = throws(source).message;
         assert!(message.starts_with(says), "{source}: {message}");
+    }
+}
+
+#[test]
+fn unique_does_not_compare_each_item_with_each() {
+    for (item, is) in [
+        ("`k${i}`", 20_000),
+        ("i % 7", 7),
+        (
+            "if i == 0 { 0.5 } else { 1_700_000_000_000_000_000 + i }",
+            20_000,
+        ),
+        ("#{ id: 9_007_199_254_740_000 + i, price: 9.99 }", 20_000),
+    ] {
+        let source =
+            format!("let a = []; for i in 0..20_000 {{ a.push({item}); }} a.unique().len()");
+        assert_eq!(answer(&source), is.to_string(), "{item}");
     }
 }
 
