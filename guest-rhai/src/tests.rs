@@ -410,6 +410,7 @@ fn a_caught_error_has_members_and_is_used_as_its_text() {
         ),
         ("type_of(e)", r#""Error""#),
         ("e[\"call\"] + e?.call", r#""kv.getkv.get""#),
+        ("[e, e.message, e].unique().len()", "1"),
     ] {
         assert_eq!(of(sdk, told), is, "{told}");
     }
@@ -420,6 +421,76 @@ fn a_caught_error_has_members_and_is_used_as_its_text() {
     );
     let again = throws("try { json::parse(\"{\") } catch (e) { throw e; }");
     assert!(again.message.starts_with("json::parse: "), "{again:?}");
+}
+
+#[test]
+fn a_member_that_is_not_there_is_an_error_as_any_other() {
+    let sdk = "try { json::parse(\"{\") } catch (e) {";
+    for (code, message) in [
+        ("\n  ctx.nope", "`ctx` has no `nope`"),
+        ("\n  ctx[\"nope\"]", "`ctx` has no `nope`"),
+        ("\n  ctx.event", "`ctx` has no `event`"),
+        ("\n  ctx.request.nope", "`ctx.request` has no `nope`"),
+        (&format!("{sdk}\n  e.nope }}"), "an error has no `nope`"),
+    ] {
+        let told = "[e.message, e.kind, e.call, e.line, e.error, e.position > 2, type_of(e), \
+                    `told: ${e}` == \"told: \" + e, e == e.message, e.contains(\" has no \")]";
+        let seen = answer_to(
+            "text/plain",
+            b"",
+            &format!("try {{ {code} }} catch (e) {{ return {told}; }}"),
+        );
+        let is =
+            format!(r#"["{message}","invalid",null,2,"ErrorRuntime",true,"Error",true,true,true]"#);
+        assert_eq!(seen, is, "{code}");
+        let thrown = throws(&format!("fn f() {{ {code} }} f()"));
+        assert_eq!(
+            (thrown.message.as_str(), thrown.calls),
+            (message, vec!["f".to_owned()])
+        );
+        assert_eq!(thrown.position.unwrap().0, 2, "{code}");
+    }
+}
+
+#[test]
+fn whatever_is_caught_can_be_logged() {
+    for (code, fields) in [
+        (
+            "kv::collection(\"c\").get(\"\")",
+            "call=\"kv.get\" error=\"ErrorRuntime\" kind=\"invalid\" line=2 \
+             message=\"kv.get: the key is empty\" position=21",
+        ),
+        (
+            "1 / 0",
+            "error=\"ErrorArithmetic\" line=2 message=\"Division by zero: 1 / 0\" position=3",
+        ),
+        ("throw #{ code: 7 }", "code=7"),
+        ("throw \"no\"", "value=\"no\""),
+        ("throw [1, ()]", "value=[1,null]"),
+        ("throw", "value=null"),
+        ("throw Fn(\"f\")", "value=\"Fn(f)\""),
+        (
+            "throw ctx.request",
+            "body=\"hi\" headers={\"x-a\":\"1\"} method=\"POST\"",
+        ),
+    ] {
+        HOST.take();
+        let source = format!("try {{\n{code} }} catch (e) {{ log::error(\"x\", e); }}");
+        answer_to("text/plain", b"hi", &source);
+        let (level, message, logged) = HOST.take().log.remove(0);
+        assert_eq!((level, message.as_str()), (Level::Error, "x"));
+        let logged: Vec<_> = logged
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert!(logged.join(" ").starts_with(fields), "{code}: {logged:?}");
+    }
+    answer("log::info(\"x\", ctx)");
+    let fields = HOST.take().log.remove(0).2;
+    assert!(
+        fields.iter().any(|(name, _)| name == "script_name"),
+        "{fields:?}"
+    );
 }
 
 #[test]
