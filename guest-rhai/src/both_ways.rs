@@ -87,6 +87,8 @@ fn every_construct_of_the_language() {
         "let b = blob(3, 7); b[1] = 255; b.len()",
         "fn private_one() { 1 } private fn two() { 2 } private_one() + two()",
         "print(\"a\"); debug(#{ a: 1 }); log::warn(\"w\", #{ n: 1 }); 1",
+        "try { kv::collection(\"c\").get(\"\") } catch (e) { log::error(\"x\", e); }",
+        "try { ctx.nope } catch (e) { log::error(e, #{ at: e.line }); `${e}` }",
         "is_def_var(\"nothing\") || is_def_fn(\"f\", 0); fn f() {}",
         "type_of(ctx.request.body) + type_of(|x| x)",
         "let x = 1; let x = x + 1; x",

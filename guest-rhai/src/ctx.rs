@@ -5,8 +5,9 @@
 
 use std::cell::RefCell;
 
-use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map};
+use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
 
+use crate::error::no_such_member;
 use crate::{host, json};
 
 /// The constant `ctx`. All its values live in [`CURRENT`]: an instance has one execution.
@@ -247,16 +248,12 @@ fn all(pairs: &[(String, String)], name: &str) -> Array {
         .collect()
 }
 
-fn no_such(what: &str, name: &str) -> Box<EvalAltResult> {
-    format!("`{what}` has no `{name}`").into()
-}
-
 /// Teach the engine `ctx`.
 pub fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<Ctx>("Ctx")
-        .register_indexer_get(|_: &mut Ctx, name: &str| {
-            Ctx::get(name).ok_or_else(|| no_such("ctx", name))
+        .register_indexer_get(|context: NativeCallContext<'_>, _: &mut Ctx, name: &str| {
+            Ctx::get(name).ok_or_else(|| no_such_member(&context, "`ctx`", name))
         })
         .register_fn("contains", |_: &mut Ctx, name: &str| {
             Ctx::get(name).is_some()
@@ -276,9 +273,11 @@ pub fn register(engine: &mut Engine) {
         });
     engine
         .register_type_with_name::<RequestRef>("Request")
-        .register_indexer_get(|_: &mut RequestRef, name: &str| {
-            RequestRef::get(name).ok_or_else(|| no_such("ctx.request", name))
-        })
+        .register_indexer_get(
+            |context: NativeCallContext<'_>, _: &mut RequestRef, name: &str| {
+                RequestRef::get(name).ok_or_else(|| no_such_member(&context, "`ctx.request`", name))
+            },
+        )
         .register_fn("contains", |_: &mut RequestRef, name: &str| {
             RequestRef::get(name).is_some()
         })

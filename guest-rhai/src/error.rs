@@ -3,20 +3,20 @@
 
 use std::fmt;
 
-use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, NativeCallContext, Position};
+use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, Map, NativeCallContext, Position};
 
 use crate::host::{Problem, kind};
 
 /// An error of the SDK, as a script catches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SdkError {
-    /// The call that failed: `kv.get`.
-    pub call: &'static str,
+    /// The call that failed: `kv.get`; none where a member was asked for that there is not.
+    pub call: Option<&'static str>,
     /// Which kind of problem it is.
     pub kind: &'static str,
     /// Where the call stands.
     pub position: Position,
-    /// All that is told of it; begins with the call.
+    /// All that is told of it; begins with the call, if there is one.
     pub message: ImmutableString,
 }
 
@@ -26,20 +26,63 @@ impl fmt::Display for SdkError {
     }
 }
 
+impl SdkError {
+    fn thrown(self) -> Box<EvalAltResult> {
+        let position = self.position;
+        EvalAltResult::ErrorRuntime(Dynamic::from(self), position).into()
+    }
+
+    /// A member; none where errors have no such member.
+    fn member(&self, name: &str) -> Option<Dynamic> {
+        Some(match name {
+            "message" => self.message.clone().into(),
+            "kind" => self.kind.into(),
+            "call" => self.call.map_or(Dynamic::UNIT, Dynamic::from),
+            "error" => "ErrorRuntime".into(),
+            "line" => number(self.position.line()),
+            "position" => number(self.position.position()),
+            _ => return None,
+        })
+    }
+
+    /// The members that it has, as a caught error of the language has its own.
+    pub fn to_map(&self) -> Map {
+        ["message", "kind", "call", "error", "line", "position"]
+            .into_iter()
+            .filter_map(|name| Some((name.into(), self.member(name)?)))
+            .filter(|(_, member)| !member.is_unit())
+            .collect()
+    }
+}
+
 /// Make an error of the call `call`.
 pub fn thrown(
     context: &NativeCallContext<'_>,
     call: &'static str,
     problem: Problem,
 ) -> Box<EvalAltResult> {
-    let position = context.call_position();
     let error = SdkError {
-        call,
+        call: Some(call),
         kind: problem.kind,
-        position,
+        position: context.call_position(),
         message: format!("{call}: {}", problem.text).into(),
     };
-    EvalAltResult::ErrorRuntime(Dynamic::from(error), position).into()
+    error.thrown()
+}
+
+/// Make an error of a member `name` that `owner` does not have.
+pub fn no_such_member(
+    context: &NativeCallContext<'_>,
+    owner: &str,
+    name: &str,
+) -> Box<EvalAltResult> {
+    let error = SdkError {
+        call: None,
+        kind: kind::INVALID,
+        position: context.call_position(),
+        message: format!("{owner} has no `{name}`").into(),
+    };
+    error.thrown()
 }
 
 impl From<String> for Problem {
@@ -59,27 +102,16 @@ fn number(number: Option<usize>) -> Dynamic {
     number.map_or(Dynamic::UNIT, Dynamic::from)
 }
 
-/// A member of an error; none where errors have no such member.
-fn member(error: &SdkError, name: &str) -> Option<Dynamic> {
-    Some(match name {
-        "message" => error.message.clone().into(),
-        "kind" => error.kind.into(),
-        "call" => error.call.into(),
-        "error" => "ErrorRuntime".into(),
-        "line" => number(error.position.line()),
-        "position" => number(error.position.position()),
-        _ => return None,
-    })
-}
-
 /// Teach the engine errors.
 pub fn register(engine: &mut Engine) {
     engine
         .register_type_with_name::<SdkError>("Error")
-        .register_indexer_get(|error: &mut SdkError, name: &str| {
-            member(error, name)
-                .ok_or_else(|| -> Box<EvalAltResult> { format!("an error has no `{name}`").into() })
-        })
+        .register_indexer_get(
+            |context: NativeCallContext<'_>, error: &mut SdkError, name: &str| {
+                let member = error.member(name);
+                member.ok_or_else(|| no_such_member(&context, "an error", name))
+            },
+        )
         .register_fn("to_string", |error: &mut SdkError| error.message.clone())
         .register_fn("to_debug", |error: &mut SdkError| {
             format!("{:?}", error.message.as_str())

@@ -1,11 +1,10 @@
 //! Rhai values to and from JSON, without a tree in between.
 
-use std::collections::BTreeMap;
 use std::fmt;
 
 use rhai::{Array, Blob, Dynamic, INT, ImmutableString, Map};
 use rust_decimal::Decimal;
-use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::ctx::{Ctx, RequestRef};
@@ -19,7 +18,7 @@ pub const DEPTH_MAX: usize = 100;
 const TOLD_DEPTH_MAX: usize = DEPTH_MAX + 8;
 
 /// Read a JSON text. Whole numbers stay whole: beyond 64 bits they are decimals, and beyond those
-/// an error.
+/// an error. Only `-0` is a float: no integer has its sign.
 ///
 /// # Errors
 /// What is wrong with the text, and where.
@@ -47,8 +46,15 @@ fn parse_within(text: &str, depth_max: usize) -> Result<Dynamic, String> {
     if has_long_number {
         // Known to be JSON before its parts are looked at.
         let whole: &RawValue = serde_json::from_str(text).map_err(|error| error.to_string())?;
-        return exact(whole, 0, depth_max);
+        // Of what neither takes, only `plain` knows the place in the whole text.
+        return exact(whole, 0, depth_max)
+            .or_else(|problem| plain(text, depth_max).and(Err(problem)));
     }
+    plain(text, depth_max)
+}
+
+/// Read a JSON text without long integers.
+fn plain(text: &str, depth_max: usize) -> Result<Dynamic, String> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value = Value {
         depth: 0,
@@ -59,7 +65,36 @@ fn parse_within(text: &str, depth_max: usize) -> Result<Dynamic, String> {
     value.map_err(|error| error.to_string())
 }
 
-/// Read a JSON value whose integers may be long.
+/// The members of an object as they stand there: one whose name comes again is read, too, and may
+/// be wrong.
+struct Members<'a>(Vec<(String, &'a RawValue)>);
+
+impl<'de> Deserialize<'de> for Members<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct All;
+        impl<'de> Visitor<'de> for All {
+            type Value = Members<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(
+                self,
+                mut members: A,
+            ) -> Result<Members<'de>, A::Error> {
+                let mut all = Vec::new();
+                while let Some(member) = members.next_entry()? {
+                    all.push(member);
+                }
+                Ok(Members(all))
+            }
+        }
+        deserializer.deserialize_map(All)
+    }
+}
+
+/// Read a JSON value whose integers may be long. What else is in it is what [`plain`] makes of it.
 fn exact(raw: &RawValue, depth: usize, depth_max: usize) -> Result<Dynamic, String> {
     let told = |error: serde_json::Error| error.to_string();
     let text = raw.get();
@@ -69,7 +104,7 @@ fn exact(raw: &RawValue, depth: usize, depth_max: usize) -> Result<Dynamic, Stri
     }
     match first {
         b'{' => {
-            let members: BTreeMap<String, &RawValue> = serde_json::from_str(text).map_err(told)?;
+            let Members(members) = serde_json::from_str(text).map_err(told)?;
             let read = |(name, member): (String, &RawValue)| {
                 Ok((name.into(), exact(member, depth + 1, depth_max)?))
             };
@@ -82,7 +117,9 @@ fn exact(raw: &RawValue, depth: usize, depth_max: usize) -> Result<Dynamic, Stri
             let items: Result<Array, String> = items.into_iter().map(read).collect();
             Ok(items?.into())
         }
-        b'-' | b'0'..=b'9' if !text.contains(['.', 'e', 'E']) => match text.parse::<INT>() {
+        b'-' | b'0'..=b'9' if text != "-0" && !text.contains(['.', 'e', 'E']) => match text
+            .parse::<INT>()
+        {
             Ok(number) => Ok(number.into()),
             Err(_) => Decimal::from_str_exact(text)
                 .map(Dynamic::from)
@@ -171,6 +208,8 @@ impl<'de> Visitor<'de> for Value {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<Dynamic, A::Error> {
+        // Also of an object without members, as an array does.
+        self.inner::<A::Error>()?;
         let mut map = Map::new();
         while let Some(name) = members.next_key::<String>()? {
             map.insert(name.into(), members.next_value_seed(self.inner()?)?);
@@ -349,12 +388,41 @@ mod tests {
         })
     }
 
+    /// Texts of JSON and of what is nearly JSON, as no writer of ours would write it.
+    fn text() -> impl Strategy<Value = String> {
+        let leaf = prop_oneof![
+            Just("null".to_owned()),
+            "-?(0|[1-9][0-9]{0,20})(\\.[0-9]{1,20})?([eE][+-]?[0-9]{1,3})?",
+            r#""([a-z0-9é]|\\[nt"/u]|\\u[0-9a-f]{4}|\\ud83d\\ude00){0,8}""#,
+        ];
+        leaf.prop_recursive(3, 20, 4, |inner| {
+            let member = ("\"[ab]{0,1}\"", inner.clone()).prop_map(|(k, v)| format!("{k}: {v}"));
+            prop_oneof![
+                prop::collection::vec(inner, 0..4).prop_map(|all| format!("[{}]", all.join(", "))),
+                prop::collection::vec(member, 0..4)
+                    .prop_map(|all| format!("{{{}}}", all.join(","))),
+            ]
+        })
+    }
+
     proptest! {
         #[test]
         fn json_survives_the_way_through_a_script(value in json(), pretty in any::<bool>()) {
             let text = value.to_string();
             let back = stringify(&parse(&text).unwrap(), pretty).unwrap();
             prop_assert_eq!(serde_json::from_str::<serde_json::Value>(&back).unwrap(), value);
+        }
+
+        #[test]
+        fn a_value_reads_the_same_whatever_stands_beside_it(text in text()) {
+            let shown = |value: &Dynamic| format!("{value:?}");
+            let beside = |other: &str| {
+                let read = parse(&format!("[{text},\"{other}\"]")).ok()?;
+                Some(shown(&read.as_array_ref().unwrap()[0]))
+            };
+            let alone = parse(&text).ok().as_ref().map(shown);
+            prop_assert_eq!(&alone, &beside(""));
+            prop_assert_eq!(&alone, &beside("12345678901234567890"));
         }
 
         #[test]
@@ -379,6 +447,14 @@ mod tests {
         }
         assert!(parse(&stringify(&empty, false).unwrap()).is_ok());
         assert!(stringify(&Array::from([empty]).into(), false).is_err());
+        for beside in ["", "12345678901234567890"] {
+            let object = |depth| {
+                let (open, close) = ("[".repeat(depth - 2), "]".repeat(depth - 2));
+                format!("[{open}{{}}{close},\"{beside}\"]")
+            };
+            assert!(parse(&object(DEPTH_MAX)).is_ok());
+            assert!(parse(&object(DEPTH_MAX + 1)).is_err());
+        }
         let told = |depth| parse_told(&format!("{{\"kv\":{{\"value\":{}}}}}", deep(depth)));
         assert!(told(DEPTH_MAX).is_ok(), "an event of the deepest value");
     }
@@ -410,6 +486,28 @@ mod tests {
         };
         assert!(parse(&deep(DEPTH_MAX)).is_ok());
         assert!(parse(&deep(DEPTH_MAX + 1)).is_err());
+    }
+
+    #[test]
+    fn a_negative_zero_keeps_its_sign() {
+        for text in ["-0", "[-0,\"12345678901234567890\"]", "[-0, 1]"] {
+            let value = parse(text).unwrap();
+            let zero = match value.as_array_ref() {
+                Ok(array) => array[0].clone(),
+                Err(_) => value.clone(),
+            };
+            assert!(zero.as_float().unwrap().is_sign_negative(), "{text}");
+            assert_eq!(stringify(&zero, false).unwrap(), "-0.0");
+        }
+    }
+
+    #[test]
+    fn a_problem_has_its_place_in_the_whole_text() {
+        for beside in ["", "12345678901234567890"] {
+            let text = format!("[\n\"{beside}\",\n{{\"a\": 1e999}}]");
+            let error = parse(&text).unwrap_err();
+            assert_eq!(error, "number out of range at line 3 column 11");
+        }
     }
 
     #[test]

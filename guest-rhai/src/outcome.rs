@@ -104,9 +104,9 @@ pub fn thrown(error: EvalAltResult) -> Thrown {
         }
     };
     if let EvalAltResult::ErrorRuntime(value, _) = &error
-        && let Some(error) = value.read_lock::<SdkError>()
+        && let Some(call) = value.read_lock::<SdkError>().and_then(|error| error.call)
     {
-        calls.insert(0, error.call.to_owned());
+        calls.insert(0, call.to_owned());
     }
     Thrown {
         message,

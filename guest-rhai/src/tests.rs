@@ -410,6 +410,7 @@ fn a_caught_error_has_members_and_is_used_as_its_text() {
         ),
         ("type_of(e)", r#""Error""#),
         ("e[\"call\"] + e?.call", r#""kv.getkv.get""#),
+        ("[e, e.message, e].unique().len()", "1"),
     ] {
         assert_eq!(of(sdk, told), is, "{told}");
     }
@@ -420,6 +421,76 @@ fn a_caught_error_has_members_and_is_used_as_its_text() {
     );
     let again = throws("try { json::parse(\"{\") } catch (e) { throw e; }");
     assert!(again.message.starts_with("json::parse: "), "{again:?}");
+}
+
+#[test]
+fn a_member_that_is_not_there_is_an_error_as_any_other() {
+    let sdk = "try { json::parse(\"{\") } catch (e) {";
+    for (code, message) in [
+        ("\n  ctx.nope", "`ctx` has no `nope`"),
+        ("\n  ctx[\"nope\"]", "`ctx` has no `nope`"),
+        ("\n  ctx.event", "`ctx` has no `event`"),
+        ("\n  ctx.request.nope", "`ctx.request` has no `nope`"),
+        (&format!("{sdk}\n  e.nope }}"), "an error has no `nope`"),
+    ] {
+        let told = "[e.message, e.kind, e.call, e.line, e.error, e.position > 2, type_of(e), \
+                    `told: ${e}` == \"told: \" + e, e == e.message, e.contains(\" has no \")]";
+        let seen = answer_to(
+            "text/plain",
+            b"",
+            &format!("try {{ {code} }} catch (e) {{ return {told}; }}"),
+        );
+        let is =
+            format!(r#"["{message}","invalid",null,2,"ErrorRuntime",true,"Error",true,true,true]"#);
+        assert_eq!(seen, is, "{code}");
+        let thrown = throws(&format!("fn f() {{ {code} }} f()"));
+        assert_eq!(
+            (thrown.message.as_str(), thrown.calls),
+            (message, vec!["f".to_owned()])
+        );
+        assert_eq!(thrown.position.unwrap().0, 2, "{code}");
+    }
+}
+
+#[test]
+fn whatever_is_caught_can_be_logged() {
+    for (code, fields) in [
+        (
+            "kv::collection(\"c\").get(\"\")",
+            "call=\"kv.get\" error=\"ErrorRuntime\" kind=\"invalid\" line=2 \
+             message=\"kv.get: the key is empty\" position=21",
+        ),
+        (
+            "1 / 0",
+            "error=\"ErrorArithmetic\" line=2 message=\"Division by zero: 1 / 0\" position=3",
+        ),
+        ("throw #{ code: 7 }", "code=7"),
+        ("throw \"no\"", "value=\"no\""),
+        ("throw [1, ()]", "value=[1,null]"),
+        ("throw", "value=null"),
+        ("throw Fn(\"f\")", "value=\"Fn(f)\""),
+        (
+            "throw ctx.request",
+            "body=\"hi\" headers={\"x-a\":\"1\"} method=\"POST\"",
+        ),
+    ] {
+        HOST.take();
+        let source = format!("try {{\n{code} }} catch (e) {{ log::error(\"x\", e); }}");
+        answer_to("text/plain", b"hi", &source);
+        let (level, message, logged) = HOST.take().log.remove(0);
+        assert_eq!((level, message.as_str()), (Level::Error, "x"));
+        let logged: Vec<_> = logged
+            .iter()
+            .map(|(name, value)| format!("{name}={value}"))
+            .collect();
+        assert!(logged.join(" ").starts_with(fields), "{code}: {logged:?}");
+    }
+    answer("log::info(\"x\", ctx)");
+    let fields = HOST.take().log.remove(0).2;
+    assert!(
+        fields.iter().any(|(name, _)| name == "script_name"),
+        "{fields:?}"
+    );
 }
 
 #[test]
@@ -524,6 +595,23 @@ fn integers_keep_their_digits() {
 }
 
 #[test]
+fn a_negative_zero_is_a_float_whatever_stands_beside_it() {
+    for text in [r#"[-0, 0, 1]"#, r#"[-0, 0, "12345678901234567890"]"#] {
+        let told = "[type_of(v[0]), v[0], type_of(v[1])]";
+        let is = r#"["f64",-0.0,"i64"]"#;
+        let body = format!("let v = ctx.request.body; {told}");
+        assert_eq!(answer_to("application/json", text.as_bytes(), &body), is);
+        let parsed = format!("let v = json::parse(`{text}`); {told}");
+        assert_eq!(answer(&parsed), is);
+        let event = format!("{{\"kv\":{{\"value\":{text}}}}}");
+        HOST.with_borrow_mut(|host| host.context.event = Some(event));
+        ctx::set_request(None);
+        assert_eq!(answer(&format!("let v = ctx.event.kv.value; {told}")), is);
+        HOST.take();
+    }
+}
+
+#[test]
 fn what_every_script_missed() {
     for (source, is) in [
         (
@@ -543,8 +631,19 @@ fn what_every_script_missed() {
             "[[1,2,[3]],[1,2,3]]",
         ),
         (
-            r#"[1, "1", 1, 1.0, [1], [1], #{ a: 1 }, #{ a: 1 }].unique()"#,
-            r#"[1,"1",1.0,[1],{"a":1}]"#,
+            r#"[1, "1", 1, 1.0, [1], [1.0], #{ a: 1 }, #{ a: 1 }].unique()"#,
+            r#"[1,"1",[1],{"a":1}]"#,
+        ),
+        (
+            r#"[[0.0, -0.0, 0].unique(), ["a", 'a'].unique(), [0.1 + 0.2, 0.3].unique().len(),
+                [parse_decimal("1.0"), parse_decimal("1.00"), 1].unique(),
+                [0.0 / 0.0, 0.0 / 0.0, 0].unique().len(), [Fn("f"), Fn("f")].unique().len()]"#,
+            r#"[[0.0],["a"],1,[1.0],3,2]"#,
+        ),
+        (
+            "fn deep(x) { for i in 0..20 { x = [x]; } x }
+             [[deep(1), deep(1.0)].unique().len(), [deep(1), deep(2)].unique().len()]",
+            "[1,2]",
         ),
         ("[1, 2, 3].group_by(|x| x % 2)", r#"{"0":[2],"1":[1,3]}"#),
         (
@@ -599,6 +698,23 @@ fn what_every_script_missed() {
     ] {
         let message = throws(source).message;
         assert!(message.starts_with(says), "{source}: {message}");
+    }
+}
+
+#[test]
+fn unique_does_not_compare_each_item_with_each() {
+    for (item, is) in [
+        ("`k${i}`", 20_000),
+        ("i % 7", 7),
+        (
+            "if i == 0 { 0.5 } else { 1_700_000_000_000_000_000 + i }",
+            20_000,
+        ),
+        ("#{ id: 9_007_199_254_740_000 + i, price: 9.99 }", 20_000),
+    ] {
+        let source =
+            format!("let a = []; for i in 0..20_000 {{ a.push({item}); }} a.unique().len()");
+        assert_eq!(answer(&source), is.to_string(), "{item}");
     }
 }
 

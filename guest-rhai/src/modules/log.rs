@@ -1,8 +1,10 @@
-//! `log::{trace, debug, info, warn, error}`, with a message and, if wanted, a map of fields.
+//! `log::{trace, debug, info, warn, error}`, with a message and, if wanted, fields.
 
 use rhai::{Dynamic, Map, Module};
 
 use super::Native;
+use crate::ctx::{Ctx, RequestRef};
+use crate::error::SdkError;
 use crate::host::{self, Level};
 use crate::json;
 
@@ -19,20 +21,40 @@ pub(super) fn module() -> Module {
             host::write_log(level, &json::display(&message), Vec::new());
             Ok(())
         });
-        module.set_native_fn(name, move |message: Dynamic, fields: Map| -> Native<()> {
-            // A field that cannot be JSON is logged as text: a log line should never fail.
-            let value = |value: &Dynamic| {
-                json::stringify(value, false)
-                    .or_else(|_| json::stringify(&value.to_string().into(), false))
-                    .unwrap_or_default()
-            };
-            let fields = fields
-                .iter()
-                .map(|(name, field)| (name.to_string(), value(field)))
-                .collect();
-            host::write_log(level, &json::display(&message), fields);
-            Ok(())
-        });
+        module.set_native_fn(
+            name,
+            move |message: Dynamic, fields: Dynamic| -> Native<()> {
+                // A field that cannot be JSON is logged as text: a log line should never fail.
+                let value = |value: &Dynamic| {
+                    json::stringify(value, false)
+                        .or_else(|_| json::stringify(&value.to_string().into(), false))
+                        .unwrap_or_default()
+                };
+                let fields = fields_of(fields)
+                    .iter()
+                    .map(|(name, field)| (name.to_string(), value(field)))
+                    .collect();
+                host::write_log(level, &json::display(&message), fields);
+                Ok(())
+            },
+        );
     }
     module
+}
+
+/// The fields that a value stands for: whatever a script catches can be logged.
+fn fields_of(value: Dynamic) -> Map {
+    if let Some(error) = value.read_lock::<SdkError>() {
+        return error.to_map();
+    }
+    if value.is::<Ctx>() {
+        return Ctx.to_map();
+    }
+    if value.is::<RequestRef>() {
+        return RequestRef::to_map();
+    }
+    match value.flatten().try_cast_result::<Map>() {
+        Ok(map) => map,
+        Err(other) => Map::from([("value".into(), other)]),
+    }
 }

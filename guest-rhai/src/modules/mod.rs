@@ -12,6 +12,7 @@ mod random;
 mod regex;
 mod secrets;
 mod time;
+mod unique;
 mod url;
 mod uuid;
 mod values;

@@ -2,12 +2,12 @@
 //! it changes what it is called on, but `sort_by_key`.
 
 use std::cmp::Ordering;
-use std::collections::BTreeSet;
 
 use rhai::{Array, Dynamic, Engine, FnPtr, ImmutableString, Map};
 use rust_decimal::Decimal;
 use rust_decimal::prelude::ToPrimitive;
 
+use super::unique::unique;
 use super::{Context, Native, fail, refused};
 use crate::host::{Problem, kind};
 use crate::json;
@@ -32,21 +32,21 @@ fn join(array: &Array, between: &str) -> String {
 
 /// A number of any kind.
 #[derive(Clone, Copy)]
-enum Number {
+pub(super) enum Number {
     Int(i64),
     Float(f64),
     Decimal(Decimal),
 }
 
 impl Number {
-    fn of(value: &Dynamic) -> Option<Self> {
+    pub(super) fn of(value: &Dynamic) -> Option<Self> {
         let int = value.as_int().ok().map(Self::Int);
         let float = || value.as_float().ok().map(Self::Float);
         let decimal = || value.as_decimal().ok().map(Self::Decimal);
         int.or_else(float).or_else(decimal)
     }
 
-    fn decimal(self) -> Option<Decimal> {
+    pub(super) fn decimal(self) -> Option<Decimal> {
         match self {
             Self::Int(number) => Some(number.into()),
             Self::Decimal(number) => Some(number),
@@ -54,7 +54,7 @@ impl Number {
         }
     }
 
-    fn float(self) -> f64 {
+    pub(super) fn float(self) -> f64 {
         match self {
             Self::Int(number) => number as f64,
             Self::Float(number) => number,
@@ -117,17 +117,6 @@ fn flattened(array: Array, depth: i64) -> Array {
     let mut flat = Array::with_capacity(array.len());
     flatten(array, depth, &mut flat);
     flat
-}
-
-/// What two equal values have in common, and no others.
-fn identity(value: &Dynamic) -> String {
-    json::stringify(value, false).unwrap_or_else(|_| format!("{} {value}", value.type_name()))
-}
-
-fn unique(array: Array) -> Array {
-    let mut known = BTreeSet::new();
-    let fresh = |item: &Dynamic| known.insert(identity(item));
-    array.into_iter().filter(fresh).collect()
 }
 
 fn group_by(context: &Context<'_>, array: Array, key: &FnPtr) -> Native<Map> {
@@ -351,7 +340,9 @@ pub(super) fn register(engine: &mut Engine) {
         })
         .register_fn("flatten", |array: Array| flattened(array, 1))
         .register_fn("flatten", flattened)
-        .register_fn("unique", unique)
+        .register_fn("unique", |context: Context<'_>, array: Array| {
+            unique(&context, array)
+        })
         .register_fn(
             "group_by",
             |context: Context<'_>, array: Array, key: FnPtr| group_by(&context, array, &key),
