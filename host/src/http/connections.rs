@@ -197,8 +197,7 @@ async fn converse(
             .keep_alive_interval(PING_EVERY)
             .keep_alive_timeout(patience)
             .max_concurrent_streams(STREAMS_MAX)
-            // What is larger than it may be is answered so; what is much larger, cut off.
-            .max_header_list_size(2 * HEAD_BUFFER_BYTES as u32);
+            .max_header_list_size(HEAD_BUFFER_BYTES as u32);
         // Boxed, so that a connection of the other kind, which carries one stream, stays small.
         Box::pin(watcher.watch(builder.serve_connection(stream, service))).await?;
     } else {

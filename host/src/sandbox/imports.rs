@@ -442,7 +442,10 @@ impl<I: Imports> log::Host for State<I> {
         self.redaction.text(&mut message);
         let fields = fields
             .into_iter()
-            .map(|field| (field.name, self.redaction.json(field.value)))
+            .map(|mut field| {
+                self.redaction.text(&mut field.name);
+                (field.name, self.redaction.json(field.value))
+            })
             .collect();
         if let Some(line) = self.log.write(level, message, fields) {
             self.imports.logged(line);

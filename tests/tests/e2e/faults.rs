@@ -304,7 +304,11 @@ fn what_was_accepted_survives_a_postgres_that_crashes_and_starts_again() {
     let server = persistent(Engine::Postgres, options);
     // As on a slow disk, many a commit is not on it when the server crashes: its id is given anew,
     // and what became of another transaction must not be taken for what became of this one.
-    for setting in ["commit_delay = 20000", "commit_siblings = 0", "wal_writer_delay = 10000"] {
+    for setting in [
+        "commit_delay = 20000",
+        "commit_siblings = 0",
+        "wal_writer_delay = 10000",
+    ] {
         server.query(&format!("alter system set {setting}"));
     }
     server.query("select pg_reload_conf()");

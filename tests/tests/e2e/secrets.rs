@@ -97,7 +97,7 @@ fn i12_a_secret_is_read_by_scripts_and_shown_by_nothing(engine: Engine) {
     assert_eq!(peeked["response"]["body"], "null", "{peeked}");
     // Nothing shows it: no answer, no log, no metric, no file.
     let listed = server.api("GET", "/apps/shop/secrets", None);
-    assert_eq!(listed.json()["items"][0]["name"], "STRIPE_KEY");
+    assert_eq!(listed.json()["items"][1]["name"], "STRIPE_KEY");
     let audit = server.api("GET", "/audit", None).text();
     for text in [
         listed.text(),
