@@ -136,16 +136,14 @@ fn step(
         // heavy dependency a second time.
         "unit" => {
             let url = postgres_url(postgres)?;
-            tested(
-                &mut cargo_in("", &["test", "--locked", "--package", "xtask"]),
-                filters,
-                counts,
-            )?;
+            let mut own = cargo_in("", &["test", "--locked", "--package", "xtask"]);
+            let own = tested(&mut own, filters, counts);
             let mut tests = cargo_in(
                 "",
                 &["test", "--locked", "--no-fail-fast", "--package", "picloud"],
             );
-            tested(tests.env("PICLOUD_TEST_POSTGRES_URL", url), filters, counts)
+            tested(tests.env("PICLOUD_TEST_POSTGRES_URL", url), filters, counts)?;
+            own
         }
         "e2e" => {
             let url = postgres_url(postgres)?;

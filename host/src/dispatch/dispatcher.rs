@@ -12,7 +12,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::fair::{Claims, Turns, claim};
+use super::fair::{CLOCK_STEP, Claims, Turns, claim};
 use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
 use super::outbox::{HandOver, Outbox};
@@ -439,7 +439,15 @@ impl Dispatcher {
             return Ok(());
         }
         let found = db
-            .write(|tx| Box::pin(async move { sql::release(tx, None).await }))
+            .write(|tx| {
+                Box::pin(async move {
+                    let behind = sql::clock_behind(tx).await?;
+                    if behind > CLOCK_STEP {
+                        sql::bring_forward(tx, behind).await?;
+                    }
+                    sql::release(tx, None).await
+                })
+            })
             .await?;
         if found > 0 {
             metrics::counter!("picloud_leases_reclaimed_total").increment(found);

@@ -23,6 +23,9 @@ pub(super) struct Claims {
     pub(super) next_due_in: Option<TimeDelta>,
 }
 
+/// What a clock may be put back by unnoticed: what waits waits for as much longer.
+pub(super) const CLOCK_STEP: TimeDelta = TimeDelta::seconds(1);
+
 /// Claim for each app that has due rows, in turn, as much as fits its share of the gate: however
 /// many one app has, another's single one is among the first.
 pub(super) async fn claim(
@@ -33,7 +36,11 @@ pub(super) async fn claim(
     if tx.engine() == Engine::Sqlite {
         // Nobody else claims there: only what this process does not hold may be free for it, and a
         // long transaction may have kept its leases from being renewed, or the clock have jumped.
-        let renew = outbox.leases.to_renew_by(tx.now);
+        let jump = outbox.leases.clock_jump(tx.now);
+        if jump < -CLOCK_STEP {
+            sql::bring_forward(tx, -jump).await?;
+        }
+        let renew = outbox.leases.to_renew_after(jump);
         sql::leases::renew(tx, outbox.worker, outbox.lease, &renew).await?;
     }
     let waiting = sql::apps_waiting(tx).await?;

@@ -9,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -140,17 +140,20 @@ impl Leases {
         renew.map(|(claim, _)| *claim).collect()
     }
 
-    /// The leases that are to be renewed before anything is claimed where nobody else claims; `now`
-    /// is the time by which the database's leases end. All that are held once that has jumped: they
-    /// look as if they were over.
-    pub(super) fn to_renew_by(&self, now: DateTime<Utc>) -> Vec<Claim> {
-        let seen = (Instant::now(), now);
-        let before = self.state().clock.replace(seen);
-        let has_jumped = before.is_some_and(|(at, then)| {
-            let passed = (now - then).to_std().unwrap_or_default();
-            passed > at.elapsed() + self.lasts / 5
-        });
-        match has_jumped {
+    /// How far the clock by which leases end has jumped since this was asked before: less than
+    /// nothing where it was put back. `now` is what it says.
+    pub(super) fn clock_jump(&self, now: DateTime<Utc>) -> TimeDelta {
+        let before = self.state().clock.replace((Instant::now(), now));
+        before.map_or(TimeDelta::zero(), |(at, then)| {
+            let passed = TimeDelta::from_std(at.elapsed()).unwrap_or(TimeDelta::MAX);
+            now - then - passed
+        })
+    }
+
+    /// The leases that are to be renewed before anything is claimed where nobody else claims: all
+    /// that are held after a `jump` of the clock, since they look as if they were over.
+    pub(super) fn to_renew_after(&self, jump: TimeDelta) -> Vec<Claim> {
+        match jump.to_std().is_ok_and(|jump| jump > self.lasts / 5) {
             true => self.state().held.keys().copied().collect(),
             false => self.to_renew(),
         }
@@ -301,13 +304,20 @@ mod tests {
         let one = claim();
         let held = leases.take(one);
         held.placed();
-        let now = Utc::now();
-        assert!(leases.to_renew_by(now).is_empty());
-        assert!(leases.to_renew_by(now + Duration::from_secs(5)).is_empty());
-        let hour = now + Duration::from_secs(3_600);
-        assert_eq!(leases.to_renew_by(hour), [one]);
-        assert!(leases.to_renew_by(hour).is_empty());
-        assert!(leases.to_renew_by(now).is_empty());
+        let (now, hour) = (Utc::now(), TimeDelta::hours(1));
+        let jumps = [now, now, now + hour, now].map(|now| leases.clock_jump(now));
+        let is_about = |jump: TimeDelta, length: TimeDelta| (jump - length).abs().num_seconds() < 5;
+        for (jump, length) in
+            jumps
+                .into_iter()
+                .zip([TimeDelta::zero(), TimeDelta::zero(), hour, -hour])
+        {
+            assert!(is_about(jump, length), "{jumps:?}");
+        }
+        assert_eq!(leases.to_renew_after(jumps[2]), [one]);
+        for jump in [jumps[1], jumps[3], TimeDelta::seconds(5)] {
+            assert!(leases.to_renew_after(jump).is_empty());
+        }
         held.end();
     }
 

@@ -18,6 +18,9 @@ pub enum StoreError {
     /// The disk has hardly any room left, so that nothing new is written.
     #[error("there is no room on the disk: {0}")]
     NoRoom(String),
+    /// What callers wait for is not answered.
+    #[error("a write has not been answered for {} s; somebody else may hold a lock on its table", .0.as_secs())]
+    Stalled(Duration),
     /// A transaction took longer than one may, and was rolled back.
     #[error("a write took longer than {0:?} and was cut off; nothing of it was written")]
     CutOff(Duration),
@@ -71,6 +74,7 @@ impl StoreError {
                 | Self::InDoubt(_)
                 | Self::NoRoom(_)
                 | Self::CutOff(_)
+                | Self::Stalled(_)
                 | Self::Closed
         )
     }

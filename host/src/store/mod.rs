@@ -3,6 +3,7 @@
 //!
 //! This room knows no domain: tables and statements live in the domains' `sql.rs`.
 
+mod at_work;
 mod beside;
 mod conn;
 mod error;
@@ -46,6 +47,9 @@ pub use snapshot::snapshot;
 pub use witness::{Witness, still_witnessed, unwitnessed, witnessed};
 
 use writer::Writer;
+
+/// For how long a write that callers wait for may go unanswered before the node is not ready.
+const STALLED_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
 
 /// Which database stands behind a [`Db`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -209,6 +213,10 @@ impl Db {
     pub async fn check(&self) -> Result<(), StoreError> {
         self.check_file()?;
         self.check_room()?;
+        let stalled = self.inner.writer.stalled();
+        if stalled > STALLED_AFTER {
+            return Err(StoreError::Stalled(stalled));
+        }
         let is_failing = self.inner.writer.is_failing();
         self.write::<_, StoreError, _>(move |tx| {
             Box::pin(async move {

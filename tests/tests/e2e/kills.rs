@@ -200,3 +200,31 @@ fn kills_under_load_lose_nothing_and_double_nothing(engine: Engine) {
     assert!(all(&server, "/apps/a/dead-letters").is_empty());
     server.assert_nothing_stuck();
 }
+
+/// A clock that was ahead and is put right is nothing rare on a small machine.
+#[test]
+fn a_clock_that_is_put_back_holds_nothing_up() {
+    let options = Options {
+        clock: Some("+10m"),
+        environment: vec![("PICLOUD_TRIGGER_RETRY_BASE_MS", "2000".to_owned())],
+        ..Options::default()
+    };
+    let mut server = Server::start_with(Engine::Sqlite, options);
+    let app = server.app("a");
+    app.script(
+        "flaky",
+        r#"if ctx.attempt == 1 { throw "once" } kv::collection("ran").set("k", true)"#,
+    );
+    app.route_with("flaky", "POST /flaky", json!({ "dispatch_mode": "async" }));
+    assert_eq!(server.post("/flaky", &json!({})).status, 202);
+    wait_for("the first attempt", || {
+        (!app.executions("").is_empty()).then_some(())
+    });
+    server.kill();
+    server.set_clock("+0s");
+    server.launch();
+    let app = server.known_app("a");
+    wait_for("the second attempt", || {
+        (app.kv("ran", "k") == true).then_some(())
+    });
+}

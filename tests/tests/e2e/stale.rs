@@ -175,3 +175,28 @@ fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
     wait_for("the trigger", || (rows() == (0, 2)).then_some(()));
     drop(public);
 }
+
+#[test]
+fn a_node_whose_writes_wait_for_a_lock_says_so() {
+    let server = Server::start(Engine::Postgres);
+    server.app("a").serve("s", "1");
+    // As VACUUM FULL does, or a migration.
+    const LOCK: &str = "lock table executions in access exclusive mode; select pg_sleep(12)";
+    std::thread::scope(|scope| {
+        let locked = scope.spawn(|| server.query(LOCK));
+        let problem = wait_for("the node to say so", || {
+            let within = Duration::from_millis(500);
+            // The end of a call is written after its answer.
+            let _ = server.call_within(within, "GET", "/s", &[], None);
+            let told = server.get("/readyz");
+            (told.status == 503).then(|| told.text())
+        });
+        assert!(problem.contains("unavailable"), "{problem}");
+        assert!(server.log().contains("a write has not been answered for"));
+        locked.join().unwrap();
+    });
+    wait_for("the node to be ready again", || {
+        (server.get("/readyz").status == 200).then_some(())
+    });
+    server.assert_nothing_stuck();
+}

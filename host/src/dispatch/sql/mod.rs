@@ -450,6 +450,41 @@ pub async fn release(tx: &mut Tx, worker: Option<WorkerId>) -> Result<u64, Store
     })?)
 }
 
+/// Make what waits due earlier, after the clock was put back `by` so much: for SQLite, whose rows
+/// have the times of the one process that writes them.
+pub async fn bring_forward(tx: &mut Tx, by: TimeDelta) -> Result<(), StoreError> {
+    const WAITING: &str = "select id, due_at from outbox where due_at > $1 and lease_owner is null";
+    const SET: &str = "update outbox set due_at = $1 where id = $2";
+    let now = tx.now;
+    let waiting: Vec<(DeliveryId, DateTime<Utc>)> = on!(tx.conn().await?, |c| {
+        sqlx::query_as(WAITING).bind(now).fetch_all(c).await
+    })?;
+    tracing::warn!(
+        seconds = by.num_seconds(),
+        waiting = waiting.len(),
+        "the clock was put back; what waits is due as much earlier"
+    );
+    for (id, due_at) in waiting {
+        on!(tx.conn().await?, |c| sqlx::query(SET)
+            .bind(due_at - by)
+            .bind(id)
+            .execute(c)
+            .await
+            .map(|_| ()))?;
+    }
+    Ok(())
+}
+
+/// By how much the clock is behind what it said when the newest row was made.
+pub async fn clock_behind(tx: &mut Tx) -> Result<TimeDelta, StoreError> {
+    const NEWEST: &str = "select created_at from outbox order by created_at desc limit 1";
+    let now = tx.now;
+    let newest: Option<DateTime<Utc>> = on!(tx.conn().await?, |c| {
+        sqlx::query_scalar(NEWEST).fetch_optional(c).await
+    })?;
+    Ok(newest.map_or(TimeDelta::zero(), |newest| newest - now))
+}
+
 /// How many rows one statement holds or lets go on: few enough that nobody waits long for it.
 pub const HOLD_BATCH: u64 = 2_000;
 

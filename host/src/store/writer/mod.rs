@@ -16,7 +16,9 @@
 //! A commit whose answer is lost has happened, or it has not. The lane finds out before it says
 //! anything: it ends the lost session and asks the server what became of its transaction.
 
-use std::cell::Cell;
+mod doubt;
+
+use std::cell::{Cell, RefCell};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -28,6 +30,9 @@ use futures_util::future::BoxFuture;
 use metrics::Histogram;
 use tokio::sync::{mpsc, oneshot};
 
+use doubt::{DOUBT_MAX, DOUBT_PAUSE};
+
+use super::at_work::AtWork;
 use super::group::{
     Durability, Group, Grouped, Lane, Members, gather_waiting, total, with_company,
 };
@@ -49,10 +54,6 @@ const RELAX_AFTER: u32 = 4;
 const CLOCK_LASTS: Duration = Duration::from_secs(1);
 /// How long one transaction may take before it is cut off, and its connection with it.
 const TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
-/// For how long a lane tries to find out whether a commit happened whose answer was lost.
-const DOUBT_MAX: Duration = Duration::from_secs(10);
-/// How long it waits before it tries again.
-const DOUBT_PAUSE: Duration = Duration::from_millis(100);
 
 pub(super) struct Writer {
     alone: mpsc::Sender<Job>,
@@ -61,6 +62,8 @@ pub(super) struct Writer {
     reserved: mpsc::Sender<Job>,
     keyed: Vec<mpsc::Sender<Job>>,
     failing: Arc<Failing>,
+    /// The lanes of one kind each, but for long work, and those for keys.
+    at_work: (Vec<AtWork>, Vec<AtWork>),
 }
 
 /// Which lanes failed at their last write, because the database was unavailable: a bit for each.
@@ -96,7 +99,15 @@ impl Writer {
     ) -> Self {
         let failing = Arc::new(Failing::default());
         let lanes = Cell::new(0);
+        let at_work = RefCell::<(Vec<AtWork>, Vec<AtWork>)>::default();
         let start = |name| {
+            let mine = AtWork::default();
+            match name {
+                // It is cut off by itself.
+                "alone" => {}
+                "keyed" => at_work.borrow_mut().1.push(mine.clone()),
+                _ => at_work.borrow_mut().0.push(mine.clone()),
+            }
             lanes.set(lanes.get() + 1);
             let (jobs, queue) = mpsc::channel(QUEUE);
             let worker = LaneWorker {
@@ -108,6 +119,7 @@ impl Writer {
                 hasty_in_a_row: 0,
                 began: None,
                 failing: failing.clone(),
+                at_work: mine,
                 announced: announced.clone(),
                 group_size: metrics::histogram!("picloud_store_group_size"),
             };
@@ -119,14 +131,28 @@ impl Writer {
             Connector::Sqlite(_) => alone.clone(),
             Connector::Postgres(_) => start(name),
         };
+        let (urgent, patient, reserved) =
+            (another("urgent"), another("patient"), another("reserved"));
+        let keyed = (0..keyed_lanes).map(|_| another("keyed")).collect();
         Self {
-            urgent: another("urgent"),
-            patient: another("patient"),
-            reserved: another("reserved"),
-            keyed: (0..keyed_lanes).map(|_| another("keyed")).collect(),
             alone,
+            urgent,
+            patient,
+            reserved,
+            keyed,
             failing,
+            at_work: at_work.into_inner(),
         }
+    }
+
+    /// For how long a kind of writes has not been answered: of those for keys all, since one may
+    /// wait for a lock on its row only. On SQLite a transaction waits for nothing but another process,
+    /// which a sign of life shows.
+    pub(super) fn stalled(&self) -> Duration {
+        let (single, keyed) = &self.at_work;
+        let single = single.iter().map(AtWork::lasts).max();
+        let keyed = keyed.iter().map(AtWork::lasts).min();
+        single.max(keyed).unwrap_or_default()
     }
 
     /// Whether a write failed, because the database was unavailable, and none of its lane worked
@@ -216,6 +242,7 @@ struct LaneWorker {
     /// When the last transaction began, by the database's clock and by ours.
     began: Option<(DateTime<Utc>, Instant)>,
     failing: Arc<Failing>,
+    at_work: AtWork,
     announced: mpsc::UnboundedSender<Vec<Announcement>>,
     /// How many writes share a transaction. Found once: to find it takes longer than to record.
     group_size: Histogram,
@@ -265,6 +292,8 @@ impl LaneWorker {
 
     /// The lane outlives a mistake of ours in its own code. Whoever waited learns that it was cut off.
     async fn guarded(&mut self, work: impl AsyncFnOnce(&mut Self)) {
+        let at_work = self.at_work.clone();
+        let _working = at_work.begin();
         if AssertUnwindSafe(work(self)).catch_unwind().await.is_err() {
             panicked();
         }
@@ -541,83 +570,6 @@ impl LaneWorker {
         }
     }
 
-    /// Find out whether a transaction was committed whose commit was not answered.
-    async fn find_commit(&mut self, tx: Tx, error: StoreError) -> Result<(), StoreError> {
-        let (session, xid) = (tx.conn.session().cloned(), tx.xid);
-        let announcements = tx.announcements;
-        drop(tx.conn);
-        match self.find_out(session, Doubt::Commit(xid)).await {
-            Some(true) => {
-                self.announce(announcements);
-                Ok(())
-            }
-            Some(false) => Err(error),
-            None => Err(in_doubt(error)),
-        }
-    }
-
-    /// Find out whether the only statement of a transaction was executed that was not answered.
-    async fn find_statement(
-        &mut self,
-        error: StoreError,
-        session: Option<Session>,
-        group: &mut Box<dyn Group>,
-    ) -> Result<(), StoreError> {
-        if session.is_none() {
-            // SQLite says what happened.
-            return Err(error);
-        }
-        match self.find_out(session, Doubt::Statement(group)).await {
-            Some(true) => Ok(()),
-            Some(false) => Err(error),
-            None => Err(in_doubt(error)),
-        }
-    }
-
-    /// End the lost session, so that nothing that it was sent is done any more, and ask on a new
-    /// connection, until there is an answer or [`DOUBT_MAX`] is over.
-    async fn find_out(&mut self, lost: Option<Session>, mut doubt: Doubt<'_>) -> Option<bool> {
-        let lost = lost?;
-        metrics::counter!("picloud_store_answers_lost_total").increment(1);
-        let began = Instant::now();
-        loop {
-            if let Ok(Some((answer, conn))) = self.ask(&lost, &mut doubt).await {
-                self.conn = Some(conn);
-                return answer;
-            }
-            if began.elapsed() > DOUBT_MAX {
-                return None;
-            }
-            tokio::time::sleep(DOUBT_PAUSE).await;
-        }
-    }
-
-    /// Ask once: none if it is to be asked again, and no answer if it can never be known.
-    async fn ask(
-        &self,
-        lost: &Session,
-        doubt: &mut Doubt<'_>,
-    ) -> Result<Option<(Option<bool>, Conn)>, StoreError> {
-        let mut conn = self.connector.connect().await?;
-        let remembers = |now| lost.is_remembered_in(now);
-        if matches!(doubt, Doubt::Commit(_)) && !conn.session().is_some_and(remembers) {
-            // What the server says of the transaction may be about another one.
-            return Ok(Some((None, conn)));
-        }
-        let Conn::Postgres(held) = &mut conn else {
-            return Ok(None);
-        };
-        if !session::end(held, &lost.id).await? {
-            return Ok(None);
-        }
-        let answer = match doubt {
-            Doubt::Commit(Some(xid)) => session::was_committed(held, *xid).await?,
-            Doubt::Commit(None) => None,
-            Doubt::Statement(group) => Some(group.was_written(&mut conn).await?),
-        };
-        Ok(answer.map(|answer| (Some(answer), conn)))
-    }
-
     /// Keep the connection only if the rollback worked.
     async fn roll_back(&mut self, mut tx: Tx) {
         if tx.conn.is_lost() {
@@ -666,14 +618,6 @@ impl LaneWorker {
     }
 }
 
-/// What was not answered.
-enum Doubt<'g> {
-    /// The commit of a transaction, with its number.
-    Commit(Option<i64>),
-    /// The only statement of a group.
-    Statement(&'g mut Box<dyn Group>),
-}
-
 fn panicked() -> StoreError {
     metrics::counter!("picloud_store_panics_total").increment(1);
     tracing::error!("a write panicked; this is a mistake of ours");
@@ -683,12 +627,4 @@ fn panicked() -> StoreError {
 fn took_too_long() -> StoreError {
     tracing::error!("a transaction took longer than {TRANSACTION_TIMEOUT:?} and was cut off");
     StoreError::CutOff(TRANSACTION_TIMEOUT)
-}
-
-/// That nobody knows whether it was written, because of `error`.
-fn in_doubt(error: StoreError) -> StoreError {
-    match error {
-        StoreError::Unavailable(why) => StoreError::InDoubt(why),
-        error => error,
-    }
 }
