@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use zip::result::ZipError;
 use zip::write::{SimpleFileOptions, StreamWriter};
 use zip::{CompressionMethod, ZipArchive, ZipWriter};
@@ -124,11 +124,30 @@ pub enum MakeError {
     Io(#[from] io::Error),
 }
 
-/// An archive as it is made: pieces, and none after the last. After an error there is no more.
-pub type Pieces = mpsc::Receiver<Result<Bytes, MakeError>>;
+/// An archive as it is made.
+pub struct Pieces {
+    pieces: mpsc::Receiver<Bytes>,
+    /// What became of it, once there are no more pieces.
+    made: oneshot::Receiver<Result<(), MakeError>>,
+}
+
+impl Pieces {
+    /// The next piece; none once it is whole.
+    ///
+    /// # Errors
+    /// Why there are no more, though it is not whole.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, MakeError> {
+        if let Some(piece) = self.pieces.recv().await {
+            return Ok(Some(piece));
+        }
+        let broke_off = || MakeError::Io(io::Error::other("it broke off"));
+        let made = (&mut self.made).await.unwrap_or_else(|_| Err(broke_off()));
+        made.map(|()| None)
+    }
+}
 
 /// Hands over an archive piece by piece.
-pub struct Giver(mpsc::Sender<Result<Bytes, MakeError>>);
+pub struct Giver(mpsc::Sender<Bytes>);
 
 impl Giver {
     /// Hand over a piece, once there is room for it.
@@ -136,7 +155,7 @@ impl Giver {
     /// # Errors
     /// [`MakeError::NotTaken`].
     pub async fn piece(&self, piece: Bytes) -> Result<(), MakeError> {
-        let given = self.0.send_timeout(Ok(piece), STALL).await;
+        let given = self.0.send_timeout(piece, STALL).await;
         given.map_err(|_| MakeError::NotTaken)
     }
 }
@@ -148,15 +167,17 @@ where
     W: FnOnce(Giver) -> F + Send + 'static,
     F: Future<Output = Result<(), MakeError>>,
 {
-    let (pieces, taken) = mpsc::channel(PIECES);
+    let (giver, pieces) = mpsc::channel(PIECES);
+    let (tell, made) = oneshot::channel();
     tokio::task::spawn_blocking(move || {
-        let made = Handle::current().block_on(work(Giver(pieces.clone())));
-        if let Err(error) = made {
+        let made = Handle::current().block_on(work(Giver(giver)));
+        if let Err(error) = &made {
             tracing::warn!(%error, "an archive could not be made");
-            let _ = Handle::current().block_on(pieces.send_timeout(Err(error), STALL));
         }
+        // Whoever has left does not want to know.
+        let _ = tell.send(made);
     });
-    taken
+    Pieces { pieces, made }
 }
 
 /// Bytes that were written and not yet taken away.

@@ -10,7 +10,7 @@ use chrono::Utc;
 use futures_util::{FutureExt, stream};
 
 use super::{ACTIONS, BackupError};
-use crate::archive::Pieces;
+use crate::archive::{MakeError, Pieces};
 use crate::audit::{self, Act, Actor};
 use crate::http::API_ROOT;
 use crate::http::answer::Zip;
@@ -74,21 +74,16 @@ pub fn download(
     pieces: Pieces,
     sent: impl Future<Output = ()> + Send + 'static,
 ) -> Zip {
-    let sent = Some(sent.boxed());
-    let pieces = stream::unfold((pieces, sent), async |(mut pieces, sent)| {
-        match pieces.recv().await {
-            Some(piece) => {
-                let sent = sent.filter(|_| piece.is_ok());
-                Some((piece, (pieces, sent)))
-            }
+    let pieces = stream::try_unfold(
+        (pieces, sent.boxed()),
+        async |(mut pieces, sent)| match pieces.next().await? {
+            Some(piece) => Ok(Some((piece, (pieces, sent)))),
             None => {
-                if let Some(sent) = sent {
-                    sent.await;
-                }
-                None
+                sent.await;
+                Ok::<_, MakeError>(None)
             }
-        }
-    });
+        },
+    );
     let body = Body::from_stream(pieces);
     Zip { name, body }
 }

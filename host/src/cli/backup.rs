@@ -121,8 +121,8 @@ impl Backup {
         let read = |to: &mut dyn Write| {
             runtime()?.block_on(async {
                 let mut pieces = Backups::new(database_url.clone()).begin().await?;
-                while let Some(piece) = pieces.recv().await {
-                    to.write_all(&piece?)?;
+                while let Some(piece) = pieces.next().await? {
+                    to.write_all(&piece)?;
                 }
                 Ok(())
             })

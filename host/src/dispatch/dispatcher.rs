@@ -494,6 +494,7 @@ impl Dispatcher {
                 taken,
                 more,
                 next_due_in,
+                at: (at, now),
             } = match claimed.await {
                 Ok(claims) => claims,
                 Err(error) => {
@@ -502,6 +503,7 @@ impl Dispatcher {
                     return POLL;
                 }
             };
+            self.outbox.leases.clock_seen(at, now);
             self.outbox.backlog.store(more, Ordering::Relaxed);
             let is_stuck = taken.is_empty();
             for (claimed, permit) in taken {

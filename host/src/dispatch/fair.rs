@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
+use std::time::Instant;
 
-use chrono::TimeDelta;
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::gate::Permit;
 use super::outbox::Outbox;
@@ -21,6 +22,8 @@ pub(super) struct Claims {
     pub(super) more: bool,
     /// How long until the next row is due that is not due yet.
     pub(super) next_due_in: Option<TimeDelta>,
+    /// When it was claimed, by both clocks.
+    pub(super) at: (Instant, DateTime<Utc>),
 }
 
 /// What a clock may be put back by unnoticed: what waits waits for as much longer.
@@ -66,6 +69,7 @@ pub(super) async fn claim(
         taken: Vec::new(),
         more: false,
         next_due_in: next_due.map(|at| at - now),
+        at: (Instant::now(), now),
     };
     if outbox.gate.holds_deliveries() {
         // Whoever lets them in again wakes the dispatcher.

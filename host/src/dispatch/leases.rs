@@ -140,10 +140,15 @@ impl Leases {
         renew.map(|(claim, _)| *claim).collect()
     }
 
-    /// How far the clock by which leases end has jumped since this was asked before: less than
-    /// nothing where it was put back. `now` is what it says.
+    /// What the clock said when leases were last cared for before a claim that was committed.
+    pub(super) fn clock_seen(&self, at: Instant, now: DateTime<Utc>) {
+        self.state().clock = Some((at, now));
+    }
+
+    /// How far the clock by which leases end has jumped since it was seen: less than nothing where it
+    /// was put back. `now` is what it says.
     pub(super) fn clock_jump(&self, now: DateTime<Utc>) -> TimeDelta {
-        let before = self.state().clock.replace((Instant::now(), now));
+        let before = self.state().clock;
         before.map_or(TimeDelta::zero(), |(at, then)| {
             let passed = TimeDelta::from_std(at.elapsed()).unwrap_or(TimeDelta::MAX);
             now - then - passed
@@ -305,7 +310,11 @@ mod tests {
         let held = leases.take(one);
         held.placed();
         let (now, hour) = (Utc::now(), TimeDelta::hours(1));
-        let jumps = [now, now, now + hour, now].map(|now| leases.clock_jump(now));
+        let jumps = [now, now, now + hour, now].map(|now| {
+            let jump = leases.clock_jump(now);
+            leases.clock_seen(Instant::now(), now);
+            jump
+        });
         let is_about = |jump: TimeDelta, length: TimeDelta| (jump - length).abs().num_seconds() < 5;
         for (jump, length) in
             jumps

@@ -118,13 +118,14 @@ impl<T: DeserializeOwned> FromRequestParts<Arc<Node>> for Query<T> {
 
 /// That there is nothing where a request looks.
 pub fn nothing_at(parts: &Parts) -> Problem {
+    let detail = format!("there is nothing at `{}`", path_of(parts));
+    Problem::new(ProblemType::UnknownPath, detail)
+}
+
+fn path_of(parts: &Parts) -> &str {
     // Within the API's router the path has lost what all of it has in common.
     let whole = parts.extensions.get::<OriginalUri>();
-    let path = whole.map_or(parts.uri.path(), |OriginalUri(uri)| uri.path());
-    Problem::new(
-        ProblemType::UnknownPath,
-        format!("there is nothing at `{path}`"),
-    )
+    whole.map_or(parts.uri.path(), |OriginalUri(uri)| uri.path())
 }
 
 /// A part of the path, decoded. One that cannot be what it stands for, no id or no UTF-8, is a
@@ -137,7 +138,7 @@ impl<T: DeserializeOwned + Send> FromRequestParts<Arc<Node>> for Path<T> {
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
         let path = axum::extract::Path::<T>::from_request_parts(parts, node).await;
         path.map(|axum::extract::Path(path)| Self(path))
-            .map_err(|_| nothing_at(parts))
+            .map_err(|_| Problem::not_found(format!("there is nothing at `{}`", path_of(parts))))
     }
 }
 

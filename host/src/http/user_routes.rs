@@ -101,6 +101,8 @@ struct Bound {
     found: Match,
     /// The path that the request leads to, where it has not the route's own.
     at: Option<String>,
+    /// The host that it is for, where the app has hosts: elsewhere it is any name of the node.
+    host: Option<String>,
 }
 
 /// The route that a request takes, or would take with this method.
@@ -118,7 +120,7 @@ fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> 
         true => Pages::Free,
         false => Pages::Sandboxed,
     };
-    let app_id = app.id;
+    let (app_id, claims_hosts) = (app.id, app.claims_hosts());
     let table = picture.routes(app_id).ok_or_else(nothing)?;
     let mut found = table.find(method, &host, path);
     let mut at = None;
@@ -143,6 +145,7 @@ fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> 
         pages,
         found,
         at,
+        host: claims_hosts.then(|| host.to_string()),
     })
 }
 
@@ -179,6 +182,7 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
         pages,
         found,
         at: _,
+        host,
     } = bound;
     let script = picture.script(found.route.script_id);
     let script = script
@@ -215,7 +219,13 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
     let key = match idempotency {
         Some(policy) => idempotency_key(&request)?.map(|key| {
             (
-                Key::of_request(route_id.uuid(), key, &request, raw_query, policy),
+                Key::of_request(
+                    route_id.uuid(),
+                    key,
+                    &request,
+                    (host.as_deref(), raw_query),
+                    policy,
+                ),
                 policy,
             )
         }),
@@ -317,8 +327,8 @@ fn known_answer(known: Known, pages: Pages) -> Result<Response, Problem> {
     Err(problem.with("execution_id", execution_id))
 }
 
-/// A field's value: in UTF-8 or, as HTTP had it before, in Latin-1 (RFC 9110, 5.5), so that no two
-/// values of that become one.
+/// A field's value: in UTF-8 or, as HTTP had it before, in Latin-1 (RFC 9110, 5.5), so that two
+/// values are one text only where they say the same.
 fn field_text(value: &HeaderValue) -> String {
     let bytes = value.as_bytes();
     match std::str::from_utf8(bytes) {

@@ -81,7 +81,7 @@ impl Guesses {
     ) -> Result<(), IdentityError> {
         self.count(address)?;
         // The same user, however the name is written; and no more of it than a user's can have.
-        let name = name::canonical(name).unwrap_or_else(|_| name.to_owned());
+        let name = name::sought(name);
         let name: String = name.chars().take(NAME_BYTES_MAX).collect();
         take(&self.by_pair, format!("{} {name}", subscriber_of(address)))?;
         match take(&self.by_stranger, name) {

@@ -29,16 +29,19 @@ pub fn canonical(name: &str) -> Result<String, &'static str> {
         return Err(IMPOSSIBLE);
     }
     let parts = name.split_whitespace();
-    let parts = parts.map(|part| {
-        let part = UsernameCaseMapped::enforce(part).map_err(|_| IMPOSSIBLE)?;
-        // At the end of a word, capitals do not say which of the two small letters it was.
-        Ok(part.replace('\u{3c2}', "\u{3c3}"))
-    });
-    let parts: Vec<String> = parts.collect::<Result<_, &'static str>>()?;
+    let parts = parts.map(|part| UsernameCaseMapped::enforce(part).map_err(|_| IMPOSSIBLE));
+    let parts: Vec<Cow<'_, str>> = parts.collect::<Result<_, _>>()?;
     match parts.is_empty() {
         true => Err("it is empty"),
         false => Ok(parts.join(" ")),
     }
+}
+
+/// A name as it is looked for: its [canonical] form with one small sigma, since capitals do not say
+/// which of the two stands at the end of a word; one that cannot be a name, as it is written.
+pub fn sought(name: &str) -> String {
+    let canonical = canonical(name).unwrap_or_else(|_| name.to_owned());
+    canonical.replace('\u{3c2}', "\u{3c3}")
 }
 
 /// A password as it is hashed: composed, and with plain spaces; none if it has characters that none
@@ -55,8 +58,7 @@ pub fn twins(names: impl IntoIterator<Item = String>) -> Vec<Vec<String>> {
     let mut groups = std::collections::BTreeMap::<String, Vec<String>>::new();
     for name in names {
         let seen = look_alike(&name);
-        let key = canonical(&seen).unwrap_or(seen);
-        groups.entry(key).or_default().push(name);
+        groups.entry(sought(&seen)).or_default().push(name);
     }
     let mut twins: Vec<_> = groups
         .into_values()
@@ -100,7 +102,7 @@ mod tests {
             ),
             (
                 "\u{3bf}\u{3b4}\u{3bf}\u{3c2}",
-                "\u{3bf}\u{3b4}\u{3bf}\u{3c3}",
+                "\u{3bf}\u{3b4}\u{3bf}\u{3c2}",
             ),
         ] {
             assert_eq!(canonical(written).as_deref(), Ok(name), "{written:?}");
@@ -119,6 +121,16 @@ mod tests {
         ] {
             assert!(canonical(odd).is_err(), "{odd:?}");
         }
+    }
+
+    #[test]
+    fn capitals_do_not_say_which_small_sigma_it_was() {
+        let written = ["\u{39f}\u{3a3}", "\u{3bf}\u{3c2}", "\u{3bf}\u{3c3}"];
+        for name in written {
+            assert_eq!(sought(name), "\u{3bf}\u{3c3}", "{name}");
+        }
+        let twins = twins(written.map(str::to_owned));
+        assert_eq!(twins.len(), 1);
     }
 
     #[test]

@@ -255,7 +255,7 @@ pub enum Fault {
     TooDeep,
     /// A string or a name has half of a surrogate pair.
     LoneSurrogate,
-    /// A number is beyond what a double holds.
+    /// A number is beyond what every reader holds.
     NumberRange,
 }
 

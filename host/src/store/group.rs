@@ -224,11 +224,12 @@ impl<G: Grouped> Group for Members<G> {
         Box::pin(async move {
             self.outputs = G::apply(tx, &self.items).await?;
             debug_assert_eq!(self.outputs.len(), self.items.len());
-            let changes: Vec<bool> = self.outputs.iter().map(G::is_change).collect();
-            for (witness, is_change) in self.witnesses.iter().zip(changes) {
-                if let Some(witness) = witness.as_ref().filter(|_| is_change) {
-                    witness.write(tx).await?;
-                }
+            for (witness, output) in self.witnesses.iter_mut().zip(&self.outputs) {
+                // It has seen nothing.
+                *witness = witness.take().filter(|_| G::is_change(output));
+            }
+            for witness in self.witnesses.iter().flatten() {
+                witness.write(tx).await?;
             }
             Ok(())
         })

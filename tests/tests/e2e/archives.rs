@@ -157,6 +157,22 @@ fn a_download_that_breaks_off_is_no_backup_and_stops_no_other(engine: Engine) {
     drop(reader);
     // Who leaves makes room, and long before a reader who takes nothing would.
     drop(wait_for("room for the next one", || begin(&server)));
+    let audited = || {
+        let log = server
+            .api("GET", "/audit?action=GET%20/instance/backup", None)
+            .json();
+        let entries = log["items"].as_array().unwrap().clone();
+        entries
+            .iter()
+            .map(|entry| entry["status"].as_u64().unwrap())
+            .collect::<Vec<_>>()
+    };
+    // None was sent to its end.
+    assert!(
+        !audited().is_empty() && !audited().contains(&200),
+        "{:?}",
+        audited()
+    );
     wait_for("a whole one", || {
         let made = server.cli(&["backup", "whole.zip"]);
         made.status.success().then_some(())
@@ -165,6 +181,9 @@ fn a_download_that_breaks_off_is_no_backup_and_stops_no_other(engine: Engine) {
         .unwrap()
         .len();
     assert!(bytes > 20 << 20, "{bytes}");
+    wait_for("it to be written down", || {
+        audited().contains(&200).then_some(())
+    });
 
     // The command line writes under another name until all of it is there.
     let part = server.folder().join("cut.zip.part");

@@ -577,6 +577,7 @@ fn codes_agree(engine: Engine) {
         (&["scripts", "delete", "none", "--app", "a", "--yes"], 3),
         (&["users", "disable", "none"], 3),
         (&["keys", "revoke", "none"], 3),
+        (&["dead-letters", "show", "none"], 3),
         (&["login", "--oidc"], 3),
         (
             &[

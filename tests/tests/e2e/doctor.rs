@@ -97,17 +97,6 @@ fn a_server_checks_itself_and_says_how_to_mend_what_is_wrong(engine: Engine) {
     };
     assert!(detail.starts_with(product), "{detail}");
     assert!(!first.to_string().contains(server.password()));
-    // One that nobody waited for was not taken.
-    let begun = format!(
-        "GET /api/v1/instance/backup HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {}\r\n\r\n",
-        server.token
-    );
-    let address = server.url.trim_start_matches("http://");
-    let mut left = std::net::TcpStream::connect(address).unwrap();
-    std::io::Write::write_all(&mut left, begun.as_bytes()).unwrap();
-    std::io::Read::read_exact(&mut left, &mut [0; 20]).unwrap();
-    left.shutdown(std::net::Shutdown::Both).unwrap();
-    drop(left);
     // A backup is known from then on, whether it was taken through the API or beside the server.
     let not_yet = finding(&first, "backup")["found"].to_string();
     assert!(not_yet.contains("none was taken"), "{not_yet}");

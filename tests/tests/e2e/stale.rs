@@ -192,7 +192,10 @@ fn a_node_whose_writes_wait_for_a_lock_says_so() {
             (told.status == 503).then(|| told.text())
         });
         assert!(problem.contains("unavailable"), "{problem}");
-        assert!(server.log().contains("a write has not been answered for"));
+        wait_for("the log to say why", || {
+            let says = "a write has not been answered for";
+            server.log().contains(says).then_some(())
+        });
         locked.join().unwrap();
     });
     wait_for("the node to be ready again", || {

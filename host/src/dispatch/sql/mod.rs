@@ -453,19 +453,36 @@ pub async fn release(tx: &mut Tx, worker: Option<WorkerId>) -> Result<u64, Store
 /// Make what waits due earlier, after the clock was put back `by` so much: for SQLite, whose rows
 /// have the times of the one process that writes them.
 pub async fn bring_forward(tx: &mut Tx, by: TimeDelta) -> Result<(), StoreError> {
+    // By the clock as it was, most of them were due, or would have been by now.
+    const OVERDUE: &str = "
+        update outbox set due_at = $1
+        where due_at > $1 and due_at <= $2 and lease_owner is null";
     const WAITING: &str = "select id, due_at from outbox where due_at > $1 and lease_owner is null";
     const SET: &str = "update outbox set due_at = $1 where id = $2";
+    // So that the next start does not find the clock put back once more.
+    const MADE: &str = "update outbox set created_at = $1 where created_at > $1";
     let now = tx.now;
     let waiting: Vec<(DeliveryId, DateTime<Utc>)> = on!(tx.conn().await?, |c| {
-        sqlx::query_as(WAITING).bind(now).fetch_all(c).await
+        sqlx::query_as(WAITING).bind(now + by).fetch_all(c).await
     })?;
     tracing::warn!(
         seconds = by.num_seconds(),
-        waiting = waiting.len(),
         "the clock was put back; what waits is due as much earlier"
     );
+    let conn = tx.conn().await?;
+    on!(conn, |c| sqlx::query(OVERDUE)
+        .bind(now)
+        .bind(now + by)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    on!(conn, |c| sqlx::query(MADE)
+        .bind(now)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
     for (id, due_at) in waiting {
-        on!(tx.conn().await?, |c| sqlx::query(SET)
+        on!(conn, |c| sqlx::query(SET)
             .bind(due_at - by)
             .bind(id)
             .execute(c)

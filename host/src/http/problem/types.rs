@@ -99,7 +99,7 @@ types! {
     UriTooLong = "uri_too_long", URI_TOO_LONG, "The URL is too long",
         "Path and query have more than 16 KiB.";
     HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large",
-        "The header fields have more than 64 KiB; cookies are often why.";
+        "The header fields have more than 64 KiB, or are more than 100; cookies are often why.";
     TooSlow = "too_slow", REQUEST_TIMEOUT, "The request came too slowly",
         "The body was not there in time: `client_timeout_ms`, and longer while it comes at 16 KiB/s.";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large",
@@ -111,7 +111,7 @@ types! {
     InvalidSource = "invalid_source", UNPROCESSABLE_ENTITY, "The code does not validate",
         "A script's source or component; `diagnostics` name lines and columns of a source.";
     IdempotencyKeyReused = "idempotency_key_reused", UNPROCESSABLE_ENTITY, "The key was used for another request",
-        "A route: this Idempotency-Key came with another method, path, query or body before.";
+        "A route: this Idempotency-Key came with another method, path, query, content type or body before.";
     TooManyAttempts = "too_many_attempts", TOO_MANY_REQUESTS, "Too many attempts",
         "From this address, or for this name; `Retry-After` says when to go on.";
     TooManyReplays = "too_many_replays", TOO_MANY_REQUESTS, "Too many replays",

@@ -93,15 +93,17 @@ pub async fn get(conn: &mut Conn, id: UserId) -> Result<Option<User>, StoreError
 /// A user and the hash of their password. The name may be written in any way that means it.
 pub async fn by_name(conn: &mut Conn, name: &str) -> Result<Option<(User, String)>, StoreError> {
     // As it is written comes first: older versions took names as they came.
-    const SQL: &str = select_users!("where name = $1 or name = $2 order by name = $1 desc limit 1");
+    const SQL: &str = select_users!(
+        "where name = $1 or replace(name, 'ς', 'σ') = $2 order by name = $1 desc limit 1"
+    );
     // Nobody's name has one, and Postgres does not look for it.
     if name.contains('\0') {
         return Ok(None);
     }
-    let canonical = name::canonical(name).unwrap_or_else(|_| name.to_owned());
+    let sought = name::sought(name);
     let row: Option<Row> = on!(conn, |c| sqlx::query_as(SQL)
         .bind(name)
-        .bind(&canonical)
+        .bind(&sought)
         .fetch_optional(c)
         .await)?;
     row.map(Row::split).transpose()
@@ -151,7 +153,8 @@ pub async fn insert(tx: &mut Tx, user: &User, password_hash: &str) -> Result<(),
     const SQL: &str = "
         insert into users (id, name, password_hash, role, created_at) values ($1, $2, $3, $4, $5)";
     let mut names = names(tx.conn().await?).await?.into_iter();
-    if names.any(|known| name::canonical(&known).is_ok_and(|known| known == user.name)) {
+    let sought = name::sought(&user.name);
+    if names.any(|known| name::sought(&known) == sought) {
         return Err(StoreError::Duplicate);
     }
     add(tx, SQL, user, password_hash).await.map(|_| ())

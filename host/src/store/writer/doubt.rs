@@ -84,15 +84,16 @@ impl LaneWorker {
     ) -> Result<Option<(Option<bool>, Conn)>, StoreError> {
         let mut conn = self.connector.connect().await?;
         let remembers = |now| lost.is_remembered_in(now);
-        if matches!(doubt, Doubt::Commit(_)) && !conn.session().is_some_and(remembers) {
-            // What the server says of the transaction may be about another one.
-            return Ok(Some((None, conn)));
-        }
+        let is_remembered = conn.session().is_some_and(remembers);
         let Conn::Postgres(held) = &mut conn else {
             return Ok(None);
         };
         if !session::end(held, &lost.id).await? {
             return Ok(None);
+        }
+        if matches!(doubt, Doubt::Commit(_)) && !is_remembered {
+            // What the server says of the transaction may be about another one.
+            return Ok(Some((None, conn)));
         }
         let answer = match doubt {
             Doubt::Commit(Some(xid)) => session::was_committed(held, *xid).await?,
