@@ -160,7 +160,7 @@ test("a page of an origin that a topic does not let in is told so, and the other
     globalName: "picloud",
     write: false,
   });
-  await page.evaluate(outputFiles[0]?.text + ";globalThis.picloud = picloud");
+  await page.evaluate(`${outputFiles[0]?.text ?? ""};globalThis.picloud = picloud`);
   await page.evaluate((baseUrl) => {
     const { createClient } = (globalThis as unknown as { picloud: typeof import("../src/index.js") }).picloud;
     const client = createClient({ baseUrl });
