@@ -62,8 +62,16 @@ pub(super) struct Writer {
     reserved: mpsc::Sender<Job>,
     keyed: Vec<mpsc::Sender<Job>>,
     failing: Arc<Failing>,
-    /// The lanes of one kind each, but for long work, and those for keys.
-    at_work: (Vec<AtWork>, Vec<AtWork>),
+    at_work: LanesAtWork,
+}
+
+/// Since when lanes are at their transactions, but for that of work that may be long.
+#[derive(Default)]
+struct LanesAtWork {
+    /// Those of which there is one of a kind.
+    single: Vec<AtWork>,
+    /// Those of [`Lane::Keyed`].
+    keyed: Vec<AtWork>,
 }
 
 /// Which lanes failed at their last write, because the database was unavailable: a bit for each.
@@ -99,14 +107,14 @@ impl Writer {
     ) -> Self {
         let failing = Arc::new(Failing::default());
         let lanes = Cell::new(0);
-        let at_work = RefCell::<(Vec<AtWork>, Vec<AtWork>)>::default();
+        let at_work = RefCell::<LanesAtWork>::default();
         let start = |name| {
             let mine = AtWork::default();
             match name {
                 // It is cut off by itself.
                 "alone" => {}
-                "keyed" => at_work.borrow_mut().1.push(mine.clone()),
-                _ => at_work.borrow_mut().0.push(mine.clone()),
+                "keyed" => at_work.borrow_mut().keyed.push(mine.clone()),
+                _ => at_work.borrow_mut().single.push(mine.clone()),
             }
             lanes.set(lanes.get() + 1);
             let (jobs, queue) = mpsc::channel(QUEUE);
@@ -149,9 +157,8 @@ impl Writer {
     /// wait for a lock on its row only. On SQLite a transaction waits for nothing but another process,
     /// which a sign of life shows.
     pub(super) fn stalled(&self) -> Duration {
-        let (single, keyed) = &self.at_work;
-        let single = single.iter().map(AtWork::lasts).max();
-        let keyed = keyed.iter().map(AtWork::lasts).min();
+        let single = self.at_work.single.iter().map(AtWork::lasts).max();
+        let keyed = self.at_work.keyed.iter().map(AtWork::lasts).min();
         single.max(keyed).unwrap_or_default()
     }
 
