@@ -176,6 +176,15 @@ fn known() -> Vec<Known> {
         .collect()
 }
 
+/// A printed text without the columns of the errors in it.
+fn without_column(text: &str) -> String {
+    let mut parts = text.split("\"position\": ");
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |text, part| {
+        text + part.trim_start_matches(|c: char| c.is_ascii_digit())
+    })
+}
+
 /// Where two ends differ, in words; none where they do not.
 fn difference(native: &Ended, ours: &Ended) -> Option<String> {
     if native == ours {
@@ -191,6 +200,17 @@ fn difference(native: &Ended, ours: &Ended) -> Option<String> {
             _ => "line",
         };
         return Some(format!("place: {what}: {a}: native {at:?}, ours {other:?}"));
+    }
+    // A caught error that is printed says its place, too.
+    let printed = native.printed.iter().zip(&ours.printed);
+    let is_column = |(a, b): (&String, &String)| without_column(a) == without_column(b);
+    if native.value == ours.value
+        && native.printed.len() == ours.printed.len()
+        && printed.clone().all(is_column)
+        && let Some((a, b)) = printed.clone().find(|(a, b)| a != b)
+    {
+        let message = a.split("\"message\": \"").nth(1).unwrap_or_default();
+        return Some(format!("place: column: {message}: native {a}, ours {b}"));
     }
     let told = |ended: &Ended| match &ended.value {
         Ok(value) => format!("{value} printed {:?}", ended.printed),

@@ -13,10 +13,7 @@ use picloud::sandbox::{
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// The script of the benchmark.
-const SOURCE: &str = r#"
-let name = ctx.request.query.get_or("name", "world");
-#{ hello: name, method: ctx.request.method }
-"#;
+const SOURCE: &str = include_str!("../../tests/bench/hello.rhai");
 
 fn job(program: &Program) -> Job<NoImports> {
     let request = Request {

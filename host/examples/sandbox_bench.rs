@@ -12,10 +12,7 @@ use picloud::sandbox::{
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
-const SOURCE: &str = r#"
-let name = ctx.request.query.get_or("name", "world");
-#{ hello: name, method: ctx.request.method }
-"#;
+const SOURCE: &str = include_str!("../../tests/bench/hello.rhai");
 const NATIVE_SOURCE: &str = r#"
 let name = request.query.name;
 #{ hello: name, method: request.method }

@@ -14,10 +14,7 @@ use super::report::Row;
 use super::server::Server;
 
 /// What is answered: ours, and by every peer.
-pub(super) const SCRIPT: &str = r#"
-let name = ctx.request.query.get_or("name", "world");
-#{ hello: name, method: ctx.request.method }
-"#;
+pub(super) const SCRIPT: &str = include_str!("../../../tests/bench/hello.rhai");
 const ROUTE: &str = "/hello?name=Ada";
 const SQLITE: &str = "PiCloud on SQLite";
 const POSTGRES: &str = "PiCloud on Postgres";
