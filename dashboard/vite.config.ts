@@ -44,6 +44,9 @@ export default defineConfig({
 						// of which a browser has six under way, before anything was seen.
 						codeSplitting: {
 							groups: [
+								// What a page says of itself, its version say: SvelteKit's other modules read it when they
+								// are evaluated, so what sets it must not be in one file with them.
+								{ name: 'payload', test: /\/kit\/src\/runtime\/client\/payload\.js$/, priority: 1 },
 								{
 									name: 'shared',
 									test: /@lucide\/svelte|\/src\/lib\/(api|apps|shell|ui)\/|\/src\/lib\/[^/]+$/

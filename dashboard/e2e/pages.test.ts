@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Browser } from 'playwright-core';
 import { EDITOR, enterPassword, launch, look, signIn, tab, write } from './browser.ts';
+import { formOf, policyOf } from '../src/lib/routes/cors.ts';
 import { Server } from './server.ts';
 
 let server: Server;
@@ -299,6 +300,59 @@ test('a key is changed, with what that fires, and deleted once its name is typed
 	await expect.poll(() => page.getByRole('button', { name: 'order:11' }).count()).toBe(0);
 	expect(wrong).toEqual([]);
 	await page.context().close();
+});
+
+test('a key is reached whatever it is called, and so is its collection', async () => {
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	const at = (collection: string, key: string) =>
+		`/apps/shop/kv-value?${new URLSearchParams({ collection, key })}`;
+	for (const collection of ['.', '..', 'plain']) {
+		for (const key of ['.', '..', '%2e', 'a/../b']) {
+			await server.api(`PUT ${at(collection, key)}`, { was: key });
+			await page.goto(`${server.url}/admin/apps/shop/kv?${new URLSearchParams({ collection })}`);
+			await page.getByRole('button', { name: key, exact: true }).click();
+			await page.locator(EDITOR, { hasText: `"was": "${key}"` }).waitFor();
+			await write(page, '{"is": 1}');
+			await page.getByRole('button', { name: 'Save' }).click();
+			await page.getByRole('dialog').waitFor({ state: 'detached' });
+			expect(await server.api(`GET ${at(collection, key)}`)).toEqual({ is: 1 });
+		}
+	}
+	await page.getByRole('button', { name: '..', exact: true }).last().click();
+	await page.getByRole('button', { name: 'Delete this key' }).click();
+	await page.getByLabel('Type .. to confirm').fill('..');
+	await page.getByRole('button', { name: 'Delete the key' }).click();
+	await expect
+		.poll(() => server.api(`GET ${at('plain', '..')}`).then(() => 'there', String))
+		.toContain('404');
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('a value that nobody could read says that it was repaired', async () => {
+	await server.api('PUT /apps/shop/kv/old/whole', 1);
+	await server.api('PUT /apps/shop/kv/old/broken', 2);
+	server.sql(`update kv set value = '{"n": 1e999}' where key = 'broken'`);
+	const { page, wrong } = await tab(browser);
+	await signIn(page, server);
+	await page.goto(`${server.url}/admin/apps/shop/kv?collection=old`);
+	const broken = page.getByRole('row', { name: 'broken' });
+	await broken.getByText('repaired').waitFor();
+	await broken.getByText('"1e999"').waitFor();
+	expect(await page.getByText('repaired').count()).toBe(1);
+	await look(page, 'kv-repaired');
+	expect(wrong).toEqual([]);
+	await page.context().close();
+});
+
+test('the form of CORS begins with what the API takes where nothing is said', async () => {
+	type Schema = { properties: Record<string, { default?: unknown }> };
+	type Document = { components: { schemas: Record<string, Schema> } };
+	const document = await server.api<Document>('GET /openapi.json');
+	const { headers, exposed_headers, max_age_s } = document.components.schemas.RouteCors?.properties ?? {};
+	const usual = { headers: headers?.default, exposed_headers: exposed_headers?.default, max_age_s: max_age_s?.default };
+	expect(policyOf({ ...formOf(null), on: true })).toMatchObject(usual);
 });
 
 /** What JavaScript's own numbers would change, as it may stand in somebody's JSON. */

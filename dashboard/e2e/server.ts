@@ -3,6 +3,7 @@ import { mkdtempSync, rmSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
+import { DatabaseSync } from 'node:sqlite';
 import { PROGRAM, TARGET } from './program.ts';
 
 export const PASSWORD = 'correct horse battery';
@@ -63,8 +64,11 @@ export class Server {
 
 	/** End the process, as a crash does unless told. */
 	async kill(name: NodeJS.Signals = 'SIGKILL'): Promise<void> {
-		const ended = new Promise((done) => this.#process?.once('exit', done));
-		this.signal(name);
+		const child = this.#process;
+		// One that a test ended, and then failed, does not end again.
+		if (!child || child.exitCode !== null || child.signalCode !== null) return;
+		const ended = new Promise((done) => child.once('exit', done));
+		child.kill(name);
 		await ended;
 	}
 
@@ -91,6 +95,13 @@ export class Server {
 		const text = await response.text();
 		if (!response.ok) throw new Error(`${endpoint}: ${response.status} ${text}`);
 		return (text ? JSON.parse(text) : undefined) as T;
+	}
+
+	/** Change the database behind the server's back: for what nothing else can do. */
+	sql(statements: string): void {
+		const database = new DatabaseSync(join(this.folder, 'data/picloud.db'), { timeout: 10_000 });
+		database.exec(statements);
+		database.close();
 	}
 
 	/** Wait for a condition. */

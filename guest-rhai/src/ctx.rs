@@ -4,10 +4,11 @@
 //! nothing is built or parsed that the script never reads.
 
 use std::cell::RefCell;
+use std::fmt;
 
-use rhai::{Array, Dynamic, Engine, ImmutableString, Map, NativeCallContext};
+use rhai::{Array, Dynamic, Engine, EvalAltResult, ImmutableString, Map, NativeCallContext};
 
-use crate::error::no_such_member;
+use crate::error::{no_such_member, unreadable_member};
 use crate::{host, json};
 
 /// The constant `ctx`. All its values live in [`CURRENT`]: an instance has one execution.
@@ -55,6 +56,24 @@ pub fn set_request(request: Option<Request>) {
     });
 }
 
+/// A member that is to be JSON and is none. It stays away: as a text, say, it would be taken for what
+/// was sent.
+#[derive(Debug)]
+pub struct Unreadable {
+    member: &'static str,
+    problem: String,
+}
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { member, problem } = self;
+        write!(f, "`{member}` is not the JSON that it should be: {problem}")
+    }
+}
+
+/// A member as it is read; none where there is no such member.
+type Member = Option<Result<Dynamic, Unreadable>>;
+
 const FIELDS: [&str; 14] = [
     "request",
     "execution_id",
@@ -73,13 +92,14 @@ const FIELDS: [&str; 14] = [
 ];
 
 impl Ctx {
-    fn get(name: &str) -> Option<Dynamic> {
+    fn get(name: &str) -> Member {
         CURRENT.with_borrow_mut(|current| {
             if name == "request" {
-                return current.request.is_some().then(|| Dynamic::from(RequestRef));
+                let request = Ok(Dynamic::from(RequestRef));
+                return current.request.is_some().then_some(request);
             }
             let known = current.context.get_or_insert_with(host::context);
-            Some(match name {
+            Some(Ok(match name {
                 "execution_id" => known.execution_id.clone().into(),
                 "request_id" => known.request_id.clone().into(),
                 "app_id" => known.app_id.clone().into(),
@@ -102,31 +122,63 @@ impl Ctx {
                 },
                 "event" => {
                     let text = known.event.as_ref()?;
-                    // The host made it; a text that is no JSON would still tell something.
-                    let parse = || json::parse_told(text).unwrap_or_else(|_| text.into());
-                    current.event.get_or_insert_with(parse).clone()
+                    let read = || {
+                        json::parse_told(text).map_err(|problem| Unreadable {
+                            member: "ctx.event",
+                            problem,
+                        })
+                    };
+                    return Some(kept(&mut current.event, read));
                 }
                 _ => return None,
-            })
+            }))
         })
     }
 
-    /// All of it, for whoever wants to see it.
-    pub fn to_map(self) -> Map {
-        let mut map = Map::new();
-        for name in FIELDS {
-            if let Some(value) = Self::get(name) {
-                let is_request = value.is::<RequestRef>();
-                let value = if is_request {
-                    RequestRef::to_map().into()
-                } else {
-                    value
-                };
-                map.insert(name.into(), value);
-            }
-        }
-        map
+    fn members() -> impl Iterator<Item = (&'static str, Result<Dynamic, Unreadable>)> {
+        let members = FIELDS.into_iter();
+        members.filter_map(|name| Some((name, Self::get(name)?)))
     }
+
+    /// All of it, with the request as a map.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn to_map(self) -> Result<Map, Unreadable> {
+        let whole = |member: Dynamic| match member.is::<RequestRef>() {
+            true => RequestRef::to_map().map(Dynamic::from),
+            false => Ok(member),
+        };
+        Self::members()
+            .map(|(name, member)| Ok((name.into(), whole(member?)?)))
+            .collect()
+    }
+
+    /// All of it, for people: what cannot be read says so.
+    pub fn shown(self) -> Map {
+        let whole = |member: Dynamic| match member.is::<RequestRef>() {
+            true => RequestRef::shown().into(),
+            false => member,
+        };
+        Self::members()
+            .map(|(name, member)| (name.into(), whole(or_problem(member))))
+            .collect()
+    }
+}
+
+/// What `kept` has, or what `read` answers and is kept.
+fn kept(
+    kept: &mut Option<Dynamic>,
+    read: impl FnOnce() -> Result<Dynamic, Unreadable>,
+) -> Result<Dynamic, Unreadable> {
+    match kept {
+        Some(value) => Ok(value.clone()),
+        None => Ok(kept.insert(read()?).clone()),
+    }
+}
+
+fn or_problem(member: Result<Dynamic, Unreadable>) -> Dynamic {
+    member.unwrap_or_else(|unreadable| unreadable.to_string().into())
 }
 
 /// `ctx.request` as a script holds it.
@@ -138,11 +190,11 @@ impl RequestRef {
         CURRENT.with_borrow(|current| current.request.as_ref().map(read))
     }
 
-    fn get(name: &str) -> Option<Dynamic> {
+    fn get(name: &str) -> Member {
         if name == "body" {
             return Some(Self::body());
         }
-        Self::with(|request| {
+        let member = Self::with(|request| {
             Some(match name {
                 "method" => request.method.clone().into(),
                 "path" => request.path.clone().into(),
@@ -156,34 +208,47 @@ impl RequestRef {
                 },
                 _ => return None,
             })
-        })?
+        });
+        member.flatten().map(Ok)
     }
 
     /// The body as what its type says it is, parsed when it is first read.
-    fn body() -> Dynamic {
-        CURRENT.with_borrow_mut(|current| {
-            if let Some(body) = &current.body {
-                return body.clone();
-            }
-            let Some(request) = &current.request else {
-                return Dynamic::UNIT;
-            };
-            let Some(bytes) = &request.body else {
-                return Dynamic::UNIT;
-            };
-            let value = body_value(&request.essence(), bytes);
-            current.body.insert(value).clone()
+    fn body() -> Result<Dynamic, Unreadable> {
+        CURRENT.with_borrow_mut(|current| match &current.request {
+            Some(request) => match &request.body {
+                Some(bytes) => {
+                    let read = || body_value(&request.essence(), bytes);
+                    kept(&mut current.body, read)
+                }
+                None => Ok(Dynamic::UNIT),
+            },
+            None => Ok(Dynamic::UNIT),
         })
     }
 
-    /// All of it.
-    pub fn to_map() -> Map {
-        [
+    fn members() -> impl Iterator<Item = (&'static str, Result<Dynamic, Unreadable>)> {
+        let members = [
             "method", "path", "params", "query", "rest", "headers", "body",
-        ]
-        .iter()
-        .filter_map(|name| Some(((*name).into(), Self::get(name)?)))
-        .collect()
+        ];
+        let members = members.into_iter();
+        members.filter_map(|name| Some((name, Self::get(name)?)))
+    }
+
+    /// All of it.
+    ///
+    /// # Errors
+    /// [`Unreadable`].
+    pub fn to_map() -> Result<Map, Unreadable> {
+        Self::members()
+            .map(|(name, member)| Ok((name.into(), member?)))
+            .collect()
+    }
+
+    /// All of it, for people: a body that cannot be read says so.
+    pub fn shown() -> Map {
+        Self::members()
+            .map(|(name, member)| (name.into(), or_problem(member)))
+            .collect()
     }
 }
 
@@ -211,25 +276,25 @@ fn fields(bytes: &[u8]) -> Vec<(String, String)> {
 }
 
 /// JSON as its value, forms as a map, text as a string, anything else as a blob.
-fn body_value(essence: &str, bytes: &[u8]) -> Dynamic {
-    let as_text = |bytes: &[u8]| match std::str::from_utf8(bytes) {
-        Ok(text) => text.into(),
-        Err(_) => Dynamic::from_blob(bytes.to_vec()),
-    };
+fn body_value(essence: &str, bytes: &[u8]) -> Result<Dynamic, Unreadable> {
     if essence == "application/json" || essence.ends_with("+json") {
-        // The host refused a body that is no JSON; a direct caller's may still be none.
-        let parsed = std::str::from_utf8(bytes)
-            .ok()
-            .and_then(|text| json::parse(text).ok());
-        return parsed.unwrap_or_else(|| as_text(bytes));
+        // A route refuses what is no JSON; what an older version accepted may be none.
+        let text = std::str::from_utf8(bytes).map_err(|error| error.to_string());
+        let read = text.and_then(json::parse);
+        return read.map_err(|problem| Unreadable {
+            member: "ctx.request.body",
+            problem,
+        });
     }
     if essence == FORM {
-        return pairs(&fields(bytes)).into();
+        return Ok(pairs(&fields(bytes)).into());
     }
-    if essence.is_empty() || essence.starts_with("text/") || essence == "application/xml" {
-        return as_text(bytes);
+    let is_text =
+        essence.is_empty() || essence.starts_with("text/") || essence == "application/xml";
+    if is_text && let Ok(text) = std::str::from_utf8(bytes) {
+        return Ok(text.into());
     }
-    Dynamic::from_blob(bytes.to_vec())
+    Ok(Dynamic::from_blob(bytes.to_vec()))
 }
 
 /// A map of the pairs; a name that stands several times has its last value.
@@ -248,36 +313,49 @@ fn all(pairs: &[(String, String)], name: &str) -> Array {
         .collect()
 }
 
+/// What a script gets of a member.
+fn told(
+    context: &NativeCallContext<'_>,
+    owner: &str,
+    name: &str,
+    member: Member,
+) -> Result<Dynamic, Box<EvalAltResult>> {
+    let member = member.ok_or_else(|| no_such_member(context, owner, name))?;
+    member.map_err(|unreadable| unreadable_member(context, &unreadable))
+}
+
 /// Teach the engine `ctx`.
 pub fn register(engine: &mut Engine) {
+    type Call<'a> = NativeCallContext<'a>;
     engine
         .register_type_with_name::<Ctx>("Ctx")
-        .register_indexer_get(|context: NativeCallContext<'_>, _: &mut Ctx, name: &str| {
-            Ctx::get(name).ok_or_else(|| no_such_member(&context, "`ctx`", name))
+        .register_indexer_get(|context: Call<'_>, _: &mut Ctx, name: &str| {
+            told(&context, "`ctx`", name, Ctx::get(name))
         })
         .register_fn("contains", |_: &mut Ctx, name: &str| {
             Ctx::get(name).is_some()
         })
         .register_fn("keys", |ctx: &mut Ctx| -> Array {
-            ctx.to_map()
+            ctx.shown()
                 .into_keys()
                 .map(|name| name.as_str().into())
                 .collect()
         })
-        .register_fn("to_map", |ctx: &mut Ctx| ctx.to_map())
+        .register_fn("to_map", |context: Call<'_>, ctx: &mut Ctx| {
+            let map = ctx.to_map();
+            map.map_err(|unreadable| unreadable_member(&context, &unreadable))
+        })
         .register_fn("to_string", |ctx: &mut Ctx| {
-            json::display(&ctx.to_map().into())
+            json::display(&ctx.shown().into())
         })
         .register_fn("to_debug", |ctx: &mut Ctx| {
-            json::display(&ctx.to_map().into())
+            json::display(&ctx.shown().into())
         });
     engine
         .register_type_with_name::<RequestRef>("Request")
-        .register_indexer_get(
-            |context: NativeCallContext<'_>, _: &mut RequestRef, name: &str| {
-                RequestRef::get(name).ok_or_else(|| no_such_member(&context, "`ctx.request`", name))
-            },
-        )
+        .register_indexer_get(|context: Call<'_>, _: &mut RequestRef, name: &str| {
+            told(&context, "`ctx.request`", name, RequestRef::get(name))
+        })
         .register_fn("contains", |_: &mut RequestRef, name: &str| {
             RequestRef::get(name).is_some()
         })
@@ -296,12 +374,15 @@ pub fn register(engine: &mut Engine) {
             let found = RequestRef::with(|request| all(&request.headers, &name).pop()).flatten();
             found.unwrap_or(Dynamic::UNIT)
         })
-        .register_fn("to_map", |_: &mut RequestRef| RequestRef::to_map())
+        .register_fn("to_map", |context: Call<'_>, _: &mut RequestRef| {
+            let map = RequestRef::to_map();
+            map.map_err(|unreadable| unreadable_member(&context, &unreadable))
+        })
         .register_fn("to_string", |_: &mut RequestRef| {
-            json::display(&RequestRef::to_map().into())
+            json::display(&RequestRef::shown().into())
         })
         .register_fn("to_debug", |_: &mut RequestRef| {
-            json::display(&RequestRef::to_map().into())
+            json::display(&RequestRef::shown().into())
         });
     let mut module = rhai::Module::new();
     module.set_var("ctx", Dynamic::from(Ctx));

@@ -154,3 +154,29 @@ pub fn run(script: &Script) -> Result<Response, Failure> {
     let value = evaluate(script).map_err(|error| Failure::Threw(outcome::thrown(*error)))?;
     outcome::response(value)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_docs_say_how_deep_and_how_many() {
+        let docs = include_str!("../../docs/rhai-sdk.md");
+        let thousands = |count| format!("{},{:03}", count / 1_000, count % 1_000);
+        assert_eq!(
+            VARIABLES_MAX, FUNCTIONS_MAX,
+            "the docs have one line for both"
+        );
+        for line in [
+            format!("| depth of calls | {CALL_LEVELS_MAX} |"),
+            format!("| depth of expressions | {EXPR_DEPTH_MAX} |"),
+            format!(
+                "| variables at once, functions | {} |",
+                thousands(VARIABLES_MAX)
+            ),
+        ] {
+            let is_there = docs.lines().any(|said| said == line);
+            assert!(is_there, "docs/rhai-sdk.md has no line {line}");
+        }
+    }
+}

@@ -5,12 +5,14 @@ use std::fmt;
 
 use rhai::{Dynamic, Engine, EvalAltResult, ImmutableString, Map, NativeCallContext, Position};
 
+use crate::ctx::Unreadable;
 use crate::host::{Problem, kind};
 
 /// An error of the SDK, as a script catches it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SdkError {
-    /// The call that failed: `kv.get`; none where a member was asked for that there is not.
+    /// The call that failed: `kv.get`; none where a member was asked for that there is not, or that
+    /// cannot be read.
     pub call: Option<&'static str>,
     /// Which kind of problem it is.
     pub kind: &'static str,
@@ -81,6 +83,20 @@ pub fn no_such_member(
         kind: kind::INVALID,
         position: context.call_position(),
         message: format!("{owner} has no `{name}`").into(),
+    };
+    error.thrown()
+}
+
+/// Make an error of a member of `ctx` that cannot be read.
+pub fn unreadable_member(
+    context: &NativeCallContext<'_>,
+    unreadable: &Unreadable,
+) -> Box<EvalAltResult> {
+    let error = SdkError {
+        call: None,
+        kind: kind::INVALID,
+        position: context.call_position(),
+        message: unreadable.to_string().into(),
     };
     error.thrown()
 }

@@ -1,10 +1,20 @@
 //! The imports, as the modules call them: the real ones in the sandbox, and an in-memory
 //! stand-in where the unit tests run natively.
 
+/// A key of a collection.
+pub struct Entry {
+    /// The key.
+    pub key: String,
+    /// The value as JSON.
+    pub value: String,
+    /// Whether that is not as it was stored: nobody could read it.
+    pub value_repaired: bool,
+}
+
 /// A page of a collection.
 pub struct Page {
-    /// Keys and their values as JSON.
-    pub entries: Vec<(String, String)>,
+    /// Its entries.
+    pub entries: Vec<Entry>,
     /// Where the next page begins.
     pub next: Option<String>,
 }
@@ -95,7 +105,7 @@ mod real {
 
     use wasip2::clocks::monotonic_clock;
 
-    use super::{Context, Level, Page, Problem, kind};
+    use super::{Context, Entry, Level, Page, Problem, kind};
     use crate::component::picloud::context::context;
     use crate::component::picloud::dead_letters::dead_letters;
     use crate::component::picloud::kv::kv;
@@ -227,14 +237,14 @@ mod real {
         cursor: Option<&str>,
         limit: Option<u32>,
     ) -> Result<Page, Problem> {
-        let page = kv::list(collection, cursor, limit).map_err(kv_problem)?;
-        let entries = page
-            .entries
-            .into_iter()
-            .map(|entry| (entry.key, entry.value))
-            .collect();
+        let page = kv::list_told(collection, cursor, limit).map_err(kv_problem)?;
+        let entry = |entry: kv::ToldEntry| Entry {
+            key: entry.key,
+            value: entry.value,
+            value_repaired: entry.value_repaired,
+        };
         Ok(Page {
-            entries,
+            entries: page.entries.into_iter().map(entry).collect(),
             next: page.next,
         })
     }
@@ -312,7 +322,7 @@ mod stand_in {
     use std::collections::BTreeMap;
     use std::time::Duration;
 
-    use super::{Context, Level, Page, Problem, kind};
+    use super::{Context, Entry, Level, Page, Problem, kind};
 
     /// Level, message and fields.
     pub type LogLine = (Level, String, Vec<(String, String)>);
@@ -320,6 +330,8 @@ mod stand_in {
     #[derive(Default)]
     pub struct Host {
         pub kv: BTreeMap<(String, String), String>,
+        /// Keys whose values are told as repaired.
+        pub repaired: Vec<String>,
         pub log: Vec<LogLine>,
         pub context: Context,
         pub secrets: BTreeMap<String, String>,
@@ -380,9 +392,14 @@ mod stand_in {
             let entries: Vec<_> = left
                 .by_ref()
                 .take(limit)
-                .map(|((_, key), value)| (key.clone(), value.clone()))
+                .map(|((_, key), value)| Entry {
+                    key: key.clone(),
+                    value: value.clone(),
+                    value_repaired: host.repaired.contains(key),
+                })
                 .collect();
-            let next = left.next().and(entries.last().map(|(key, _)| key.clone()));
+            let next = left.next().and(entries.last());
+            let next = next.map(|entry| entry.key.clone());
             Ok(Page { entries, next })
         })
     }

@@ -300,9 +300,11 @@ impl Writer {
         } else if let Some(error) = value.read_lock::<SdkError>() {
             self.raw(error.message.as_str());
         } else if let Some(ctx) = value.read_lock::<Ctx>() {
-            self.value(&ctx.to_map().into())?;
+            let map = ctx.to_map().map_err(|unreadable| unreadable.to_string())?;
+            self.value(&map.into())?;
         } else if value.is::<RequestRef>() {
-            self.value(&RequestRef::to_map().into())?;
+            let map = RequestRef::to_map().map_err(|unreadable| unreadable.to_string())?;
+            self.value(&map.into())?;
         } else {
             return Err(match value.type_name() {
                 "Fn" => "a function".to_owned(),
@@ -359,6 +361,12 @@ impl Writer {
 pub fn display(value: &Dynamic) -> String {
     if let Some(error) = value.read_lock::<SdkError>() {
         return error.message.to_string();
+    }
+    if value.is::<Ctx>() {
+        return display(&Ctx.shown().into());
+    }
+    if value.is::<RequestRef>() {
+        return display(&RequestRef::shown().into());
     }
     match value.clone().flatten().try_cast::<ImmutableString>() {
         Some(text) => text.into(),

@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use rhai::grain::{Compiler, Program, SharedProgram};
-use rhai::{AST, ASTNode, Expr, Position, Stmt};
+use rhai::{AST, ASTFlags, ASTNode, Expr, ImmutableString, Position, Stmt};
 
 use crate::outcome::{self, Diagnostic};
 
@@ -95,6 +95,8 @@ pub fn check(tree: &AST) -> Result<(), Vec<Diagnostic>> {
 #[derive(Default)]
 struct Seen {
     nodes: usize,
+    /// The names of the constants so far.
+    constants: BTreeSet<ImmutableString>,
     captures_ctx: bool,
     needs_tree: bool,
     import: Option<Position>,
@@ -128,9 +130,15 @@ impl Seen {
             ASTNode::Expr(Expr::Array(items, _)) => {
                 self.needs_tree |= items.len() > COMPILED_ITEMS_MAX;
             }
-            // Bytecode lets `x[0] = 1` pass where `x` has no items.
+            ASTNode::Stmt(Stmt::Var(declared, flags, _)) if flags.contains(ASTFlags::CONSTANT) => {
+                self.constants.insert(declared.0.name.clone());
+            }
+            // Bytecode lets `x[0] = 1` pass where `x` has no items, and refuses `x.a = 1` where `x` is
+            // a constant that has no `a` yet.
             ASTNode::Stmt(Stmt::Assignment(assignment)) => {
-                self.needs_tree |= ends_in_index(&assignment.1.lhs);
+                let target = &assignment.1.lhs;
+                self.needs_tree |= ends_in_index(target)
+                    || member_of(target).is_some_and(|name| self.constants.contains(name));
             }
             ASTNode::Stmt(Stmt::Share(shared)) => {
                 self.captures_ctx |= shared.iter().any(|(name, _)| name.as_str() == "ctx");
@@ -140,6 +148,17 @@ impl Seen {
             }
             _ => {}
         }
+    }
+}
+
+/// The variable in whose member `a.b.c` ends.
+fn member_of(target: &Expr) -> Option<&str> {
+    let (Expr::Dot(step, ..) | Expr::Index(step, ..)) = target else {
+        return None;
+    };
+    match &step.lhs {
+        Expr::Variable(variable, ..) => Some(variable.1.as_str()),
+        _ => None,
     }
 }
 

@@ -82,7 +82,9 @@ async fn claim(db: &Db) -> Result<Duration> {
                 for (app_id, due_at) in sql::apps_waiting(tx).await? {
                     if due_at <= tx.now {
                         let lease = TimeDelta::seconds(60);
-                        claimed += sql::claim(tx, app_id, worker, lease, DUE).await?.len();
+                        claimed += sql::claim(tx, app_id, worker, lease, DUE, u64::MAX)
+                            .await?
+                            .len();
                     }
                 }
                 Ok(claimed)

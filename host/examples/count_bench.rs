@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use picloud::sandbox::{
-    Code, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox, SandboxConfig,
+    Code, CompileLimits, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox,
+    SandboxConfig,
 };
+use uuid::Uuid;
 
 /// What the server uses: allocating is part of what is counted.
 #[global_allocator]
@@ -49,6 +51,10 @@ fn main() {
         executions_max: 1,
         threads: 1,
         memory_bytes_max: Limits::DEFAULT.memory_bytes,
+        memory_bytes_of_all: u64::MAX / 2,
+        compile: CompileLimits::DEFAULT,
+        cache_bytes_max: u64::MAX,
+        precise_clock_apps: Vec::new(),
     };
     let sandbox = Sandbox::with_spare(config, 1).expect("a sandbox");
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -56,7 +62,7 @@ fn main() {
         .build()
         .expect("a runtime");
     let program = runtime
-        .block_on(sandbox.program(SOURCE.into(), NoImports))
+        .block_on(sandbox.program(Uuid::nil(), SOURCE.into(), NoImports))
         .expect("a program");
     for _ in 0..runs {
         let report = runtime.block_on(sandbox.execute(job(&program)));

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use picloud::sandbox::{
-    Code, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox, SandboxConfig,
+    Code, CompileLimits, Job, Limits, NoImports, Outcome, Program, RHAI_GUEST, Request, Sandbox,
+    SandboxConfig,
 };
+use uuid::Uuid;
 
 // The product's.
 #[global_allocator]
@@ -55,7 +57,7 @@ async fn ask(sandbox: &Sandbox<NoImports>, program: &Program, method: &str) -> D
 
 /// The program of a source, as it is kept.
 async fn compile(sandbox: &Sandbox<NoImports>, source: &str) -> Program {
-    let program = sandbox.program(source.into(), NoImports).await;
+    let program = sandbox.program(Uuid::nil(), source.into(), NoImports).await;
     let program = program.expect("it is valid");
     assert!(matches!(program, Program::Image(_)), "it can be kept");
     program
@@ -161,6 +163,10 @@ async fn main() {
         executions_max: 64,
         threads: 1,
         memory_bytes_max: Limits::DEFAULT.memory_bytes,
+        memory_bytes_of_all: u64::MAX / 2,
+        compile: CompileLimits::DEFAULT,
+        cache_bytes_max: u64::MAX,
+        precise_clock_apps: Vec::new(),
     };
     let sandbox = Sandbox::new(config).expect("a sandbox");
     let (fresh, kept, native) = small(&sandbox, runs).await;

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
@@ -52,8 +52,9 @@ struct Manifest {
     format_version: u32,
     picloud: String,
     made_at: DateTime<Utc>,
-    /// What this kind of archive says of itself.
-    about: Value,
+    /// What this kind of archive says of itself. As it is written: a tree of a few megabytes would
+    /// take a hundred times as much.
+    about: Box<RawValue>,
     entries: Vec<Entry>,
 }
 
@@ -284,7 +285,7 @@ impl Writer {
             format_version: format.version,
             picloud: env!("CARGO_PKG_VERSION").to_owned(),
             made_at,
-            about: serde_json::to_value(about)?,
+            about: serde_json::value::to_raw_value(about)?,
             entries: self.entries,
         };
         self.zip.start_file(MANIFEST, Self::options())?;
@@ -356,7 +357,7 @@ impl<R: Read + Seek> Reader<R> {
     /// # Errors
     /// When that is not what archives of this format say.
     pub fn about<T: DeserializeOwned>(&self) -> Result<T, ArchiveError> {
-        T::deserialize(&self.manifest.about).map_err(|error| ArchiveError::Damaged {
+        serde_json::from_str(self.manifest.about.get()).map_err(|error| ArchiveError::Damaged {
             name: MANIFEST.to_owned(),
             problem: error.to_string(),
         })

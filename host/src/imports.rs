@@ -8,6 +8,7 @@ use tokio::runtime::Handle;
 use crate::apps::AppId;
 use crate::dead_letters::DeadLetters;
 use crate::executions::running::{Running, Tail};
+use crate::identity::Maker;
 use crate::kv::{Kv, KvStore};
 use crate::pubsub::PubSub;
 use crate::scripts::ScriptId;
@@ -45,6 +46,8 @@ pub struct GuestImports {
     pub pubsub: PubSub,
     /// Whether whoever acts may publish.
     pub may_publish: bool,
+    /// Who acts, if somebody does: what it makes that lets others in is theirs.
+    pub acts_for: Option<Maker>,
     /// What its messages go back to.
     pub origin: Origin,
     /// The app.

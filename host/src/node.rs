@@ -23,6 +23,7 @@ use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::outbox::Outbox;
 use crate::executions::running::Running;
 use crate::executions::tally::Tally;
+use crate::http::body::Bodies;
 use crate::http::seen_through::SeenThrough;
 use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
@@ -30,9 +31,11 @@ use crate::imports::Services;
 use crate::instance::NodeAbout;
 use crate::journal::{Caps, Journal, Replays};
 use crate::kv::KvStore;
+use crate::machine;
 use crate::oidc::provider::Provider;
 use crate::overview::waiting;
 use crate::pubsub::PubSub;
+use crate::quotas::Meter;
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
 use crate::secrets::Secrets;
@@ -77,6 +80,8 @@ pub struct Node {
     pub dispatcher: Arc<Dispatcher>,
     /// The key-value store.
     pub kv: KvStore,
+    /// Measures what apps keep in the database.
+    pub quotas: Arc<Meter>,
     /// Begins and ends sessions.
     pub sessions: Sessions,
     /// The secrets of the apps.
@@ -101,6 +106,8 @@ pub struct Node {
     pub oidc: Option<Provider>,
     /// Slows down whoever guesses.
     pub guesses: Guesses,
+    /// What requests' bodies take of the memory.
+    pub bodies: Bodies,
     /// What runs for as long as the node does.
     pub tasks: Tasks,
     /// How far it is on its way to its end.
@@ -123,12 +130,25 @@ impl Node {
             executions_max: config.executions_max,
             threads: config.guest_threads,
             memory_bytes_max: config.ceiling.memory_bytes,
+            memory_bytes_of_all: config
+                .guest_memory_bytes
+                .unwrap_or_else(|| machine::memory_bytes() / 2),
+            compile: config.compile,
+            cache_bytes_max: config.cache_bytes_max,
+            precise_clock_apps: config.precise_clock_apps.clone(),
         };
         let sandbox = tokio::task::spawn_blocking(|| Sandbox::new(sandbox_config)).await??;
         let executions_max = sandbox.executions_max() as usize;
-        let (outbox, hand_over) = Outbox::new(db.clone(), executions_max, config.lease_ms);
+        let (outbox, hand_over) = Outbox::new(
+            db.clone(),
+            executions_max,
+            config.lease_ms,
+            config.bodies_bytes_max,
+        );
         let events = Events::new(directory.clone(), outbox.clone(), config.trigger_depth_max);
-        let kv = KvStore::new(db.clone(), events.clone(), config.kv_value_bytes_max);
+        let quotas = Meter::new(db.clone(), directory.clone(), config.quotas);
+        let kv_bytes_max = config.kv_value_bytes_max;
+        let kv = KvStore::new(db.clone(), events.clone(), quotas.clone(), kv_bytes_max);
         let replays = Replays::new(config.streams.replays);
         let keys = Arc::new(MasterKeys::of(&config)?);
         let secrets = Secrets::new(db.clone(), keys.clone());
@@ -167,6 +187,7 @@ impl Node {
         let backups = Backups::new(config.database_url.clone());
         let oidc = config.oidc.clone().map(Provider::new).transpose()?;
         let database_problem = Mutex::new(None);
+        let bodies = Bodies::new(config.bodies_bytes_max);
         Ok(Arc::new(Self {
             about: NodeAbout::this(outbox.worker()),
             config,
@@ -176,6 +197,7 @@ impl Node {
             outbox,
             dispatcher,
             kv,
+            quotas,
             sessions,
             secrets,
             backups,
@@ -188,6 +210,7 @@ impl Node {
             replays,
             oidc,
             guesses: Guesses::default(),
+            bodies,
             tasks: Tasks::default(),
             stopping: Stopping::default(),
             database_problem,
@@ -362,12 +385,15 @@ impl Signals {
 
 impl Node {
     /// Begin what runs for as long as the node does. Answers what says that it is there.
-    fn begin_tasks(self: &Arc<Self>) -> Task {
+    async fn begin_tasks(self: &Arc<Self>) -> Task {
         let (tasks, db, directory) = (&self.tasks, &self.db, &self.directory);
         let node = self.clone();
         tasks.spawn("node.watch_database", move || node.clone().watch_database());
         let fresh = directory.clone();
         tasks.spawn("directory.keep_fresh", move || fresh.clone().keep_fresh());
+        // The first owner may have been made just now. And a first start compiles for a while: the
+        // directory is read once more before anybody tells how old it is.
+        self.refresh_directory().await;
         let aging = directory.clone();
         tasks.spawn("directory.tell_age", move || {
             aging.clone().keep_telling_its_age()
@@ -387,6 +413,10 @@ impl Node {
         tasks.spawn("retention.sweep", move || {
             retention.keep_sweeping(swept.0.clone(), swept.1.clone())
         });
+        let meter = self.quotas.clone();
+        tasks.spawn("quotas.measure", move || meter.clone().keep_measuring());
+        let runner = self.runner.clone();
+        tasks.spawn("scripts.trim", move || runner.clone().keep_trimming());
         let left = db.clone();
         tasks.spawn("apps.leaving", move || leaving::keep_sweeping(left.clone()));
         let (about, said) = (self.about.clone(), db.clone());
@@ -407,9 +437,7 @@ pub async fn run(config: Config, metrics: PrometheusHandle) -> anyhow::Result<()
     let address = listener.local_addr()?;
     let node = Node::start(config, metrics).await?;
     node.welcome(address).await?;
-    let saying = node.begin_tasks();
-    // The first owner may have been made just now.
-    node.refresh_directory().await;
+    let saying = node.begin_tasks().await;
     let mut dispatching = tokio::spawn(node.dispatcher.clone().run(node.tasks.clone(), grace));
     let mut signals = Signals::new()?;
     let url = format!("http://{address}");

@@ -8,9 +8,10 @@
 use std::sync::Arc;
 
 use picloud::sandbox::{
-    Code, Job, Limits, NoImports, Outcome, Program, ProgramError, RHAI_GUEST, Sandbox,
-    SandboxConfig,
+    Code, CompileLimits, Job, Limits, NoImports, Outcome, Program, ProgramError, RHAI_GUEST,
+    Sandbox, SandboxConfig,
 };
+use uuid::Uuid;
 
 fn job(program: Program) -> Job<NoImports> {
     Job {
@@ -34,6 +35,10 @@ fn sandbox(folder: &tempfile::TempDir, executions_max: u32) -> Sandbox<NoImports
         executions_max,
         threads: 2,
         memory_bytes_max: Limits::DEFAULT.memory_bytes,
+        memory_bytes_of_all: u64::MAX / 2,
+        compile: CompileLimits::DEFAULT,
+        cache_bytes_max: u64::MAX,
+        precise_clock_apps: Vec::new(),
     })
     .unwrap()
 }
@@ -78,7 +83,9 @@ async fn a_kept_program_begins_the_same_each_time() {
         .collect();
     let mut programs = Vec::new();
     for text in &sources {
-        let program = sandbox.program(text.as_str().into(), NoImports).await;
+        let program = sandbox
+            .program(Uuid::nil(), text.as_str().into(), NoImports)
+            .await;
         let program = program.unwrap();
         assert!(matches!(program, Program::Image(_)));
         programs.push(program);
@@ -104,13 +111,18 @@ async fn a_source_that_is_not_compiled_runs_all_the_same() {
     let folder = tempfile::tempdir().unwrap();
     let sandbox = sandbox(&folder, 1);
     let text = "let n = 1;\n".repeat(60_000) + "n + 1";
-    let program = sandbox.program(text.into(), NoImports).await.unwrap();
+    let program = sandbox
+        .program(Uuid::nil(), text.into(), NoImports)
+        .await
+        .unwrap();
     assert!(matches!(program, Program::Source(_)));
     let Outcome::Answered(answer) = sandbox.execute(job(program)).await.outcome else {
         panic!("no answer");
     };
     assert_eq!(answer.body, "2");
-    let invalid = sandbox.program("let n = ;".into(), NoImports).await;
+    let invalid = sandbox
+        .program(Uuid::nil(), "let n = ;".into(), NoImports)
+        .await;
     assert!(matches!(invalid, Err(ProgramError::Invalid(found)) if found.len() == 1));
     let unlike = sandbox.execute(job(source("let n = ;"))).await.outcome;
     assert!(matches!(unlike, Outcome::InvalidSource(_)), "{unlike:?}");
@@ -154,8 +166,28 @@ async fn a_script_answers_the_same_from_its_image_and_from_its_source() {
             "[4,8]",
         ),
         ("\u{feff}log::debug(\"x\"); 1", "1"),
+        // What docs/rhai-sdk.md says of addresses of 32 bits.
+        (
+            "let end = 4_294_967_297; let text = \"hello\"; let list = [1, 2, 3];
+             [text[1..end], text[1..], text.sub_string(1..end), list.extract(1..end), end in 0..end + 1]",
+            r#"["","ello","ello",[2,3],true]"#,
+        ),
+        (
+            "let x = 1; x.tag = 30_000;
+             try { x.tag = 70_000 } catch (e) { return [x.tag, e.message] }",
+            r#"[30000,"70000 is too large to fit into a tag (must be between -32768 and 32767)"]"#,
+        ),
+        // As deep through callbacks as natively: see expectations.txt.
+        (
+            "fn f(n) { if n == 0 { 0 } else { [n].map(|x| f(x - 1))[0] + 1 } } f(21)",
+            "21",
+        ),
+        (
+            "fn g(n) { f(n - 1) } fn f(n) { if n == 0 { 0 } else { g.call(n) + 1 } } f(31)",
+            "31",
+        ),
     ] {
-        let program = sandbox.program(text.into(), NoImports).await.unwrap();
+        let program = sandbox.program(Uuid::nil(), text.into(), NoImports).await.unwrap();
         assert!(matches!(program, Program::Image(_)), "{text}");
         for program in [program, source(text)] {
             assert_eq!(ended(&sandbox, program).await.0, is, "{text}");
@@ -171,7 +203,10 @@ async fn a_large_source_is_compiled_all_the_same() {
     let map = format!("let m = #{{ {} }}; m.len()", members.join(", "));
     let lines = format!("let x = 0;\n{}x", "x += 1;\n".repeat(9_000));
     for (text, is) in [(map, "3000"), (lines, "9000")] {
-        let program = sandbox.program(text.into(), NoImports).await.unwrap();
+        let program = sandbox
+            .program(Uuid::nil(), text.into(), NoImports)
+            .await
+            .unwrap();
         assert_eq!(ended(&sandbox, program).await.0, is);
     }
     let functions = |count| {
@@ -183,7 +218,7 @@ async fn a_large_source_is_compiled_all_the_same() {
     let mut fuel = Vec::new();
     for count in [300, 900] {
         let program = sandbox
-            .program(functions(count).into(), NoImports)
+            .program(Uuid::nil(), functions(count).into(), NoImports)
             .await
             .unwrap();
         let (told, took) = ended(&sandbox, program).await;
@@ -195,19 +230,76 @@ async fn a_large_source_is_compiled_all_the_same() {
 }
 
 #[tokio::test]
-async fn a_push_takes_as_long_however_long_the_array() {
+async fn to_add_something_takes_as_long_however_much_there_is() {
     let folder = tempfile::tempdir().unwrap();
     let sandbox = sandbox(&folder, 1);
-    let mut fuel = Vec::new();
-    for count in [20_000, 40_000] {
-        let text = format!("let a = []; for i in 0..{count} {{ a.push(#{{ i: i }}); }} a.len()");
-        let program = sandbox.program(text.into(), NoImports).await.unwrap();
-        let (told, took) = ended(&sandbox, program).await;
-        assert_eq!(told, count.to_string());
-        fuel.push(took);
+    for (grown, by, length) in [
+        ("[]", "it.push(#{ i: i })", "it.len()"),
+        ("#{}", "it[`k${i}`] = i", "it.len()"),
+        ("#{ a: #{ b: [] } }", "it.a.b.push(i)", "it.a.b.len()"),
+        ("\"\"", "it += \"x\"", "it.len()"),
+        ("\"\"", "it.append(\"x\")", "it.len()"),
+        ("#{ s: \"\" }", "it.s += \"x\"", "it.s.len()"),
+        ("blob()", "it.push(7)", "it.len()"),
+    ] {
+        let mut fuel = Vec::new();
+        for count in [20_000, 40_000] {
+            let text = format!("let it = {grown}; for i in 0..{count} {{ {by}; }} {length}");
+            let program = sandbox
+                .program(Uuid::nil(), text.into(), NoImports)
+                .await
+                .unwrap();
+            let (told, took) = ended(&sandbox, program).await;
+            assert_eq!(told, count.to_string(), "{by}");
+            fuel.push(took);
+        }
+        println!("20,000 and 40,000 times `{by}`: fuel {fuel:?}");
+        let is_linear = 10 * fuel[1] < 25 * fuel[0] && fuel[1] < Limits::DEFAULT.fuel / 2;
+        assert!(is_linear, "{by}: {fuel:?}");
     }
-    println!("20,000 and 40,000 pushes: fuel {fuel:?}");
-    assert!(fuel[1] < 3 * fuel[0] && fuel[1] < 1_000_000_000, "{fuel:?}");
+}
+
+#[tokio::test]
+async fn what_calls_itself_too_deeply_throws_as_natively() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&folder, 1);
+    for text in [
+        "fn f(n) { if n == 0 { 0 } else { [n].map(|x| f(x - 1))[0] + 1 } } f(22)",
+        "fn g(n) { f(n - 1) } fn f(n) { if n == 0 { 0 } else { g.call(n) + 1 } } f(32)",
+    ] {
+        let program = sandbox.program(Uuid::nil(), text.into(), NoImports).await;
+        for program in [program.unwrap(), source(text)] {
+            let told = ended(&sandbox, program).await.0;
+            assert!(told.contains("Stack overflow"), "{text}: {told}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_value_that_is_deep_ends_in_no_trap() {
+    let folder = tempfile::tempdir().unwrap();
+    let sandbox = sandbox(&folder, 1);
+    for depth in [700, 1_000, 1_300] {
+        for around in ["[v]", "#{ m: v }", "[#{ m: v }]"] {
+            for then in ["v", "let w = v; w == v", "print(v); 1", "throw v"] {
+                let text = format!("let v = (); for n in 0..{depth} {{ v = {around}; }} {then}");
+                let program = sandbox
+                    .program(Uuid::nil(), text.as_str().into(), NoImports)
+                    .await;
+                for program in [program.unwrap(), source(&text)] {
+                    let outcome = sandbox.execute(job(program)).await.outcome;
+                    let is_told = matches!(
+                        outcome,
+                        Outcome::Answered(_)
+                            | Outcome::InvalidResponse(_)
+                            | Outcome::StackOverflow
+                            | Outcome::Threw(_)
+                    );
+                    assert!(is_told, "{text}: {outcome:?}");
+                }
+            }
+        }
+    }
 }
 
 #[tokio::test]
@@ -229,7 +321,10 @@ async fn what_grows_without_bound_ends_at_a_bound() {
         ("let m = #{}; loop { m = #{ m: m }; }", "StackOverflow"),
     ] {
         for program in [
-            sandbox.program(text.into(), NoImports).await.unwrap(),
+            sandbox
+                .program(Uuid::nil(), text.into(), NoImports)
+                .await
+                .unwrap(),
             source(text),
         ] {
             assert_eq!(ended(&sandbox, program).await.0, is, "{text}");

@@ -27,11 +27,11 @@ async function open(url: string, beside?: Page) {
 }
 
 test("chat: two windows talk in a room with a code, across a crash of the server", async () => {
-  const server = await Picloud.start();
+  const server = await Picloud.start({ hasPages: true });
   await server.example("chat", "rooms.rhai", ["/chat/rooms/{room}/{action}"]);
   await server.open("chat:*", { auth_mode: "token" });
   const join = async (name: string, code: string) => {
-    const window = await open(`${server.url}/chat`);
+    const window = await open(`${server.pages}/chat`);
     await window.page.getByLabel("Room").fill("tea");
     await window.page.getByLabel("Name").fill(name);
     await window.page.getByLabel("Code").fill(code);
@@ -70,16 +70,16 @@ test("chat: two windows talk in a room with a code, across a crash of the server
   const eve = await join("Eve", "a guess");
   await eve.page.getByRole("alert").getByText("that is not the code of this room").waitFor();
   expect(await said(eve.page)).toEqual([]);
-  const response = await fetch(`${server.url}/realtime/topics/chat:tea`);
-  expect(response.status).toBe(401);
+  const status = await eve.page.evaluate(async () => (await fetch("/realtime/topics/chat:tea")).status);
+  expect(status).toBe(401);
   expect([ada, bob, eve].flatMap(({ errors }) => errors)).toEqual([]);
 });
 
 test("poll: everybody sees each vote, and the tabs of a window share one connection", async () => {
-  const server = await Picloud.start();
+  const server = await Picloud.start({ hasPages: true });
   await server.example("poll", "poll.rhai", ["/poll/results", "/poll/votes"]);
   await server.open("poll");
-  const [one, other] = [await open(`${server.url}/poll`), await open(`${server.url}/poll`)];
+  const [one, other] = [await open(`${server.pages}/poll`), await open(`${server.pages}/poll`)];
   const shows = (page: Page, choice: string, count: number) =>
     page
       .getByRole("listitem")
@@ -89,7 +89,7 @@ test("poll: everybody sees each vote, and the tabs of a window share one connect
   await one.page.getByRole("button", { name: "tea" }).click();
   await Promise.all([shows(one.page, "tea", 1), shows(other.page, "tea", 1)]);
 
-  const tab = await open(`${server.url}/poll`, one.page);
+  const tab = await open(`${server.pages}/poll`, one.page);
   await shows(tab.page, "tea", 1);
   await other.page.getByRole("button", { name: "water" }).click();
   await Promise.all([one, other, tab].map(({ page }) => shows(page, "water", 1)));
@@ -111,7 +111,7 @@ test("poll: everybody sees each vote, and the tabs of a window share one connect
 });
 
 test("a page of another origin calls a route that lets it in, and no other", async () => {
-  const server = await Picloud.start();
+  const server = await Picloud.start({ hasPages: true });
   // By its other name the server is another origin; nobody serves that host.
   const here = server.url.replace("127.0.0.1", "localhost");
   const body = "#{ said: ctx.request.body, auth: ctx.request.headers.authorization }";
@@ -132,7 +132,7 @@ test("a page of another origin calls a route that lets it in, and no other", asy
           return String(error);
         }
       },
-      [server.url + path, method] as const,
+      [server.pages + path, method] as const,
     );
   expect(await call("/open", "PUT")).toEqual([200, true, { said: 1, auth: "Bearer x" }]);
   const [status, , problem] = await call("/throws", "POST");
@@ -144,7 +144,7 @@ test("a page of another origin calls a route that lets it in, and no other", asy
 });
 
 test("a page of an origin that a topic does not let in is told so, and the others of its stream go on", async () => {
-  const server = await Picloud.start();
+  const server = await Picloud.start({ hasPages: true });
   // By its other name the server is another origin; the page is of nobody's app.
   const here = server.url.replace("127.0.0.1", "localhost");
   await server.open("ours");
@@ -172,7 +172,7 @@ test("a page of an origin that a topic does not let in is told so, and the other
         onStatus: (status, error) => (seen[topic] = `${status} ${error?.message ?? ""}`),
       });
     }
-  }, server.url);
+  }, server.pages);
   const seen = (topic: string) =>
     page.evaluate((topic) => (globalThis as unknown as { seen: Record<string, string> }).seen[topic], topic);
   await expect.poll(() => seen("ours"), { timeout: 30_000 }).toContain("closed");

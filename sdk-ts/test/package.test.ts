@@ -1,5 +1,5 @@
 import { execFile } from "node:child_process";
-import { mkdtemp, rm, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, readdir, rm, symlink, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import path from "node:path";
 import { promisify } from "node:util";
@@ -36,4 +36,25 @@ test("npm installs the client that the instance serves, and it works", async () 
   );
   const { stdout } = await run(process.execPath, ["--no-warnings", "page.js"], { cwd: folder });
   expect(stdout.trim()).toBe(`${manifest.version} hi`);
+});
+
+test("what npm packs of a fresh clone has what was compiled", async () => {
+  const folder = await mkdtemp(path.join(tmpdir(), "picloud-pack-"));
+  onTestFinished(() => rm(folder, { recursive: true, force: true }));
+  const here = path.resolve(import.meta.dirname, "..");
+  const made = new Set(["dist", "node_modules", "reference"]);
+  for (const name of await readdir(here)) {
+    if (!made.has(name)) await cp(path.join(here, name), path.join(folder, name), { recursive: true });
+  }
+  await symlink(path.join(here, "node_modules"), path.join(folder, "node_modules"));
+  const { stdout } = await run("npm", ["pack", "--json", "--offline", "--cache", path.join(folder, "cache")], {
+    cwd: folder,
+  });
+  // What `prepack` prints stands before it.
+  const [packed] = JSON.parse(stdout.slice(stdout.indexOf("[\n"))) as { files: { path: string }[] }[];
+  const files = packed?.files.map((file) => file.path) ?? [];
+  for (const name of ["index", "react", "svelte"]) {
+    expect(files).toEqual(expect.arrayContaining([`dist/${name}.js`, `dist/${name}.d.ts`]));
+  }
+  expect(files.filter((name) => !name.startsWith("dist/")).toSorted()).toEqual(["README.md", "package.json"]);
 });

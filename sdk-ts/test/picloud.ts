@@ -23,6 +23,9 @@ const SETTINGS = {
 
 const run = promisify(execFile);
 
+/** Browsers find this machine by every name below `localhost`; Node does not. */
+const HOST = "shop.localhost";
+
 /** A real server of a test's own; it is gone when the test ends. */
 export class Picloud {
   url = "";
@@ -36,7 +39,8 @@ export class Picloud {
     this.#folder = folder;
   }
 
-  static async start(): Promise<Picloud> {
+  /** Start one with an app; where its pages are looked at, on a host of its own, which restricts them in nothing. */
+  static async start(more: { hasPages?: boolean } = {}): Promise<Picloud> {
     const server = new Picloud(await mkdtemp(path.join(tmpdir(), "picloud-sdk-")));
     onTestFinished(async () => {
       await server.kill();
@@ -52,9 +56,13 @@ export class Picloud {
       token: string;
     };
     server.token = token;
-    // On a host that an app claims, its pages are restricted in nothing.
-    await server.api("POST", "/apps", { slug: "shop", hosts: ["127.0.0.1"] });
+    await server.api("POST", "/apps", { slug: "shop", hosts: more.hasPages ? [HOST] : [] });
     return server;
+  }
+
+  /** Where the app's pages are, for a browser. */
+  get pages(): string {
+    return this.url.replace("127.0.0.1", HOST);
   }
 
   /** Start the process, again on the same port. */

@@ -1,5 +1,7 @@
 //! A Postgres database of a test's own, which can be made to refuse what a healthy one allows.
 
+use std::io::Read;
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
@@ -170,12 +172,6 @@ impl Server {
         self.postgres().set("default_transaction_read_only", value);
     }
 
-    /// Let its Postgres end statements that take longer than this; `None` is no limit.
-    pub fn limit_database_statements(&self, at_most: Option<Duration>) {
-        let ms = at_most.map_or(0, |limit| limit.as_millis());
-        self.postgres().set("statement_timeout", &format!("{ms}"));
-    }
-
     /// Let its Postgres refuse to sign it in, or sign it in again. It needs
     /// [`Options::ordinary_role`].
     pub fn refuse_database_login(&self, is_refused: bool) {
@@ -200,6 +196,47 @@ impl Server {
         let limit = at_most.map_or("-1".to_owned(), |limit| limit.to_string());
         let how = format!("connection limit {limit}");
         self.postgres().alter_role(&how);
+    }
+}
+
+/// A lock on what a server reads and writes; dropping it releases it.
+pub enum Lock {
+    /// The session that holds it, on Postgres.
+    Session(Box<Client>),
+    /// The process that holds it, on SQLite.
+    Process(Child),
+}
+
+impl Server {
+    /// Lock a table as a migration does. On SQLite it is every table, and only for who writes.
+    pub fn lock(&self, table: &str) -> Lock {
+        if self.is_on_postgres() {
+            let mut session = self.postgres().client();
+            let lock = format!("begin; lock table {table} in access exclusive mode");
+            session.batch_execute(&lock).expect("a lock");
+            return Lock::Session(Box::new(session));
+        }
+        const LOCK: &str = "
+import sqlite3, sys
+sqlite3.connect(sys.argv[1], timeout=30, isolation_level=None).execute('begin immediate')
+print(flush=True)
+sys.stdin.read()";
+        let mut python = Command::new("python3");
+        let python = python.args(["-c", LOCK]).arg(self.database_file());
+        let piped = python.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut process = piped.spawn().expect("python3");
+        let said = process.stdout.as_mut().expect("it was piped");
+        said.read_exact(&mut [0]).expect("a lock");
+        Lock::Process(process)
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        if let Self::Process(process) = self {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
     }
 }
 

@@ -2,7 +2,9 @@
 //! reach it.
 
 mod app;
+mod cache;
 pub mod collector;
+pub mod component;
 mod database;
 mod place;
 pub mod provider;
@@ -13,7 +15,7 @@ mod stuck;
 mod terminal;
 
 pub use app::App;
-pub use database::Row;
+pub use database::{Lock, Row};
 pub use place::Place;
 pub use proxy::{Armed, Connected, Lost, Proxy, Statement, Then, normalised, nth, writes};
 pub use server::{Answer, Engine, Options, Server, restart_postgres};
@@ -59,4 +61,16 @@ macro_rules! on_both_engines {
             $(#[test] fn $name() { super::$name($crate::Engine::Postgres); })*
         }
     };
+}
+
+/// Doubles of any size that look random and are the same each time for a seed (xorshift64).
+pub fn doubles(seed: u64) -> impl Iterator<Item = f64> {
+    let mut bits = seed;
+    let doubles = std::iter::repeat_with(move || {
+        bits ^= bits << 13;
+        bits ^= bits >> 7;
+        bits ^= bits << 17;
+        f64::from_bits(bits)
+    });
+    doubles.filter(|double| double.is_finite())
 }

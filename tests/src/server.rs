@@ -50,6 +50,20 @@ pub struct Options {
     pub ordinary_role: bool,
     /// Whether the first owner is left to the test.
     pub without_owner: bool,
+    /// Whether its compiled code is in a folder of its own, which begins with what all tests share.
+    pub own_cache: bool,
+}
+
+impl Options {
+    /// With these variables of the environment.
+    pub fn with(environment: &[(&'static str, &str)]) -> Self {
+        let environment = environment.iter();
+        let environment = environment.map(|(name, value)| (*name, (*value).to_owned()));
+        Self {
+            environment: environment.collect(),
+            ..Self::default()
+        }
+    }
 }
 
 /// A running server; dropping it kills it and removes its data.
@@ -59,8 +73,8 @@ pub struct Server {
     pub url: String,
     /// Its first owner's token.
     pub token: String,
-    folder: tempfile::TempDir,
-    options: Options,
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) options: Options,
     database: Option<Arc<Database>>,
     output: Arc<Mutex<String>>,
 }
@@ -108,6 +122,17 @@ impl Answer {
     /// The body as text.
     pub fn text(&self) -> String {
         String::from_utf8_lossy(&self.bytes).into_owned()
+    }
+
+    /// The status; one that says "not now" says when to come again, too.
+    #[track_caller]
+    pub fn status_in_an_outage(&self) -> u16 {
+        if self.status == 503 {
+            let after = self.headers.get("retry-after");
+            let after = after.and_then(|after| after.to_str().ok()?.parse::<u32>().ok());
+            assert!(after.is_some_and(|s| s > 0), "{after:?}: {}", self.text());
+        }
+        self.status
     }
 
     /// The name of the problem that it is.
@@ -174,16 +199,12 @@ impl Server {
         server
     }
 
-    fn data_dir(&self) -> PathBuf {
+    /// Where its data is.
+    pub fn data_dir(&self) -> PathBuf {
         self.options
             .data_dir
             .clone()
             .unwrap_or_else(|| self.folder.path().join("data"))
-    }
-
-    /// Where compiled code is: all tests share it, because compiling the guest takes seconds.
-    pub fn cache_dir(&self) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/picloud-test-cache")
     }
 
     /// Start the process, again if need be, and wait until it is ready.
@@ -196,6 +217,7 @@ impl Server {
 
     /// Start the process, and wait until it listens.
     pub fn listen(&mut self) {
+        self.fill_own_cache();
         // A file that grows past a limit makes a signal that ends a process; ignored, it is an
         // error, as a full disk is. One test sets such a limit.
         let mut serve = Command::new("env");

@@ -108,7 +108,8 @@ enum Task {
         yes: bool,
     },
     /// Kill a server under load, break its database and lose its answers, for hours, and compare
-    /// with a ledger outside of it. `PICLOUD_TEST_SEED` repeats a run
+    /// with a ledger outside of it; attack it beside an app that goes on; hold scripts, and Rhai's own suite where it can be had, against
+    /// native Rhai. `PICLOUD_TEST_SEED` repeats a run
     Soak {
         /// How often, on each database
         #[arg(long, default_value_t = 1_000)]
@@ -127,7 +128,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, guest, dashboard, unit, e2e, schemathesis, browser, sdk, instructions, bench
+        /// Only these steps: fmt, clippy, deny, guest, dashboard, unit, e2e, hostile, schemathesis, browser, sdk, instructions, bench
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking
@@ -208,19 +209,26 @@ fn perform(task: Task) -> Result<()> {
             yes,
         } => {
             setup::set_up(setup::For::Testing, yes)?;
-            let longer = [
+            let mut longer = vec![
                 ("PICLOUD_TEST_KILLS", kills.to_string()),
                 ("PICLOUD_TEST_BROKEN_SECS", "15".to_owned()),
                 ("PICLOUD_TEST_LOST_ANSWERS", lost_answers.to_string()),
                 ("PICLOUD_RHAI_CASES", scripts.to_string()),
             ];
+            if let Some(suite) = rhai_suite(&root)? {
+                longer.push(("PICLOUD_RHAI_SUITE", suite.display().to_string()));
+            }
             let filters = [
+                "p1_",
+                "p2_",
+                "p3_",
                 "kills::",
                 "what_was_accepted",
                 "lost_answers::",
                 "generated_scripts",
+                "upstream_suites_scripts",
             ];
-            let steps = ["guest".to_owned(), "e2e".to_owned()];
+            let steps = ["guest", "e2e", "hostile"].map(str::to_owned);
             test::run(&root, &steps, &filters, &longer)
         }
         Task::Test { filter, only, yes } => {
@@ -229,6 +237,16 @@ fn perform(task: Task) -> Result<()> {
             test::run(&root, &only, &filters, &[])
         }
     }
+}
+
+/// Rhai's own suite, where it can be had from here.
+fn rhai_suite(root: &Path) -> Result<Option<PathBuf>> {
+    let folder = root.join("target/rhai-suite");
+    step("take Rhai's suite", || {
+        let mut take = Command::new(root.join("tests/rhai/take-suite.sh"));
+        run(take.arg(&folder))
+    })?;
+    Ok(folder.join("tests").is_dir().then_some(folder))
 }
 
 /// The folder of the workspace.

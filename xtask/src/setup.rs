@@ -168,7 +168,9 @@ pub fn set_up(purpose: For, yes: bool) -> Result<()> {
                 "Installing cargo-deny: it checks licences and advisories. This takes minutes, once."
             );
             let mut install = Command::new(crate::cargo());
-            crate::run(install.args(["install", "--locked", "--quiet", "cargo-deny@0.20.2"]))?;
+            // Without optimisation: it runs for seconds, and compiles for minutes.
+            install.args(["install", "--locked", "--quiet", "--debug"]);
+            crate::run(install.arg("cargo-deny@0.20.2"))?;
         }
     }
     Ok(())

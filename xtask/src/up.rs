@@ -75,10 +75,7 @@ pub fn run(root: &Path, port: u16, data: &Path) -> Result<()> {
     if let Some(password) = password {
         println!("Its owner is `owner`, with the password {password} (shown this once).");
     }
-    println!(
-        "\nTry:\n  curl 'http://{EXAMPLE_HOST}:{port}/hello?name=Ada'\n  {} logs --app example\n\nCtrl-C stops it.",
-        program.display()
-    );
+    println!("\n{}", to_try(&program, port));
     // Ctrl-C reaches the server too, which then finishes what runs.
     server.wait()?;
     Ok(())
@@ -136,7 +133,51 @@ fn load_example(root: &Path, program: &Path, url: &str, password: &str) -> Resul
     deploy.args(["--app", "example", "--create-app", "--route", "ANY /hello"]);
     crate::run(&mut deploy)?;
     let mut claim = Command::new(program);
-    claim.args(["--url", url, "domains", "add", EXAMPLE_HOST]);
-    claim.args(["--app", "example"]);
-    crate::run(claim.stdout(Stdio::null()))
+    crate::run(claim.args(claiming(url)).stdout(Stdio::null()))
+}
+
+/// What the command line is told so that the example has a host of its own.
+fn claiming(url: &str) -> [&str; 7] {
+    [
+        "--url",
+        url,
+        "domains",
+        "add",
+        EXAMPLE_HOST,
+        "--app",
+        "example",
+    ]
+}
+
+/// What somebody who has just begun can do.
+fn to_try(program: &Path, port: u16) -> String {
+    format!(
+        "Try:\n  curl 'http://{EXAMPLE_HOST}:{port}/hello?name=Ada'\n  {} logs --app example\n\nCtrl-C stops it.",
+        program.display()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_has_a_host_of_its_own_and_that_is_what_to_try() {
+        let url = "http://127.0.0.1:8080";
+        assert_eq!(
+            claiming(url).join(" "),
+            "--url http://127.0.0.1:8080 domains add example.localhost --app example"
+        );
+        let told = to_try(Path::new("target/release/picloud"), 8080);
+        assert!(told.contains("'http://example.localhost:8080/hello?name=Ada'"));
+        assert!(told.contains("target/release/picloud logs --app example"));
+        assert!(!url.contains(EXAMPLE_HOST), "the dashboard is elsewhere");
+    }
+
+    #[test]
+    fn the_readme_says_in_a_line_why_the_example_has_a_host_of_its_own() {
+        let mut lines = include_str!("../../README.md").lines();
+        let says = ["a host of its own", EXAMPLE_HOST, "sandbox"];
+        assert!(lines.any(|line| says.iter().all(|word| line.contains(word))));
+    }
 }

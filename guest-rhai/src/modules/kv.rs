@@ -53,9 +53,14 @@ fn list(
         Err(problem) => return refused(context, CALL, problem),
     };
     let mut entries = Array::with_capacity(page.entries.len());
-    for (key, value) in page.entries {
-        let value = parse(context, CALL, &value)?;
-        entries.push(Map::from([("key".into(), key.into()), ("value".into(), value)]).into());
+    for entry in page.entries {
+        let value = parse(context, CALL, &entry.value)?;
+        let mut told = Map::from([("key".into(), entry.key.into()), ("value".into(), value)]);
+        // Only where it was, as in the API and in events.
+        if entry.value_repaired {
+            told.insert("value_repaired".into(), true.into());
+        }
+        entries.push(told.into());
     }
     let next = page.next.map_or(Dynamic::UNIT, Dynamic::from);
     Ok(Map::from([

@@ -48,10 +48,10 @@ fn fields_of(value: Dynamic) -> Map {
         return error.to_map();
     }
     if value.is::<Ctx>() {
-        return Ctx.to_map();
+        return Ctx.shown();
     }
     if value.is::<RequestRef>() {
-        return RequestRef::to_map();
+        return RequestRef::shown();
     }
     match value.flatten().try_cast_result::<Map>() {
         Ok(map) => map,

@@ -123,6 +123,47 @@ fn a_member_that_is_not_there_is_an_error_as_any_other() {
     }
 }
 
+/// Neither comes from a route: an older version may have stored it.
+#[test]
+fn what_is_not_the_json_that_it_should_be_throws_and_is_never_something_else() {
+    let run_with = |code: &str| {
+        HOST.with_borrow_mut(|host| host.context.event = Some("{\"kv\":".into()));
+        answer_to("application/json", b"{", code)
+    };
+    let body = "`ctx.request.body` is not the JSON that it should be: \
+                EOF while parsing an object at line 1 column 1";
+    let event = "`ctx.event` is not the JSON that it should be: \
+                 EOF while parsing a value at line 1 column 6";
+    for (code, message) in [
+        ("\n  ctx.request.body", body),
+        ("\n  ctx.request.body.name", body),
+        ("\n  ctx.request.to_map()", body),
+        ("\n  ctx.event", event),
+        ("\n  ctx[\"event\"].kv", event),
+    ] {
+        let told = "[e.message, e.kind, e.call, e.line, e.error, type_of(e)]";
+        let is = format!(r#"["{message}","invalid",null,2,"ErrorRuntime","Error"]"#);
+        let seen = run_with(&format!("try {{ {code} }} catch (e) {{ return {told}; }}"));
+        assert_eq!(seen, is, "{code}");
+    }
+    // What is there is there, and its bytes can be read.
+    assert_eq!(
+        run_with("[\"event\" in ctx, \"body\" in ctx.request, ctx.request.raw_body.as_string()]"),
+        "[true,true,\"{\"]"
+    );
+    assert!(run_with("ctx.keys()").contains("\"event\""));
+    for code in ["json::stringify(ctx)", "json::stringify(ctx.request)"] {
+        let thrown = throws(&format!("{code};"));
+        assert!(thrown.message.contains("not the JSON"), "{thrown:?}");
+    }
+    // People are told so, too.
+    run_with("print(ctx); log::info(\"x\", ctx.request); log::info(ctx.request)");
+    for line in HOST.take().log {
+        let told = format!("{}{:?}", line.1, line.2);
+        assert!(told.contains(body), "{told}");
+    }
+}
+
 #[test]
 fn whatever_is_caught_can_be_logged() {
     for (code, fields) in [

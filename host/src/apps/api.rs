@@ -7,7 +7,10 @@ use axum::extract::State;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{App, AppError, AppId, HOSTS_MAX, HostPattern, NAME_BYTES_MAX, Slug, domains, sql};
+use super::{
+    App, AppError, AppId, HOSTS_MAX, HostPattern, NAME_BYTES_MAX, Slug, claimable_host,
+    claimable_hosts, domains, sql,
+};
 use crate::directory;
 use crate::http::answer::{Created, NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule, may_see, require};
@@ -16,7 +19,8 @@ use crate::http::extract::{
     Body, NAME, PageQuery, Path, Query, SignedIn, app_named, checked_name, page_cursor,
 };
 use crate::http::problem::{Problem, ProblemType};
-use crate::identity::capability::Capability;
+use crate::identity::Caller;
+use crate::identity::capability::{self, Capability, Decision};
 use crate::node::Node;
 use crate::store::{ETag, Expected, Tx};
 
@@ -52,20 +56,20 @@ pub fn endpoints() -> Api {
             Rule::App(Capability::SeeApp, Of::App),
             list_domains,
         )
-        .called("listDomains", "List the hosts that an app claims")
+        .called("listDomains", "List the hosts that an app claims, and those that were asked for")
         .post(
             "/apps/{app}/domains",
             Rule::App(Capability::ManageDomains, Of::App),
             add_domain,
         )
-        .called("addDomain", "Claim a host for an app")
+        .called("addDomain", "Give a host to an app, or ask for it: whoever may not give it asks who manages the instance")
         .may_fail(&[ProblemType::HostTaken])
         .delete(
             "/apps/{app}/domains/{host}",
             Rule::App(Capability::ManageDomains, Of::App),
             remove_domain,
         )
-        .called("removeDomain", "Give a host up")
+        .called("removeDomain", "Give a host up, or do not ask for it any more")
         .may_fail(&[ProblemType::WouldOrphanRoutes])
 }
 
@@ -119,8 +123,8 @@ struct NewApp {
     #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: Option<String>,
     #[serde(default)]
-    #[schemars(length(max = HOSTS_MAX))]
-    hosts: Vec<HostPattern>,
+    #[schemars(schema_with = "claimable_hosts")]
+    hosts: Option<Vec<HostPattern>>,
 }
 
 async fn create(
@@ -130,7 +134,7 @@ async fn create(
     let NewApp { slug, name, hosts } = new;
     let name = name.unwrap_or_else(|| slug.to_string());
     checked_name("name", &name)?;
-    let hosts = checked_hosts(&node, hosts)?;
+    let hosts = checked_hosts(&node, hosts.unwrap_or_default())?;
     let app = node
         .db
         .write(move |tx| {
@@ -173,14 +177,22 @@ pub fn checked_hosts(
     Ok(hosts)
 }
 
-/// Refuse the instance's own host. A wildcard around it is fine: the instance goes before.
+/// Refuse the instance's own host, and what cannot be one app's. A wildcard around the instance's is
+/// fine: the instance goes before.
 fn check_host(node: &Node, host: &HostPattern) -> Result<(), AppError> {
     match (host, &node.config.admin_host) {
         (HostPattern::Exact(name), Some(own)) if name == own => {
             Err(AppError::AdminHost(host.clone()))
         }
+        _ if !host.is_ones_own() => Err(AppError::SharedHost(host.clone())),
         _ => Ok(()),
     }
+}
+
+/// Whether somebody may give hosts to apps. Who has a host has what browsers keep for it, so it is not
+/// for an app's own people to take one.
+fn gives_hosts(who: &Caller) -> bool {
+    capability::on_instance(who, Capability::ManageInstance) == Decision::Allowed
 }
 
 async fn show(
@@ -198,7 +210,8 @@ struct Change {
     slug: Option<Slug>,
     #[schemars(extend("maxLength" = NAME_BYTES_MAX, "pattern" = NAME))]
     name: Option<String>,
-    #[schemars(length(max = HOSTS_MAX))]
+    #[serde(default)]
+    #[schemars(schema_with = "claimable_hosts")]
     hosts: Option<Vec<HostPattern>>,
     hide_payloads_from_viewers: Option<bool>,
 }
@@ -218,8 +231,8 @@ async fn change(
     if change.hosts.is_some() {
         require(&node, &who, id, Capability::ManageDomains)?;
     }
-    let hosts = change.hosts.map(|hosts| checked_hosts(&node, hosts));
-    let hosts = hosts.transpose()?;
+    let gives_hosts = gives_hosts(&who);
+    let (hosts, checking) = (change.hosts, node.clone());
     let app = node
         .db
         .write(move |tx| {
@@ -236,6 +249,7 @@ async fn change(
                 let updated = sql::update(tx, &app).await;
                 updated.map_err(|error| AppError::of_slug(error, &app.slug))?;
                 if let Some(hosts) = hosts {
+                    let hosts = changed_hosts(&checking, gives_hosts, &app.hosts, hosts)?;
                     domains::claim(tx, id, &hosts, query.orphan).await?;
                     app.hosts = hosts;
                 }
@@ -247,6 +261,27 @@ async fn change(
     Ok(tagged(&node, app))
 }
 
+/// The hosts that somebody gives an app in place of those that it has. What it has it may keep, whatever
+/// would be said of it today.
+fn changed_hosts(
+    node: &Node,
+    gives_hosts: bool,
+    before: &[HostPattern],
+    mut hosts: Vec<HostPattern>,
+) -> Result<Vec<HostPattern>, AppError> {
+    let new = hosts.iter().filter(|host| !before.contains(host)).cloned();
+    let new = checked_hosts(node, new.collect())?;
+    if let Some(host) = new.into_iter().next().filter(|_| !gives_hosts) {
+        return Err(AppError::NotYours(host));
+    }
+    hosts.sort();
+    hosts.dedup();
+    match hosts.len() > HOSTS_MAX {
+        true => Err(AppError::TooManyHosts),
+        false => Ok(hosts),
+    }
+}
+
 /// For what takes hosts away.
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -256,12 +291,32 @@ struct OrphanQuery {
     orphan: bool,
 }
 
-/// A host that an app claims.
-#[derive(Serialize, Deserialize, JsonSchema)]
+/// A host for an app.
+#[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+struct NewDomain {
+    /// The host.
+    #[schemars(schema_with = "claimable_host")]
+    host: HostPattern,
+}
+
+/// A host of an app, or for one.
+#[derive(Serialize, JsonSchema)]
 struct Domain {
     /// The host.
     host: HostPattern,
+    /// Whether the app has it.
+    state: DomainState,
+}
+
+/// Whether an app has a host.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum DomainState {
+    /// It does: the host's requests come to it.
+    Claimed,
+    /// It was asked for, and who manages the instance has not given it yet.
+    Asked,
 }
 
 async fn list_domains(
@@ -271,26 +326,52 @@ async fn list_domains(
 ) -> Result<Json<Page<Domain>>, Problem> {
     let after: Option<HostPattern> = page_cursor(query.cursor.as_deref())?;
     let after = after.map(|host| host.to_string()).unwrap_or_default();
-    let mut hosts = app_named(&node.directory.picture(), &app)?.hosts.clone();
-    hosts.sort_by_key(HostPattern::to_string);
-    let hosts = hosts
+    let (id, claimed) = {
+        let picture = node.directory.picture();
+        let app = app_named(&picture, &app)?;
+        (app.id, app.hosts.clone())
+    };
+    let asked = sql::asked::of(&mut node.db.read().await?, id).await?;
+    let claimed = claimed.into_iter().map(|host| Domain {
+        host,
+        state: DomainState::Claimed,
+    });
+    let asked = asked.into_iter().map(|host| Domain {
+        host,
+        state: DomainState::Asked,
+    });
+    let mut domains: Vec<Domain> = claimed.chain(asked).collect();
+    domains.sort_by_key(|domain| domain.host.to_string());
+    let domains = domains
         .into_iter()
-        .filter(|host| host.to_string() > after)
-        .take(usize::try_from(query.limit.and_one()).unwrap_or(0))
-        .map(|host| Domain { host });
-    Ok(Page::of(hosts.collect(), query.limit.get(), |domain| {
+        .filter(|domain| domain.host.to_string() > after)
+        .take(usize::try_from(query.limit.and_one()).unwrap_or(0));
+    Ok(Page::of(domains.collect(), query.limit.get(), |domain| {
         domain.host.to_string()
     }))
 }
 
 async fn add_domain(
     State(node): State<Arc<Node>>,
+    SignedIn(who): SignedIn,
     Path(app): Path<String>,
-    Body(Domain { host }): Body<Domain>,
+    Body(NewDomain { host }): Body<NewDomain>,
 ) -> Result<Created<Domain>, Problem> {
-    let app = app_named(&node.directory.picture(), &app)?.id;
+    let (app, has_it) = {
+        let picture = node.directory.picture();
+        let app = app_named(&picture, &app)?;
+        (app.id, app.hosts.contains(&host))
+    };
     check_host(&node, &host)?;
-    let shown = Domain { host: host.clone() };
+    if !has_it && !gives_hosts(&who) {
+        ask(&node, app, host.clone()).await?;
+        let state = DomainState::Asked;
+        return Ok(Created(Domain { host, state }));
+    }
+    let shown = Domain {
+        host: host.clone(),
+        state: DomainState::Claimed,
+    };
     change_hosts(&node, app, false, move |tx, mut hosts| {
         tx.creates(&host);
         hosts.push(host);
@@ -309,6 +390,20 @@ async fn remove_domain(
     let host: HostPattern = host
         .parse()
         .map_err(|problem: String| Problem::not_found(problem))?;
+    let asked = sql::asked::of(&mut node.db.read().await?, app).await?;
+    if asked.contains(&host) {
+        let answered = node.db.write(move |tx| {
+            Box::pin(async move {
+                match sql::asked::answer(tx, app, &host).await? {
+                    true => Ok(()),
+                    // It was given or taken back a moment ago.
+                    false => Err(AppError::HostNotClaimed(host)),
+                }
+            })
+        });
+        answered.await?;
+        return Ok(NoContent);
+    }
     change_hosts(&node, app, query.orphan, move |_, mut hosts| {
         match hosts.iter().position(|known| *known == host) {
             Some(place) => hosts.remove(place),
@@ -318,6 +413,21 @@ async fn remove_domain(
     })
     .await?;
     Ok(NoContent)
+}
+
+/// Ask for a host for an app.
+async fn ask(node: &Node, app: AppId, host: HostPattern) -> Result<(), AppError> {
+    node.db
+        .write(move |tx| {
+            Box::pin(async move {
+                tx.creates(&host);
+                if sql::asked::of(tx.conn().await?, app).await?.len() >= HOSTS_MAX {
+                    return Err(AppError::TooManyHosts);
+                }
+                Ok(sql::asked::ask(tx, app, &host).await?)
+            })
+        })
+        .await
 }
 
 /// Change the hosts of an app from what they are at that moment.

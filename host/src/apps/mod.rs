@@ -10,7 +10,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::routes::Route;
@@ -58,6 +58,16 @@ pub enum AppError {
     /// The host is the instance's own.
     #[error("`{0}` is this instance's admin_host; its API and dashboard are there, and no app")]
     AdminHost(HostPattern),
+    /// The host is nobody's alone.
+    #[error(
+        "`{0}` cannot be one app's: it is an address, a name of one label, or what others have names below (a public suffix); claim a name like `shop.example.com`"
+    )]
+    SharedHost(HostPattern),
+    /// Somebody who may not give hosts to apps would add them by changing the app.
+    #[error(
+        "`{0}` is given to an app by who manages the instance; ask for it with POST /apps/{{app}}/domains (`picloud domains add`)"
+    )]
+    NotYours(HostPattern),
     /// More hosts than an app may claim.
     #[error("an app has at most {HOSTS_MAX} hosts; a wildcard covers many")]
     TooManyHosts,
@@ -90,6 +100,12 @@ impl App {
     pub fn claims_hosts(&self) -> bool {
         !self.hosts.is_empty()
     }
+}
+
+/// Whether names below this one belong to different people, who must not have each other's cookies:
+/// `com`, `co.uk`, `github.io`, or any name of one label (publicsuffix.org).
+fn is_public_suffix(name: &str) -> bool {
+    psl::suffix_str(name).is_none_or(|suffix| suffix == name)
 }
 
 /// The most hosts of an app.
@@ -162,6 +178,21 @@ const HOST_BYTES_MAX: usize = 253;
 /// What a host looks like; an address of IPv6, which is taken too, looks otherwise.
 const HOST_PATTERN: &str = r"^(\*\.)?[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?$";
 
+/// What a host looks like that an app may claim: it has two labels at least, and the last is no number.
+/// Public suffixes of more labels, no pattern can tell.
+const CLAIMABLE_PATTERN: &str = r"^(\*\.)?([A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.)+[A-Za-z]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?\.?$";
+
+/// The schema of a host that an app is to claim.
+pub fn claimable_host(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "string", "pattern": CLAIMABLE_PATTERN, "maxLength": HOST_BYTES_MAX })
+}
+
+/// The schema of the hosts that an app is to claim, or null.
+pub fn claimable_hosts(generator: &mut SchemaGenerator) -> Schema {
+    let host = claimable_host(generator);
+    json_schema!({ "type": ["array", "null"], "items": host, "maxItems": HOSTS_MAX })
+}
+
 /// A host name, `shop.example.com`, or all names below one, `*.example.com`; lower case,
 /// without a port.
 #[derive(
@@ -185,6 +216,16 @@ impl HostPattern {
                 .strip_suffix(name.as_str())
                 .is_some_and(|front| front.len() > 1 && front.ends_with('.')),
         }
+    }
+
+    /// Whether an app can have it for itself: no address, and no name that many have names below.
+    pub fn is_ones_own(&self) -> bool {
+        let (Self::Exact(name) | Self::Below(name)) = self;
+        let last = name.rsplit('.').next().unwrap_or_default();
+        // Browsers read a name that ends in a number as an address (WHATWG URL, 3.5).
+        last.starts_with(|first: char| first.is_ascii_alphabetic())
+            && name.parse::<std::net::IpAddr>().is_err()
+            && !is_public_suffix(name)
     }
 
     /// Whether every host that `other` matches is matched by this one too.
@@ -302,6 +343,30 @@ mod tests {
         assert!(covers("*.x.org", "*.x.org"));
         assert!(!covers("a.x.org", "*.a.x.org"));
         assert!(!covers("*.x.org", "x.org"));
+    }
+
+    #[test]
+    fn what_is_nobodys_alone_is_told() {
+        for (host, is_ones_own) in [
+            ("shop.example.com", true),
+            ("*.example.com", true),
+            ("example.localhost", true),
+            ("a.github.io", true),
+            ("localhost", false),
+            ("*.localhost", false),
+            ("intranet", false),
+            ("com", false),
+            ("*.com", false),
+            ("*.co.uk", false),
+            ("github.io", false),
+            ("127.0.0.1", false),
+            ("shop.127.1", false),
+            ("fe80::1", false),
+            ("::1", false),
+        ] {
+            let parsed: HostPattern = host.parse().unwrap();
+            assert_eq!(parsed.is_ones_own(), is_ones_own, "{host}");
+        }
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The statements of apps and their hosts.
 
+pub mod asked;
 pub mod leaving;
 
 use chrono::{DateTime, Utc};
@@ -80,6 +81,23 @@ fn pattern(app_id: AppId, host: &str) -> Result<HostPattern, StoreError> {
     })
 }
 
+/// Every host that an app was ever given. What cannot be read is none that a browser could ask for.
+pub async fn given_hosts(conn: &mut Conn) -> Result<Vec<HostPattern>, StoreError> {
+    const SQL: &str = "select host from given_hosts";
+    let hosts: Vec<String> = on!(conn, |c| sqlx::query_scalar(SQL).fetch_all(c).await)?;
+    Ok(hosts.iter().filter_map(|host| host.parse().ok()).collect())
+}
+
+/// Whether there is an app, which is not about to be removed.
+pub async fn is_there(tx: &mut Tx, id: AppId) -> Result<bool, StoreError> {
+    const SQL: &str = "select count(*) from apps where id = $1 and remove_at is null";
+    let count: i64 = on!(tx.conn().await?, |c| sqlx::query_scalar(SQL)
+        .bind(id)
+        .fetch_one(c)
+        .await)?;
+    Ok(count > 0)
+}
+
 /// One app.
 pub async fn get(conn: &mut Conn, id: AppId) -> Result<Option<App>, StoreError> {
     const APP: &str = "
@@ -140,6 +158,7 @@ pub async fn update(tx: &mut Tx, app: &App) -> Result<(), StoreError> {
 pub async fn set_hosts(tx: &mut Tx, id: AppId, hosts: &[HostPattern]) -> Result<(), StoreError> {
     const CLEAR: &str = "delete from app_hosts where app_id = $1";
     const ADD: &str = "insert into app_hosts (host, app_id) values ($1, $2)";
+    const REMEMBER: &str = "insert into given_hosts (host) values ($1) on conflict do nothing";
     on!(tx.conn().await?, |c| sqlx::query(CLEAR)
         .bind(id)
         .execute(c)
@@ -152,6 +171,12 @@ pub async fn set_hosts(tx: &mut Tx, id: AppId, hosts: &[HostPattern]) -> Result<
             .execute(c)
             .await
             .map(|_| ()))?;
+        on!(tx.conn().await?, |c| sqlx::query(REMEMBER)
+            .bind(host.to_string())
+            .execute(c)
+            .await
+            .map(|_| ()))?;
+        asked::answer(tx, id, host).await?;
     }
     Ok(())
 }

@@ -48,7 +48,7 @@ impl Actor {
 pub struct Act {
     /// The endpoint.
     pub action: String,
-    /// The path as it was called.
+    /// The path as it was called, with the query where that says what it is about.
     pub target: String,
     /// From where.
     pub address: String,
@@ -118,7 +118,8 @@ pub struct Entry {
     pub api_key_id: Option<ApiKeyId>,
     /// The endpoint: `PATCH /scripts/{id}`.
     pub action: String,
-    /// The path as it was called; that of a creation ends with the id of what was made.
+    /// The path as it was called, with the query where that says what it is about; that of a
+    /// creation ends with the id of what was made.
     pub target: String,
     /// In which app.
     pub app_id: Option<AppId>,
@@ -250,6 +251,7 @@ mod tests {
             ("PUT /apps/{app}/members/{user}", Some("member")),
             ("POST /scripts/{id}/execute", None),
             ("PUT /apps/{app}/kv/{collection}/{key}", None),
+            ("PUT /apps/{app}/kv-value", None),
             ("POST /apps/{app}/topics/{topic}/messages", None),
             ("POST /auth/login", None),
             ("POST /gc", None),

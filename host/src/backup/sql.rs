@@ -1,8 +1,10 @@
 //! Reading any table whole, and filling it again. Which tables and columns there are, the
 //! database's own catalogue says: so a table that a migration adds is in the backups from then on.
 
+use std::time::Duration;
+
 use chrono::{DateTime, SecondsFormat, Utc};
-use futures_util::TryStreamExt;
+use futures_util::{TryStream, TryStreamExt};
 use serde::{Deserialize, Serialize};
 use sqlx::postgres::PgRow;
 use sqlx::sqlite::SqliteRow;
@@ -14,6 +16,10 @@ use crate::store::{Conn, StoreError, Tx, on};
 
 /// How many values one statement may have on SQLite, and we stay well below it.
 const SQLITE_VALUES_MAX: usize = 2_000;
+
+/// How long the database may take for the next row of a table. The first may wait for others who are
+/// at the disk.
+const ROW_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A table and its columns, in the order in which a backup has them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -114,20 +120,29 @@ pub async fn read<E: From<StoreError>>(
     match conn {
         Conn::Sqlite(held) => {
             let mut rows = sqlx::query(sql).fetch(&mut **held);
-            while let Some(row) = rows.try_next().await.map_err(failed)? {
+            while let Some(row) = next(&mut rows).await.map_err(failed)? {
                 let values = (0..row.len()).map(|place| of_sqlite(table, &row, place));
                 each(values.collect::<Result<_, _>>()?).await?;
             }
         }
         Conn::Postgres(held) => {
             let mut rows = sqlx::query(sql).fetch(&mut **held);
-            while let Some(row) = rows.try_next().await.map_err(failed)? {
+            while let Some(row) = next(&mut rows).await.map_err(failed)? {
                 let values = (0..row.len()).map(|place| of_postgres(table, &row, place));
                 each(values.collect::<Result<_, _>>()?).await?;
             }
         }
     }
     Ok(())
+}
+
+/// The next row, or why there is none.
+async fn next<R>(
+    rows: &mut (impl TryStream<Ok = R, Error = sqlx::Error> + Unpin),
+) -> Result<Option<R>, sqlx::Error> {
+    let next = tokio::time::timeout(ROW_TIMEOUT, rows.try_next());
+    next.await
+        .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
 }
 
 fn unknown_type(table: &Table, column: &str, kind: &str) -> StoreError {

@@ -8,7 +8,7 @@ use std::ops::Deref;
 
 use http::{StatusCode, header};
 use serde::Deserialize;
-use serde::de::{DeserializeOwned, Deserializer, IgnoredAny, MapAccess, Visitor};
+use serde::de::{DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::output::Failure;
@@ -229,18 +229,14 @@ impl Reply {
         self.header(header::ETAG).map(str::to_owned)
     }
 
-    /// Any JSON.
-    pub(super) fn read_any(self) -> Result<Answer<IgnoredAny>, Failure> {
+    /// What it is, when the API answers with a body of this type. Another product's list may look like
+    /// an empty one of ours.
+    pub(super) fn read<T: DeserializeOwned>(self) -> Result<Answer<T>, Failure> {
         let is_api = self.is_api();
         match self.told()? {
             told if is_api => told.read(),
             told => Err(told.foreign()),
         }
-    }
-
-    /// What it is, when it has a body of this type.
-    pub(super) fn read<T: DeserializeOwned>(self) -> Result<Answer<T>, Failure> {
-        self.told()?.read()
     }
 
     /// A page of items of this type.

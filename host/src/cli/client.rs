@@ -7,7 +7,7 @@ use std::time::Duration;
 use http::{StatusCode, Uri, header};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
-use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::de::DeserializeOwned;
 
 use super::answer::{Answer, Reply};
 use super::output::Failure;
@@ -229,11 +229,6 @@ impl Client {
 
     pub(super) fn get<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
         self.send(Asked::new("GET", path))?.read()
-    }
-
-    /// Any JSON that is there: a value of the key-value store say.
-    pub(super) fn get_any(&self, path: &str) -> Result<Answer<IgnoredAny>, Failure> {
-        self.send(Asked::new("GET", path))?.read_any()
     }
 
     pub(super) fn post<T: DeserializeOwned>(

@@ -1,6 +1,8 @@
 //! `picloud kv`, `apps`, `scripts`, `routes`: what is there, and changing it.
 
+use chrono::SecondsFormat;
 use clap::Subcommand;
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use serde_json::value::RawValue;
@@ -11,7 +13,9 @@ use super::output::{Failure, Output, cell, json_or_text, print_json, print_text,
 use super::policies::PolicyArgs;
 use super::show::script_id;
 use super::{AppArg, Done, input, terminal};
+use crate::apps::api::DomainState;
 use crate::apps::{App, HostPattern};
+use crate::quotas::api::{AppUsage, Kept};
 use crate::routes::Route;
 use crate::scripts::Script;
 
@@ -78,7 +82,7 @@ impl Kv {
                 app,
             } => {
                 let path = kv_path(&app, &collection, &key);
-                print_json(client.get_any(&path)?.text());
+                print_json(client.get::<IgnoredAny>(&path)?.text());
             }
             Self::Set {
                 collection,
@@ -180,6 +184,11 @@ pub(super) enum Apps {
         /// The app, by slug or id
         app: String,
     },
+    /// Show how many bytes one keeps of each kind of data, and may keep
+    Usage {
+        /// The app, by slug or id
+        app: String,
+    },
     /// Change one
     Update {
         /// The app, by slug or id
@@ -235,6 +244,10 @@ impl Apps {
             Self::Show { app } => {
                 out.show_members(&client.get::<App>(&format!("/apps/{}", encoded(&app)))?);
             }
+            Self::Usage { app } => {
+                let path = format!("/apps/{}/usage", encoded(&app));
+                out.show(&client.get::<AppUsage>(&path)?, show_usage);
+            }
             Self::Update {
                 app,
                 slug,
@@ -261,6 +274,25 @@ impl Apps {
         }
         Ok(())
     }
+}
+
+fn show_usage(usage: &AppUsage) {
+    let Some(at) = usage.measured_at else {
+        return println!("It has not been measured yet; try again in a minute.");
+    };
+    let row = |kept: &Kept| {
+        let percent = kept.bytes.saturating_mul(100) / kept.bytes_max.max(1);
+        vec![
+            kept.data.as_str().to_owned(),
+            kept.rows.to_string(),
+            kept.bytes.to_string(),
+            format!("{percent} % of {}", kept.bytes_max),
+            kept.setting.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = usage.stored.iter().map(row).collect();
+    table(&["DATA", "ROWS", "BYTES", "USED", "SETTING"], &rows);
+    println!("measured {}", at.to_rfc3339_opts(SecondsFormat::Secs, true));
 }
 
 pub(super) fn sure(yes: bool, what: &str) -> Done {
@@ -299,11 +331,13 @@ pub(super) enum Domains {
     },
 }
 
-/// A host that an app claims.
+/// A host of an app, or for one.
 #[derive(Deserialize)]
 struct Domain {
     #[serde(rename = "host")]
     _host: HostPattern,
+    #[serde(rename = "state")]
+    _state: DomainState,
 }
 
 impl Domains {
@@ -312,7 +346,11 @@ impl Domains {
         match self {
             Self::List { app } => {
                 let empty = "No hosts; claim one with: picloud domains add HOST";
-                out.list(&client.all::<Domain>(&path(&app))?, &["host"], empty);
+                out.list(
+                    &client.all::<Domain>(&path(&app))?,
+                    &["host", "state"],
+                    empty,
+                );
             }
             Self::Add { host, app } => {
                 let body = json!({ "host": host });

@@ -194,7 +194,12 @@ enum Command {
     },
     /// Compile standard input to standard output; the server starts this for uploads
     #[command(hide = true)]
-    CompileComponent,
+    CompileComponent {
+        /// How much memory it may take
+        memory_bytes: u64,
+        /// How much processor time it may take
+        cpu_seconds: u64,
+    },
 }
 
 /// Which app a command is about.
@@ -213,7 +218,10 @@ pub fn main() -> ExitCode {
     };
     let client = || Client::new(&args.common);
     let done = match args.command {
-        Command::CompileComponent => return crate::sandbox::compile_child_main(),
+        Command::CompileComponent {
+            memory_bytes,
+            cpu_seconds,
+        } => return crate::sandbox::compile_child_main(memory_bytes, cpu_seconds),
         Command::Serve(serve) => serve.run(),
         Command::Config(serve) => serve.show(&out),
         Command::Doctor(doctor) if doctor.is_direct() => doctor.run_direct(&out),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use clap::Subcommand;
@@ -119,6 +119,7 @@ impl Profiles {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             bytes => bytes.map_err(|error| about(path, "cannot be read", &error))?,
         };
+        keep_private(path);
         serde_json::from_slice(&bytes).map_err(|error| {
             let what = "is damaged, so no sign-in is known; remove it, and sign in anew with \
                         `picloud login`";
@@ -161,6 +162,18 @@ impl Profiles {
     }
 }
 
+/// Let nobody else read the file, as somebody copied it or an older version made it. That this cannot
+/// be done is no reason to do nothing else.
+fn keep_private(path: &Path) {
+    let is_open = fs::metadata(path).is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
+    if is_open && let Err(error) = fs::set_permissions(path, fs::Permissions::from_mode(0o600)) {
+        eprintln!(
+            "warning: others may read {} ({error}); let it be yours alone: chmod 600",
+            path.display()
+        );
+    }
+}
+
 /// Change what is remembered; others who do so wait.
 fn change(change: impl FnOnce(&mut Profiles) -> Result<(), Failure>) -> Done {
     let path = path().ok_or_else(|| {
@@ -195,6 +208,9 @@ fn change(change: impl FnOnce(&mut Profiles) -> Result<(), Failure>) -> Done {
     // Whoever reads meanwhile, or loses the disk's last block, has the one or the other.
     let part = path.with_extension("part");
     let mut file = private().open(&part).map_err(failed)?;
+    // One that was there, left by a run that was killed, may be everybody's to read.
+    file.set_permissions(fs::Permissions::from_mode(0o600))
+        .map_err(failed)?;
     file.write_all(&serde_json::to_vec(&profiles).map_err(|error| failed(error.into()))?)
         .and_then(|()| file.sync_all())
         .and_then(|()| fs::rename(&part, &path))

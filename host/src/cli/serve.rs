@@ -109,6 +109,12 @@ impl Serve {
         for (name, nearest) in odd_variables(names) {
             tracing::warn!(variable = %name, nearest, "this variable of the environment is no setting");
         }
+        if config.admin_host.is_none() && !config.listen.ip().is_loopback() {
+            tracing::warn!(
+                listen = %config.listen,
+                "others than this machine can open the dashboard, and it shares its host with the pages of apps: give it a name of its own with admin_host"
+            );
+        }
         raise_file_limit();
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .enable_all()

@@ -50,8 +50,8 @@ pub(super) struct Invoke {
 struct Call {
     method: String,
     path: String,
-    headers: BTreeMap<String, String>,
-    query: BTreeMap<String, String>,
+    headers: BTreeMap<String, Vec<String>>,
+    query: BTreeMap<String, Vec<String>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<Json>,
 }
@@ -60,22 +60,18 @@ fn pairs(
     given: &[String],
     separator: char,
     what: &str,
-) -> Result<BTreeMap<String, String>, Failure> {
-    let pair = |text: &String| {
-        let (name, value) = text.split_once(separator)?;
-        Some((name.trim().to_owned(), value.trim().to_owned()))
-    };
-    given
-        .iter()
-        .map(|text| {
-            let usage = || {
-                Failure::Usage(format!(
-                    "`{text}`: a {what} is written name{separator}value"
-                ))
-            };
-            pair(text).ok_or_else(usage)
-        })
-        .collect()
+) -> Result<BTreeMap<String, Vec<String>>, Failure> {
+    let mut named = BTreeMap::<_, Vec<_>>::new();
+    for text in given {
+        let (name, value) = text.split_once(separator).ok_or_else(|| {
+            Failure::Usage(format!(
+                "`{text}`: a {what} is written name{separator}value"
+            ))
+        })?;
+        let values = named.entry(name.trim().to_owned()).or_default();
+        values.push(value.trim().to_owned());
+    }
+    Ok(named)
 }
 
 /// The id of the script that a name or an id names.

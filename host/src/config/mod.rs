@@ -14,13 +14,15 @@ use anyhow::Context;
 use chrono::TimeDelta;
 
 use ipnet::IpNet;
+use uuid::Uuid;
 
 use crate::dispatch::retry::{self, RetryPolicy};
 use crate::journal::ReplayLimits;
 use crate::oidc;
 use crate::pubsub;
+use crate::quotas::{Data, Quotas};
 use crate::retention::Retention;
-use crate::sandbox::Limits;
+use crate::sandbox::{CompileLimits, Limits};
 pub use settings::{SETTINGS, Setting};
 
 /// What an instance runs with.
@@ -42,6 +44,8 @@ pub struct Config {
     pub executions_max: u32,
     /// Threads that run guests; 0: one for each core.
     pub guest_threads: usize,
+    /// The memory that all executions on this node may hold; none: half of the machine's.
+    pub guest_memory_bytes: Option<u64>,
     /// The largest body of a request to a route.
     pub body_bytes_max: usize,
     /// The largest value of the key-value store.
@@ -62,6 +66,8 @@ pub struct Config {
     pub retry: RetryPolicy,
     /// How long what is over is kept.
     pub retention: Retention,
+    /// How many bytes each app keeps in the database.
+    pub quotas: Quotas,
     /// How long a session lasts.
     pub session_ttl_hours: u32,
     /// How long one lasts that is not used.
@@ -72,6 +78,8 @@ pub struct Config {
     pub master_key_file: Option<PathBuf>,
     /// The keys before it.
     pub master_key_previous: String,
+    /// Bytes of requests' bodies that are held at once.
+    pub bodies_bytes_max: u64,
     /// Connections at once.
     pub connections_max: usize,
     /// Connections at once of one address.
@@ -84,6 +92,12 @@ pub struct Config {
     pub admin_host: Option<String>,
     /// The OpenID provider, if there is one.
     pub oidc: Option<oidc::Settings>,
+    /// What compiling one uploaded component may use up.
+    pub compile: CompileLimits,
+    /// About how many bytes of compiled code are kept.
+    pub cache_bytes_max: u64,
+    /// The apps whose guests' clocks are not coarsened.
+    pub precise_clock_apps: Vec<Uuid>,
     /// What a script gets that sets no limits.
     pub default_limits: Limits,
     /// What a script may set at most.
@@ -300,7 +314,9 @@ impl Values {
     /// # Errors
     /// [`ConfigError::InvalidValue`] for the first that cannot be.
     pub fn config(&self) -> Result<Config, ConfigError> {
-        use settings::{address, backoff, bytes, format, host, networks, number, optional, text};
+        use settings::{
+            address, backoff, bytes, format, host, ids, networks, number, optional, or_none, text,
+        };
         let limits = |prefix: [&'static str; 5]| -> Result<Limits, ConfigError> {
             Ok(Limits {
                 fuel: self.get(prefix[0], number(1..=u64::MAX / 2))?,
@@ -313,6 +329,7 @@ impl Values {
         let days = |key| -> Result<TimeDelta, ConfigError> {
             Ok(TimeDelta::days(self.get(key, number(1..=36_500))? as i64))
         };
+        let quota = |data: Data| self.get(data.setting(), bytes(64 << 10..=1 << 50));
         let data_dir = PathBuf::from(self.get("data_dir", text)?);
         let database_url = self.get("database_url", optional)?;
         let cache_dir = self.get("cache_dir", optional)?;
@@ -325,6 +342,8 @@ impl Values {
             log: self.get("log", text)?,
             log_format: self.get("log_format", format)?,
             executions_max: self.get("executions_max", number(1..=100_000))? as u32,
+            guest_memory_bytes: self
+                .get("guest_memory_bytes", or_none(bytes(64 << 20..=1 << 50)))?,
             guest_threads: self.get("guest_threads", number(0..=1024))? as usize,
             body_bytes_max: self.get("body_bytes_max", bytes(1024..=64 << 20))? as usize,
             kv_value_bytes_max: self.get("kv_value_bytes_max", bytes(1024..=16 << 20))? as usize,
@@ -368,6 +387,12 @@ impl Values {
                 executions: days("execution_retention_days")?,
                 audit: days("audit_retention_days")?,
             },
+            quotas: Quotas {
+                kv: quota(Data::Kv)?,
+                dead_letters: quota(Data::DeadLetters)?,
+                executions: quota(Data::Executions)?,
+                messages: quota(Data::Messages)?,
+            },
             session_ttl_hours: self.get("session_ttl_hours", number(1..=24 * 366))? as u32,
             session_idle_hours: self.get("session_idle_hours", number(1..=24 * 366))? as u32,
             master_key: self.get("master_key", optional)?,
@@ -375,6 +400,7 @@ impl Values {
             master_key_previous: self
                 .get("master_key_previous", optional)?
                 .unwrap_or_default(),
+            bodies_bytes_max: self.get("bodies_bytes_max", bytes(64 << 20..=1 << 40))?,
             connections_max: self.get("connections_max", number(1..=1_000_000))? as usize,
             connections_per_address_max: self
                 .get("connections_per_address_max", number(1..=1_000_000))?
@@ -383,6 +409,12 @@ impl Values {
             trusted_proxies: self.get("trusted_proxies", networks)?,
             admin_host: self.get("admin_host", host)?,
             oidc: self.oidc()?,
+            compile: CompileLimits {
+                timeout_ms: self.get("compile_timeout_ms", number(1_000..=600_000))?,
+                memory_bytes: self.get("compile_memory_bytes", bytes(128 << 20..=16 << 30))?,
+            },
+            precise_clock_apps: self.get("precise_clock_apps", ids)?,
+            cache_bytes_max: self.get("cache_bytes_max", bytes(64 << 20..=1 << 40))?,
             default_limits: limits([
                 "default_fuel",
                 "default_timeout_ms",
@@ -491,6 +523,7 @@ mod tests {
         assert_eq!(config.database_url, "sqlite://./data/picloud.db");
         assert_eq!(config.default_limits, Limits::DEFAULT);
         assert_eq!(config.ceiling, Limits::CEILING);
+        assert_eq!(config.compile, CompileLimits::DEFAULT);
     }
 
     #[test]
@@ -554,11 +587,40 @@ mod tests {
         assert!(!all.contains("hunter2"), "{all}");
         assert!(all.contains("postgres://me:***@db/x"), "{all}");
         assert_eq!(values.file_with_secrets(), None);
+        for (url, shown) in [
+            (
+                "postgres://db/x?user=me&password=hunter2&sslmode=require",
+                "postgres://db/x?user=me&password=***&sslmode=require",
+            ),
+            (
+                "postgres://me:hunter2@db/x?sslpassword=hunter2",
+                "postgres://me:***@db/x?sslpassword=***",
+            ),
+            (
+                "postgres://db/x?%70assword=hunter2",
+                "postgres://db/x?%70assword=***",
+            ),
+            ("postgres://me:hunt?er2@db/x", "postgres://me:***@db/x"),
+            (
+                "postgres://me:hunter2@db/x?options=a@b",
+                "postgres://me:***@db/x?options=a@b",
+            ),
+            ("postgres://me@db/x?user=you", "postgres://me@db/x?user=you"),
+        ] {
+            let values = gather(&[], &[("PICLOUD_DATABASE_URL", url)], None).unwrap();
+            let mut all = values.shown().map(|(_, text, _)| text);
+            assert!(all.any(|text| text == shown), "{url}");
+        }
         for (text, has) in [
             ("log = \"warn\"", false),
             ("master_key = \"\"", false),
             ("master_key = \"hunter2\"", true),
             ("database_url = \"postgres://me:hunter2@db/x\"", true),
+            (
+                "database_url = \"postgres://db/x?user=me&password=hunter2\"",
+                true,
+            ),
+            ("database_url = \"postgres://db/x?user=me\"", false),
         ] {
             let values = gather(&[], &[], Some(text)).unwrap();
             assert_eq!(values.file_with_secrets().is_some(), has, "{text}");

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
+use uuid::Uuid;
 
 use super::LogFormat;
 use crate::apps::HostPattern;
@@ -35,15 +36,49 @@ impl Setting {
         if self.secret && !text.is_empty() {
             return "***".to_owned();
         }
-        // A URL may have a password: scheme://user:password@host.
-        if let Some((scheme, rest)) = text.split_once("://")
-            && let Some((user, host)) = rest.rsplit_once('@')
-            && let Some((name, _)) = user.split_once(':')
-        {
-            return format!("{scheme}://{name}:***@{host}");
-        }
-        text.to_owned()
+        without_passwords(text)
     }
+}
+
+/// A text without the passwords of the URL that it may be: `scheme://user:password@host`, and
+/// `?password=…` as drivers of Postgres take it.
+fn without_passwords(text: &str) -> String {
+    let Some((scheme, rest)) = text.split_once("://") else {
+        return text.to_owned();
+    };
+    let (address, query) = match rest.split_once('?') {
+        // One with a question mark in its password: the host comes after the last @.
+        Some((before, after)) if !before.contains('@') && after.contains('@') => (rest, None),
+        Some((before, after)) => (before, Some(after)),
+        None => (rest, None),
+    };
+    let mut shown = match address.rsplit_once('@') {
+        Some((user, host)) => match user.split_once(':') {
+            Some((name, _)) => format!("{scheme}://{name}:***@{host}"),
+            None => format!("{scheme}://{user}@{host}"),
+        },
+        None => format!("{scheme}://{address}"),
+    };
+    if let Some(query) = query {
+        let pairs = query.split('&').map(|pair| match pair.split_once('=') {
+            Some((name, value)) if !value.is_empty() && is_secret_parameter(name) => {
+                format!("{name}=***")
+            }
+            _ => pair.to_owned(),
+        });
+        shown.push('?');
+        shown.push_str(&pairs.collect::<Vec<_>>().join("&"));
+    }
+    shown
+}
+
+/// Whether a URL's parameter of this name holds a secret. It may be written with escapes.
+fn is_secret_parameter(name: &str) -> bool {
+    let name = percent_encoding::percent_decode_str(name).decode_utf8_lossy();
+    let name = name.to_ascii_lowercase();
+    ["password", "passwd", "secret", "token"]
+        .iter()
+        .any(|word| name.contains(word))
 }
 
 const fn setting(key: &'static str, default: &'static str, help: &'static str) -> Setting {
@@ -97,6 +132,31 @@ pub const SETTINGS: &[Setting] = &[
         "guest_threads",
         "0",
         "Threads that run guests; 0: one for each core",
+    ),
+    setting(
+        "guest_memory_bytes",
+        "",
+        "Memory that all executions on this node hold at once, three quarters of it of one app; half of the machine's or the cgroup's when empty",
+    ),
+    setting(
+        "compile_timeout_ms",
+        "10000",
+        "How long compiling one uploaded component may take",
+    ),
+    setting(
+        "compile_memory_bytes",
+        "512MiB",
+        "How much memory compiling one uploaded component may take; two are compiled at once",
+    ),
+    setting(
+        "precise_clock_apps",
+        "",
+        "Ids of apps, separated by commas, whose guests' clocks go in nanoseconds; those of all others go in steps of 1 ms, so that they learn less of their neighbours",
+    ),
+    setting(
+        "cache_bytes_max",
+        "1GiB",
+        "How much compiled code is kept; what was used longest ago is removed first",
     ),
     setting(
         "body_bytes_max",
@@ -196,6 +256,26 @@ pub const SETTINGS: &[Setting] = &[
         "How long dead letters are kept",
     ),
     setting(
+        "kv_bytes_max",
+        "10GiB",
+        "Bytes of keys and values that one app keeps; beyond, new values are refused",
+    ),
+    setting(
+        "dead_letter_bytes_max",
+        "1GiB",
+        "Bytes of dead letters that one app keeps; beyond, the oldest go first",
+    ),
+    setting(
+        "execution_bytes_max",
+        "2GiB",
+        "Bytes of executions with their logs that one app keeps; beyond, the oldest go first",
+    ),
+    setting(
+        "message_bytes_kept_max",
+        "1GiB",
+        "Bytes of messages that the topics of one app keep; beyond, the oldest go first",
+    ),
+    setting(
         "abandoned_executions_retention_days",
         "7",
         "How long abandoned executions are kept",
@@ -228,6 +308,11 @@ pub const SETTINGS: &[Setting] = &[
     secret_setting(
         "master_key_previous",
         "Keys before it, separated by commas, until `picloud secrets rotate` is done",
+    ),
+    setting(
+        "bodies_bytes_max",
+        "256MiB",
+        "Bytes of requests' bodies that this node holds at once, a quarter of them of one address and half of one app; beyond, callers get 503. As many again of payloads that it took from the outbox, three quarters of one app",
     ),
     setting(
         "connections_max",
@@ -364,6 +449,16 @@ pub(super) fn text(text: &str) -> Result<String, String> {
     }
 }
 
+/// What is read by another rule, where there is anything.
+pub(super) fn or_none<T>(
+    read: impl FnOnce(&str) -> Result<T, String>,
+) -> impl FnOnce(&str) -> Result<Option<T>, String> {
+    move |text| match text.is_empty() {
+        true => Ok(None),
+        false => read(text).map(Some),
+    }
+}
+
 pub(super) fn optional(text: &str) -> Result<Option<String>, String> {
     Ok((!text.is_empty()).then(|| text.to_owned()))
 }
@@ -444,6 +539,18 @@ pub(super) fn number(range: RangeInclusive<u64>) -> impl FnOnce(&str) -> Result<
 }
 
 /// Networks, separated by commas; a single address is a network, too.
+/// Ids, separated by commas.
+pub(super) fn ids(text: &str) -> Result<Vec<Uuid>, String> {
+    let words = text.split(',').map(str::trim);
+    let ids = words.filter(|word| !word.is_empty()).map(|word| {
+        let parsed = word.parse();
+        parsed.map_err(|_| {
+            format!("must be ids of apps, as `picloud apps list` shows them, not `{word}`")
+        })
+    });
+    ids.collect()
+}
+
 pub(super) fn networks(text: &str) -> Result<Vec<IpNet>, String> {
     let words = text
         .split(',')

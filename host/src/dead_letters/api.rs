@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 
 use super::sql::{self, Filter};
 use super::{
-    AtVersion, BulkAct, DeadLetter, DeadLetterError, DeadLetterId, DeadLetters, Resolution,
+    AtVersion, BulkAct, DeadLetter, DeadLetterError, DeadLetterId, DeadLetters, Listed, Resolution,
     State as Settled,
 };
 use crate::apps::AppId;
@@ -141,7 +141,8 @@ impl ErrorText {
 #[schemars(rename = "DeadLetter")]
 struct DeadLetterView {
     #[serde(flatten)]
-    letter: DeadLetter,
+    #[schemars(with = "DeadLetter")]
+    letter: Listed,
     /// What went wrong at last; null where that is kept from you.
     last_error: Option<String>,
     /// Whether what happened and what went wrong is kept from you: the app hides it from viewers.
@@ -149,8 +150,8 @@ struct DeadLetterView {
 }
 
 impl DeadLetterView {
-    fn of(letter: DeadLetter, payloads_hidden: bool) -> Self {
-        let last_error = (!payloads_hidden).then(|| letter.last_error.clone());
+    fn of(letter: Listed, payloads_hidden: bool) -> Self {
+        let last_error = (!payloads_hidden).then(|| letter.last_error().to_owned());
         Self {
             letter,
             last_error,
@@ -208,7 +209,7 @@ async fn list(
     Ok(Page::of(
         views.collect(),
         query.limit.get(),
-        |view: &DeadLetterView| view.letter.id.to_string(),
+        |view: &DeadLetterView| view.letter.id().to_string(),
     ))
 }
 
@@ -282,7 +283,7 @@ async fn whole(
         false => (Some(letter.original()), letter.history.clone()),
     };
     Ok(Json(DeadLetterWithHistory {
-        view: DeadLetterView::of(letter, hidden),
+        view: DeadLetterView::of(letter.into(), hidden),
         payload_repaired: payload.as_ref().is_some_and(|read| read.repaired),
         payload: payload.map(|read| read.value),
         history,

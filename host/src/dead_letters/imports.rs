@@ -9,6 +9,9 @@ use crate::sandbox::bindings::dead_letters as wit;
 
 /// How many a page of `list` has at most.
 const PAGE_MAX: u32 = 100;
+/// About how many bytes a page of `list` has at most: it ends with the one that exceeds this. A
+/// guest's memory is bounded, and so is ours.
+const PAGE_BYTES: usize = 4 * 1024 * 1024;
 
 impl DeadLetterImports for GuestImports {
     async fn replay(&mut self, id: String) -> Result<String, wit::Error> {
@@ -68,10 +71,13 @@ impl DeadLetters {
             ..Filter::default()
         };
         let mut conn = self.db.read().await?;
-        let most = i64::from(limit) + 1;
-        let mut letters = sql::page(&mut conn, self.app_id, &filter, before, most).await?;
-        let more = letters.len() > limit as usize;
-        letters.truncate(limit as usize);
+        let bounds = sql::Bounds {
+            limit: limit.into(),
+            bytes_max: PAGE_BYTES,
+        };
+        let order = sql::Order::NewestFirst;
+        let read = sql::whole(&mut conn, self.app_id, &filter, before, order, bounds);
+        let (letters, more) = read.await?;
         let next = letters.last().filter(|_| more).map(|letter| letter.id);
         Ok((letters, next))
     }

@@ -98,6 +98,29 @@ pub struct DeadLetter {
     pub created_at: DateTime<Utc>,
 }
 
+/// A dead letter as lists show it: without what happened and without its attempts.
+#[derive(Debug, Clone, Serialize)]
+#[serde(transparent)]
+pub struct Listed(DeadLetter);
+
+impl Listed {
+    /// Its id.
+    pub fn id(&self) -> DeadLetterId {
+        self.0.id
+    }
+
+    /// What went wrong at last.
+    pub fn last_error(&self) -> &str {
+        &self.0.last_error
+    }
+}
+
+impl From<DeadLetter> for Listed {
+    fn from(letter: DeadLetter) -> Self {
+        Self(letter)
+    }
+}
+
 /// Whether a dead letter still needs somebody.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -379,6 +402,9 @@ fn edited_request(text: &str) -> Result<Request, String> {
 /// A dead letter and the script that it is of.
 pub type Named = (DeadLetterId, ScriptId);
 
+/// About how many bytes one bulk replay moves: its transaction holds up every other write.
+const REPLAY_BYTES: usize = 8 * 1024 * 1024;
+
 /// How many dead letters an event names.
 const NAMED_MAX: usize = 20;
 
@@ -485,7 +511,8 @@ impl DeadLetters {
     }
 
     /// Replay or resolve the oldest unresolved ones that `filter` lets through, at most `limit`,
-    /// in one transaction. Answers how many it were and how many are left.
+    /// in one transaction; fewer where those to be replayed have more than [`REPLAY_BYTES`].
+    /// Answers how many it were and how many are left.
     ///
     /// # Errors
     /// [`DeadLetterError`]; nothing was changed.
@@ -503,17 +530,25 @@ impl DeadLetters {
         };
         let done = self.db.write(move |tx| {
             Box::pin(async move {
-                let letters = sql::oldest(tx.conn().await?, app_id, &filter, limit).await?;
                 let mut done = Vec::new();
                 let mut rows = Vec::new();
-                for letter in letters {
-                    match act {
-                        BulkAct::Resolve(reason) => {
-                            if sql::resolved(tx, app_id, letter.id, reason, principal_id).await? {
-                                done.push(letter.named());
+                match act {
+                    BulkAct::Resolve(reason) => {
+                        let conn = tx.conn().await?;
+                        for named in sql::oldest_named(conn, app_id, &filter, limit).await? {
+                            if sql::resolved(tx, app_id, named.0, reason, principal_id).await? {
+                                done.push(named);
                             }
                         }
-                        BulkAct::Replay(version) => {
+                    }
+                    BulkAct::Replay(version) => {
+                        let bounds = sql::Bounds {
+                            limit,
+                            bytes_max: REPLAY_BYTES,
+                        };
+                        let (conn, order) = (tx.conn().await?, sql::Order::OldestFirst);
+                        let read = sql::whole(conn, app_id, &filter, None, order, bounds).await?;
+                        for letter in read.0 {
                             // One whose script never ran has no version: the current one then.
                             let delivery = letter
                                 .replay(None, version)

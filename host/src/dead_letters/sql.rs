@@ -5,7 +5,7 @@ use std::sync::Arc;
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
-use super::{DeadLetter, DeadLetterId, Resolution, State};
+use super::{DeadLetter, DeadLetterId, Listed, Named, Resolution, State};
 use crate::apps::AppId;
 use crate::dispatch::sql::RetryRow;
 use crate::dispatch::{Attempt, DeliveryId, Payload};
@@ -101,13 +101,32 @@ impl TryFrom<DeadLetterRow> for DeadLetter {
     }
 }
 
-const SELECT: &str = "
-    select id, app_id, script_id, script_version, trigger_id, source, payload, request_id,
-           parent_execution_id, traceparent, principal_id, trigger_depth, attempts_max, backoff,
-           base_ms, jitter_pct, order_key, delivery_id, replay_of, history, attempts, last_error,
-           first_attempt_at, last_attempt_at, state, handler_failed, reason, replayed_as,
-           settled_by, settled_at, created_at
-    from dead_letters where app_id = ";
+/// The columns of dead letters, with these for what happened and for every attempt: they can be of
+/// any size. A macro, because a statement's text is a literal.
+macro_rules! columns {
+    ($payload:literal, $history:literal) => {
+        concat!(
+            "select id, app_id, script_id, script_version, trigger_id, source, request_id,
+                    parent_execution_id, traceparent, principal_id, trigger_depth, attempts_max,
+                    backoff, base_ms, jitter_pct, order_key, delivery_id, replay_of, attempts,
+                    last_error, first_attempt_at, last_attempt_at, state, handler_failed, reason,
+                    replayed_as, settled_by, settled_at, created_at, ",
+            $payload,
+            " as payload, ",
+            $history,
+            " as history"
+        )
+    };
+}
+
+const WHOLE: &str = concat!(
+    columns!("payload", "history"),
+    " from dead_letters where app_id = "
+);
+const LISTED: &str = concat!(
+    columns!("'{}'", "'[]'"),
+    " from dead_letters where app_id = "
+);
 
 /// Which dead letters are meant.
 #[derive(Debug, Default, Clone)]
@@ -200,16 +219,16 @@ fn escaped_like(text: &str) -> String {
     escaped
 }
 
-/// A page of an app's dead letters, newest first: those before `before`.
+/// A page of an app's dead letters, newest first: those before `before`, without what happened.
 pub async fn page(
     conn: &mut Conn,
     app_id: AppId,
     filter: &Filter,
     before: Option<DeadLetterId>,
     limit: i64,
-) -> Result<Vec<DeadLetter>, StoreError> {
+) -> Result<Vec<Listed>, StoreError> {
     let rows: Vec<DeadLetterRow> = on!(conn, |c| {
-        let mut query = sqlx::QueryBuilder::new(SELECT);
+        let mut query = sqlx::QueryBuilder::new(LISTED);
         push_filter!(query, app_id, filter);
         if let Some(before) = before {
             query.push(" and id < ").push_bind(before);
@@ -217,23 +236,98 @@ pub async fn page(
         query.push(" order by id desc limit ").push_bind(limit);
         query.build_query_as().fetch_all(c).await
     })?;
-    rows.into_iter().map(DeadLetter::try_from).collect()
+    let letters = rows.into_iter().map(DeadLetter::try_from);
+    letters.map(|letter| letter.map(Listed::from)).collect()
 }
 
-/// The oldest that `filter` lets through, at most `limit`.
-pub async fn oldest(
+/// The ids of the oldest that `filter` lets through, at most `limit`, and their scripts'.
+pub async fn oldest_named(
     conn: &mut Conn,
     app_id: AppId,
     filter: &Filter,
     limit: i64,
-) -> Result<Vec<DeadLetter>, StoreError> {
-    let rows: Vec<DeadLetterRow> = on!(conn, |c| {
-        let mut query = sqlx::QueryBuilder::new(SELECT);
+) -> Result<Vec<Named>, StoreError> {
+    Ok(on!(conn, |c| {
+        let mut query =
+            sqlx::QueryBuilder::new("select id, script_id from dead_letters where app_id = ");
         push_filter!(query, app_id, filter);
         query.push(" order by id limit ").push_bind(limit);
         query.build_query_as().fetch_all(c).await
+    })?)
+}
+
+/// In which order dead letters are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The oldest first.
+    OldestFirst,
+    /// The newest first.
+    NewestFirst,
+}
+
+/// How many dead letters are read at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// At most so many.
+    pub limit: i64,
+    /// Up to the one that takes them over so many bytes.
+    pub bytes_max: usize,
+}
+
+#[derive(sqlx::FromRow)]
+struct FoundRow {
+    #[sqlx(flatten)]
+    letter: DeadLetterRow,
+    found: i64,
+}
+
+/// The first that `filter` lets through, before `before` if that is given, whole; and whether there
+/// are more. The sizes are summed before a payload is read, so what does not fit is not read.
+pub async fn whole(
+    conn: &mut Conn,
+    app_id: AppId,
+    filter: &Filter,
+    before: Option<DeadLetterId>,
+    order: Order,
+    bounds: Bounds,
+) -> Result<(Vec<DeadLetter>, bool), StoreError> {
+    const SIZED: &str = "
+        with sized as materialized (
+            select id, octet_length(payload) + octet_length(history) as bytes
+            from dead_letters where app_id = ";
+    const SUMMED: &str = "), summed as materialized (
+            select id, row_number() over places as place, sum(bytes) over places - bytes as before
+            from sized window places as (order by id";
+    const FOUND: &str = concat!(
+        ")) ",
+        columns!("payload", "history"),
+        ", (select count(*) from sized) as found
+         from dead_letters where id in (select id from summed where place <= "
+    );
+    let direction = match order {
+        Order::OldestFirst => "",
+        Order::NewestFirst => " desc",
+    };
+    let bytes_max = i64::try_from(bounds.bytes_max).unwrap_or(i64::MAX);
+    let rows: Vec<FoundRow> = on!(conn, |c| {
+        let mut query = sqlx::QueryBuilder::new(SIZED);
+        push_filter!(query, app_id, filter);
+        if let Some(before) = before {
+            query.push(" and id < ").push_bind(before);
+        }
+        query.push(" order by id").push(direction);
+        query.push(" limit ").push_bind(bounds.limit + 1);
+        query.push(SUMMED).push(direction).push(FOUND);
+        query.push_bind(bounds.limit).push(" and before < ");
+        query.push_bind(bytes_max).push(") order by id");
+        query.push(direction);
+        query.build_query_as().fetch_all(c).await
     })?;
-    rows.into_iter().map(DeadLetter::try_from).collect()
+    let more = rows
+        .first()
+        .is_some_and(|row| row.found > rows.len() as i64);
+    let letters = rows.into_iter().map(|row| DeadLetter::try_from(row.letter));
+    Ok((letters.collect::<Result<_, _>>()?, more))
 }
 
 /// How many `filter` lets through.
@@ -281,7 +375,7 @@ pub async fn get(
     id: DeadLetterId,
 ) -> Result<Option<DeadLetter>, StoreError> {
     let row: Option<DeadLetterRow> = on!(conn, |c| {
-        let mut query = sqlx::QueryBuilder::new(SELECT);
+        let mut query = sqlx::QueryBuilder::new(WHOLE);
         query.push_bind(app_id).push(" and id = ").push_bind(id);
         query.build_query_as().fetch_optional(c).await
     })?;

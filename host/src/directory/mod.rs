@@ -81,6 +81,8 @@ pub struct Picture {
     exact_hosts: HashMap<String, AppId>,
     /// The longest first.
     wildcard_hosts: Vec<(HostPattern, AppId)>,
+    /// Hosts that apps were given once.
+    given_hosts: Vec<HostPattern>,
     default_app: Option<AppId>,
     scripts: HashMap<ScriptId, Script>,
     tables: HashMap<AppId, RouteTable>,
@@ -132,6 +134,11 @@ impl Picture {
             .get(host)
             .or_else(|| wildcard().map(|(_, id)| id));
         self.app(*id.or(self.default_app.as_ref())?)
+    }
+
+    /// Whether an app has or ever had a host to itself: browsers may keep something of its pages.
+    pub fn was_given(&self, host: &str) -> bool {
+        self.given_hosts.iter().any(|given| given.matches(host))
     }
 
     /// Whether the app serves the hosts that nobody claims.
@@ -191,6 +198,11 @@ impl Picture {
         self.members.get(&(app_id, user_id)).copied()
     }
 
+    /// How many users can sign in.
+    pub fn users(&self) -> usize {
+        self.users.len()
+    }
+
     /// The roles that a user was given in apps.
     pub fn roles_of(&self, user_id: UserId) -> impl Iterator<Item = (AppId, AppRole)> {
         let theirs = self
@@ -219,6 +231,7 @@ impl Picture {
             ..Self::default()
         };
         let mut unreadable = Vec::new();
+        picture.given_hosts = apps::sql::given_hosts(conn).await?;
         for app in apps::sql::all(conn).await?.and_tell(&mut unreadable) {
             for host in &app.hosts {
                 match host {
@@ -381,6 +394,7 @@ impl Directory {
     /// shows what all of them did.
     pub async fn keep_fresh(self: Arc<Self>) {
         let mut next_load = Instant::now();
+        let mut is_told = false;
         loop {
             // What is asked for from now on may be about what this look does not see.
             let asked = self.asked.load(Ordering::Acquire);
@@ -388,9 +402,18 @@ impl Directory {
             match looked {
                 Ok(Ok(())) => {
                     self.refreshed.send_replace(asked);
+                    is_told = false;
                 }
-                Ok(Err(error)) => tracing::warn!(%error, "the directory cannot be read"),
-                Err(_) => tracing::warn!("the directory cannot be read: nothing answers"),
+                failed if !is_told => {
+                    let why = failed.map_or("nothing answers".to_owned(), |read| {
+                        read.err()
+                            .map(|error| error.to_string())
+                            .unwrap_or_default()
+                    });
+                    tracing::warn!(%why, "the directory cannot be read");
+                    is_told = true;
+                }
+                _ => {}
             }
             // Where it failed, whoever asked still waits: they wake it no more.
             let _ = tokio::time::timeout(POLL, self.wake.notified()).await;

@@ -127,8 +127,8 @@ impl Dispatcher {
     }
 
     /// Put a delivery into the outbox, run it and wait for its answer; `None` when it took too
-    /// long. A caller who drops this future has left: the delivery goes on and is recorded as
-    /// abandoned.
+    /// long, [`Answer::Unavailable`] when it could not be written in that time. A caller who drops
+    /// this future has left: the delivery goes on and is recorded as abandoned.
     ///
     /// # Errors
     /// [`GateFull`]; then nothing was written.
@@ -157,14 +157,19 @@ impl Dispatcher {
                     Outbox::not_placed(Some(permit));
                     dispatcher.turn_away(&delivery, Answer::Known(known));
                 }
-                Ok(_) => {
+                Ok(_) if dispatcher.inbox.begin(delivery.id) => {
                     permit.placed();
                     dispatcher.guarded_attempt(delivery, permit, key).await;
                 }
+                // It came to be written after its caller had been told that it never would be.
+                Ok(_) => dispatcher.take_back(&delivery, permit, key).await,
                 Err(error) => {
                     tracing::debug!(delivery_id = %delivery.id, %error, "a delivery could not be written");
                     dispatcher.turn_away(&delivery, Answer::Unavailable);
-                    dispatcher.withdraw(&delivery, permit, key, &error).await;
+                    match error.is_in_doubt() {
+                        true => dispatcher.take_back(&delivery, permit, key).await,
+                        false => Outbox::not_placed(Some(permit)),
+                    }
                 }
             }
         };
@@ -223,22 +228,13 @@ impl Dispatcher {
         }
     }
 
-    /// Take a call back whose row could not be written, or may have been: its caller was told that
-    /// nothing was run, so nothing is, and its key is free again.
-    async fn withdraw(
-        &self,
-        delivery: &Delivery,
-        mut permit: Permit,
-        key: Option<(Key, bool)>,
-        error: &StoreError,
-    ) {
+    /// Take a call back whose row was written, or may have been: its caller was told that nothing was
+    /// run, so nothing is, and its key is free again.
+    async fn take_back(&self, delivery: &Delivery, mut permit: Permit, key: Option<(Key, bool)>) {
         let Some(lease) = permit.lease.take() else {
             return;
         };
         drop(permit);
-        if !error.is_in_doubt() {
-            return lease.end();
-        }
         lease.placed();
         let mut completion = self.completion(delivery, Then::Gone);
         let forget = key.map(|(key, _)| Also::Forget(delivery.app_id, key, delivery.id.of()));
@@ -499,7 +495,11 @@ impl Dispatcher {
                 Ok(claims) => claims,
                 Err(error) => {
                     let error: StoreError = error;
-                    tracing::warn!(%error, "due deliveries could not be claimed");
+                    match error.is_unavailable() {
+                        // The store says once that it is away.
+                        true => tracing::debug!(%error, "due deliveries could not be claimed"),
+                        false => tracing::warn!(%error, "due deliveries could not be claimed"),
+                    }
                     return POLL;
                 }
             };

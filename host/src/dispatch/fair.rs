@@ -71,8 +71,8 @@ pub(super) async fn claim(
         next_due_in: next_due.map(|at| at - now),
         at: (Instant::now(), now),
     };
-    if outbox.gate.holds_deliveries() {
-        // Whoever lets them in again wakes the dispatcher.
+    if outbox.holds_deliveries() {
+        // It looks again by itself, or is woken.
         claims.next_due_in = None;
         return Ok(claims);
     }
@@ -87,13 +87,21 @@ pub(super) async fn claim(
             continue;
         }
         let (worker, lease) = (outbox.worker, outbox.lease);
-        let rows = sql::claim(tx, app_id, worker, lease, permits.len()).await?;
+        let bytes = outbox.room_for_payloads(app_id);
+        let rows = match bytes {
+            0 => Vec::new(),
+            _ => sql::claim(tx, app_id, worker, lease, permits.len(), bytes).await?,
+        };
+        let claimed: u64 = rows.iter().map(|row| row.payload_bytes).sum();
         // Fewer than asked for: the app has no more, or others have them.
-        claims.more |= rows.len() == permits.len();
+        claims.more |= rows.len() == permits.len() || claimed >= bytes;
         permits.truncate(rows.len());
         left -= rows.len();
         for (row, permit) in rows.iter().zip(&mut permits) {
             permit.lease = Some(outbox.leases.take((row.id, row.attempt)));
+            let hold = outbox.hold_of(app_id);
+            hold.note(row.payload_bytes);
+            permit.payload = Some(hold);
         }
         let mut turns = turns.lock().unwrap_or_else(PoisonError::into_inner);
         turns.served(app_id);

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::leases::Lease;
 use crate::apps::AppId;
+use crate::budget::Hold;
 
 /// One in so many places at the gate is for deliveries without a waiting caller, so that a
 /// backlog never shuts callers out.
@@ -54,6 +55,8 @@ pub struct Permit {
     is_delivery: bool,
     /// The lease on what is run.
     pub(super) lease: Option<Lease>,
+    /// What its payload takes of the memory for payloads.
+    pub(super) payload: Option<Hold<AppId>>,
 }
 
 /// An outcome that waits to be written; dropped when it is.
@@ -149,6 +152,7 @@ impl Gate {
             app_id,
             is_delivery,
             lease: None,
+            payload: None,
         })
     }
 

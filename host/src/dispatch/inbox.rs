@@ -23,8 +23,11 @@ pub struct Inbox {
 }
 
 enum Waiting {
-    /// The caller waits.
-    Caller(oneshot::Sender<Answer>),
+    /// The caller waits: for the row to be written, or, once it has begun, for the outcome.
+    Caller {
+        answer: oneshot::Sender<Answer>,
+        has_begun: bool,
+    },
     /// The caller stopped waiting, for this reason; the entry stays until the outcome comes.
     Gone(AbandonReason),
 }
@@ -54,7 +57,11 @@ impl Inbox {
     /// Wait for the outcome of `id`.
     pub fn register(&self, id: DeliveryId) -> Waiter {
         let (sender, answer) = oneshot::channel();
-        self.lock().insert(id, Waiting::Caller(sender));
+        let waiting = Waiting::Caller {
+            answer: sender,
+            has_begun: false,
+        };
+        self.lock().insert(id, waiting);
         Waiter {
             inbox: self.clone(),
             id,
@@ -68,10 +75,26 @@ impl Inbox {
     /// Why there is no such caller any more.
     pub fn take(&self, id: DeliveryId) -> Result<Slot, AbandonReason> {
         match self.lock().remove(&id) {
-            Some(Waiting::Caller(sender)) => Ok(Slot(sender)),
+            Some(Waiting::Caller { answer, .. }) => Ok(Slot(answer)),
             Some(Waiting::Gone(reason)) => Err(reason),
             None => Err(AbandonReason::CallerGone),
         }
+    }
+
+    /// The row of `id` is written, and its script is about to run. Not so, and the entry is taken
+    /// out, where its caller was told that it never began.
+    pub fn begin(&self, id: DeliveryId) -> bool {
+        let mut waiting = self.lock();
+        match waiting.get_mut(&id) {
+            Some(Waiting::Caller { has_begun, .. }) => *has_begun = true,
+            Some(Waiting::Gone(AbandonReason::TimedOut)) => {
+                waiting.remove(&id);
+                return false;
+            }
+            // Who has left counts on it, and has not been told anything.
+            Some(Waiting::Gone(_)) | None => {}
+        }
+        true
     }
 
     /// How many callers wait.
@@ -84,15 +107,16 @@ impl Inbox {
         self.len() == 0
     }
 
-    /// Turn the caller of `id` away, unless somebody holds the right to answer it.
-    fn leave(&self, id: DeliveryId, reason: AbandonReason) -> bool {
-        match self.lock().get_mut(&id) {
-            Some(waiting @ Waiting::Caller(_)) => {
-                *waiting = Waiting::Gone(reason);
-                true
-            }
-            _ => false,
-        }
+    /// Turn the caller of `id` away and say whether it had [begun](Self::begin); none where somebody
+    /// holds the right to answer it.
+    fn leave(&self, id: DeliveryId, reason: AbandonReason) -> Option<bool> {
+        let mut inbox = self.lock();
+        let waiting = inbox.get_mut(&id)?;
+        let Waiting::Caller { has_begun, .. } = *waiting else {
+            return None;
+        };
+        *waiting = Waiting::Gone(reason);
+        Some(has_begun)
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<DeliveryId, Waiting>> {
@@ -103,14 +127,18 @@ impl Inbox {
 
 impl Waiter {
     /// Wait for the answer, but no longer than `limit`: then `None`, and whoever comes with the
-    /// outcome learns that it is too late.
+    /// outcome learns that it is too late. [`Answer::Unavailable`] when it has not begun by then, and
+    /// so never does.
     pub async fn wait(mut self, limit: Duration) -> Option<Answer> {
-        match tokio::time::timeout(limit, &mut self.answer).await {
-            Ok(answer) => answer.ok(),
-            Err(_) if self.inbox.leave(self.id, AbandonReason::TimedOut) => None,
+        if let Ok(answer) = tokio::time::timeout(limit, &mut self.answer).await {
+            return answer.ok();
+        }
+        match self.inbox.leave(self.id, AbandonReason::TimedOut) {
+            Some(true) => None,
+            Some(false) => Some(Answer::Unavailable),
             // Somebody took the right to answer in the last moment, and is about to; a call with a key
             // once its outcome is written, which takes long while the database is away.
-            Err(_) => {
+            None => {
                 let last = tokio::time::timeout(LAST_MOMENT, &mut self.answer).await;
                 last.ok()?.ok()
             }
@@ -148,11 +176,25 @@ mod tests {
     async fn i06_who_resolves_too_late_is_told_why() {
         let inbox = Inbox::default();
         let id = DeliveryId::new();
-        assert!(inbox.register(id).wait(Duration::ZERO).await.is_none());
+        let waiter = inbox.register(id);
+        assert!(inbox.begin(id));
+        assert!(waiter.wait(Duration::ZERO).await.is_none());
         assert_eq!(inbox.take(id).unwrap_err(), AbandonReason::TimedOut);
         drop(inbox.register(id));
         assert_eq!(inbox.take(id).unwrap_err(), AbandonReason::CallerGone);
         assert!(inbox.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_has_not_begun_in_time_never_begins() {
+        let inbox = Inbox::default();
+        let id = DeliveryId::new();
+        let told = inbox.register(id).wait(Duration::ZERO).await;
+        assert!(matches!(told, Some(Answer::Unavailable)));
+        assert!(!inbox.begin(id));
+        assert!(inbox.is_empty());
+        drop(inbox.register(id));
+        assert!(inbox.begin(id), "whoever left was told nothing");
     }
 
     #[tokio::test]

@@ -183,19 +183,26 @@ impl Leases {
         self.state().let_go.extend(give_back);
     }
 
-    /// It was done by a statement that was sent at `sent`, after which `leased` are leased to this
-    /// process. What is held and not among them is over; what is among them and not held twice in
-    /// a row is given back: in between, its claim may not have been heard of here yet.
-    pub(super) fn looked(&self, sent: Instant, asked: &[Claim], leased: &[Claim]) {
+    /// These were renewed by a statement that was sent at `sent`.
+    pub(super) fn renewed(&self, sent: Instant, ids: &[DeliveryId]) {
+        let ids: HashSet<DeliveryId> = ids.iter().copied().collect();
+        let mut state = self.state();
+        for ((id, _), holding) in &mut state.held {
+            if ids.contains(id) {
+                holding.until = sent + self.lasts;
+            }
+        }
+    }
+
+    /// `leased` are leased to this process. What of `asked` is not among them is over; what is among
+    /// them and not held twice in a row is given back: in between, its claim may not have been heard of
+    /// here yet.
+    pub(super) fn looked(&self, asked: &[Claim], leased: &[Claim]) {
         let leased: HashSet<Claim> = leased.iter().copied().collect();
         let mut state = self.state();
-        for claim in asked {
-            let Some(holding) = state.held.get_mut(claim) else {
-                continue;
-            };
-            match leased.contains(claim) {
-                true => holding.until = sent + self.lasts,
-                false => holding.over.cancel(),
+        for claim in asked.iter().filter(|claim| !leased.contains(*claim)) {
+            if let Some(holding) = state.held.get(claim) {
+                holding.over.cancel();
             }
         }
         let unheld = leased
@@ -335,7 +342,7 @@ mod tests {
         let leases = leases(60_000);
         let (one, two) = (claim(), claim());
         let (lost, kept) = (leases.take(one), leases.take(two));
-        leases.looked(Instant::now(), &[one, two], &[two]);
+        leases.looked(&[one, two], &[two]);
         assert!(is_over(&lost) && !is_over(&kept));
     }
 
@@ -343,9 +350,9 @@ mod tests {
     fn what_is_leased_and_not_held_is_given_back_when_seen_twice() {
         let leases = leases(60_000);
         let one = claim();
-        leases.looked(Instant::now(), &[], &[one]);
+        leases.looked(&[], &[one]);
         assert!(leases.due().give_back.is_empty());
-        leases.looked(Instant::now(), &[], &[one]);
+        leases.looked(&[], &[one]);
         assert_eq!(leases.due().give_back, [one]);
     }
 
@@ -363,5 +370,19 @@ mod tests {
         lease.placed();
         assert_eq!(long.fence(), 0);
         drop(lease);
+    }
+
+    #[test]
+    fn a_lease_that_was_not_renewed_ends_though_its_row_is_still_leased() {
+        let leases = leases(0);
+        let (one, two) = (claim(), claim());
+        let (locked, renewed) = (leases.take(one), leases.take(two));
+        locked.placed();
+        renewed.placed();
+        let later = Instant::now() + Duration::from_secs(60);
+        leases.renewed(later, &[two.0]);
+        leases.looked(&[one, two], &[one, two]);
+        assert_eq!(leases.fence(), 1);
+        assert!(is_over(&locked) && !is_over(&renewed));
     }
 }

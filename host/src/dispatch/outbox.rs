@@ -12,8 +12,9 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::gate::{Gate, Permit};
 use super::leases::Leases;
 use super::sql::{NewDelivery, Placed};
-use super::{Delivery, Fence, WorkerId};
+use super::{Delivery, Fence, Payload, WorkerId};
 use crate::apps::AppId;
+use crate::budget::{Budget, Hold, Metrics, Share};
 use crate::store::Db;
 
 /// The outbox as the domains see it.
@@ -32,7 +33,13 @@ pub struct Outbox {
     /// ends wakes nobody: a claim for each would cost more than the executions.
     pub(super) backlog: AtomicBool,
     handed: mpsc::UnboundedSender<HandedOver>,
+    /// The memory for payloads of deliveries that are worked on here. Those of callers who wait are
+    /// bodies of requests, and are counted as such.
+    pub(super) payloads: Arc<Budget<AppId>>,
 }
+
+/// One in so many bytes for payloads is beyond the reach of any single app.
+const PAYLOADS_KEPT_FREE: u64 = 4;
 
 /// A delivery with this worker's lease on it, and its place at the gate.
 pub(super) type HandedOver = (Delivery, Permit);
@@ -41,8 +48,18 @@ pub(super) type HandedOver = (Delivery, Permit);
 pub struct HandOver(pub(super) mpsc::UnboundedReceiver<HandedOver>);
 
 impl Outbox {
-    /// An outbox for a node that runs at most `executions_max` at once.
-    pub fn new(db: Db, executions_max: usize, lease_ms: u64) -> (Arc<Self>, HandOver) {
+    /// An outbox for a node that runs at most `executions_max` at once, and holds at most
+    /// `payload_bytes_max` of payloads for that.
+    pub fn new(
+        db: Db,
+        executions_max: usize,
+        lease_ms: u64,
+        payload_bytes_max: u64,
+    ) -> (Arc<Self>, HandOver) {
+        let metrics = Metrics {
+            bytes: "picloud_payloads_bytes",
+            refused: "picloud_payloads_refused_total",
+        };
         let (handed, hand_over) = mpsc::unbounded_channel();
         let outbox = Self {
             worker: WorkerId::new(),
@@ -54,6 +71,7 @@ impl Outbox {
             call_others: Notify::new(),
             backlog: AtomicBool::new(false),
             handed,
+            payloads: Budget::new(payload_bytes_max, metrics),
         };
         (Arc::new(outbox), HandOver(hand_over))
     }
@@ -95,7 +113,16 @@ impl Outbox {
 
     /// A place for a delivery of this app for which nobody waits, if there is one now.
     pub fn admit(&self, app_id: AppId) -> Option<Permit> {
-        self.gate.enter_without_caller(app_id)
+        match self.db.is_stuck() {
+            true => None,
+            false => self.gate.enter_without_caller(app_id),
+        }
+    }
+
+    /// Whether no delivery is taken on for which nobody waits. Without room on the disk, a script that
+    /// writes would only use up its attempts.
+    pub(super) fn holds_deliveries(&self) -> bool {
+        self.gate.holds_deliveries() || self.db.is_stuck() || !self.db.has_room()
     }
 
     /// The row of `delivery`. With a place at the gate it is born claimed: whoever writes it must
@@ -107,6 +134,7 @@ impl Outbox {
         held: bool,
     ) -> NewDelivery {
         let permit = permit.filter(|_| !held);
+        let permit = permit.and_then(|permit| self.counting_payload(&delivery, permit));
         let claimed = permit.is_some();
         delivery.attempt = u32::from(claimed);
         if let Some(permit) = permit {
@@ -118,6 +146,39 @@ impl Outbox {
             born_claimed: claimed.then_some((self.worker, self.lease)),
             held,
             key: None,
+        }
+    }
+
+    /// The permit, with which the payload of a delivery is counted that is about to be written and run
+    /// here; none if there is no room for it.
+    fn counting_payload<'p>(
+        &self,
+        delivery: &Delivery,
+        permit: &'p mut Permit,
+    ) -> Option<&'p mut Permit> {
+        if let Payload::Event(event) = &*delivery.payload {
+            let hold = self.hold_of(delivery.app_id);
+            hold.grow_by(event.get().len() as u64).ok()?;
+            permit.payload = Some(hold);
+        }
+        Some(permit)
+    }
+
+    /// How many bytes of payloads of an app's deliveries there is room for.
+    pub(super) fn room_for_payloads(&self, app_id: AppId) -> u64 {
+        self.payloads.left(&self.share_of(app_id))
+    }
+
+    /// A hold on nothing yet of the memory for payloads.
+    pub(super) fn hold_of(&self, app_id: AppId) -> Hold<AppId> {
+        self.payloads.hold([Some(self.share_of(app_id)), None])
+    }
+
+    fn share_of(&self, app_id: AppId) -> Share<AppId> {
+        let bytes_max = self.payloads.bytes_max();
+        Share {
+            of: app_id,
+            bytes_max: bytes_max - bytes_max / PAYLOADS_KEPT_FREE,
         }
     }
 

@@ -258,6 +258,7 @@ impl Dispatcher {
         let mut completion = Arc::new(completion);
         let mut form = Form::Whole;
         let mut may_be_written = false;
+        let mut is_told = false;
         let mut pause = SETTLE_PAUSE;
         loop {
             let committing = Span::begin("commit outcome");
@@ -285,7 +286,10 @@ impl Dispatcher {
                 }
                 // The database refuses everything, for a reason that it did not have before.
                 Err(error) if !error.blames_value() => {
-                    tracing::error!(delivery_id = %id, %error, "an outcome could not be written yet");
+                    if !is_told {
+                        tracing::error!(delivery_id = %id, %error, "an outcome could not be written yet");
+                    }
+                    is_told = true;
                 }
                 // Something in the outcome is not to the database's liking. The delivery must end all
                 // the same.

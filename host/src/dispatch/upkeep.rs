@@ -130,11 +130,12 @@ impl Outbox {
                 beats,
             };
             match self.db.write_grouped(renewal).await {
-                Ok(leased) => {
+                Ok(done) => {
                     beaten = if beats { Some(sent) } else { beaten };
-                    if let Some(leased) = leased {
+                    self.leases.renewed(sent, &done.renewed);
+                    if let Some(leased) = done.leased {
                         looked = sent;
-                        self.leases.looked(sent, &due.renew, &leased);
+                        self.leases.looked(&due.renew, &leased);
                     }
                 }
                 // The store says once that it is away.

@@ -2,6 +2,7 @@
 //! secrets that can be read.
 
 use std::path::Path;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
@@ -16,14 +17,11 @@ use crate::dispatch::upkeep::STUCK_AFTER;
 use crate::identity;
 use crate::secrets;
 use crate::secrets::master_key::{MasterKeys, own_file};
-use crate::store::{Conn, SCHEMA_VERSION, StoreError};
+use crate::store::{CONNECTIONS_MAX, Conn, SCHEMA_VERSION, StoreError};
 
 /// How far the clocks of this machine and the database may be apart.
 const DRIFT_WARNING: TimeDelta = TimeDelta::seconds(1);
 const DRIFT_ERROR: TimeDelta = TimeDelta::seconds(5);
-/// What one node may have open on Postgres: its readers, those for guests, the writer's lanes, the
-/// listener.
-const POSTGRES_CONNECTIONS: i64 = 40;
 /// How old the last backup may be.
 const BACKUP_AGE: TimeDelta = TimeDelta::days(7);
 /// How many attempts at a backup are looked through for one that was allowed.
@@ -69,6 +67,21 @@ pub(super) async fn check(
         };
         vec![Finding::error(DATABASE, format!("it cannot be used: {error}"), fix)]
     })
+}
+
+/// What is found when the checks of it do not end in time.
+pub(super) fn does_not_answer(config: &Config, within: Duration) -> Finding {
+    let found = format!(
+        "it did not answer all questions within {} s; somebody may hold a lock on a table",
+        within.as_secs()
+    );
+    let finding = |fix| Finding::error(DATABASE, found, fix);
+    match config.database_url.starts_with("sqlite://") {
+        true => finding("Look for a program that has the file open, and at how busy the disk is."),
+        false => finding("Find the session that the others wait for, and end it.").with_command(
+            "psql -c \"select pid, pg_blocking_pids(pid), wait_event_type, query from pg_stat_activity where state <> 'idle'\"",
+        ),
+    }
 }
 
 async fn look(config: &Config, conn: &mut Conn, depth: Depth) -> Result<Vec<Finding>, StoreError> {
@@ -229,12 +242,12 @@ fn clock_beside(newest: Option<DateTime<Utc>>, now: DateTime<Utc>) -> Finding {
 fn connections(most: i64) -> Finding {
     const NAME: &str = "database_connections";
     let found =
-        format!("Postgres takes {most} connections, and each node may want {POSTGRES_CONNECTIONS}");
-    match most < POSTGRES_CONNECTIONS {
+        format!("Postgres takes {most} connections, and each node may want {CONNECTIONS_MAX}");
+    match most < CONNECTIONS_MAX.into() {
         true => Finding::warning(
             NAME,
             found,
-            "Raise max_connections of Postgres, and start it again.",
+            "Raise max_connections of Postgres, and start it again; a node does with fewer, and is slower then.",
         )
         .with_command("psql -c \"alter system set max_connections = 100\""),
         false => Finding::ok(NAME, found),

@@ -9,7 +9,8 @@ use rustix::process::{Resource, geteuid, getrlimit};
 
 use super::{Finding, shell};
 use crate::config::Config;
-use crate::sandbox::{self, Compiled, RHAI_GUEST};
+use crate::machine;
+use crate::sandbox::{self, Cached, RHAI_GUEST};
 
 /// Free space below which the database may soon not be written any more, and below which somebody
 /// should look.
@@ -21,16 +22,68 @@ const OTHER_FILES: u64 = 256;
 /// Every check of the machine that a server can do, too.
 pub(super) fn check(config: &Config) -> Vec<Finding> {
     vec![
+        user(geteuid().is_root()),
         private("data_dir", &config.data_dir, "700"),
         private("cache_dir", &config.cache_dir, "700"),
         private("cache_key", &config.cache_dir.join("key"), "600"),
         disk(&config.data_dir),
+        compiler(sandbox::has_seccomp(), sandbox::has_landlock()),
         map_count(config.executions_max),
         open_files(
             config.connections_max as u64,
             getrlimit(Resource::Nofile).maximum,
         ),
     ]
+}
+
+/// Whether whoever breaks out of the sandbox would be root.
+fn user(is_root: bool) -> Finding {
+    const NAME: &str = "user";
+    match is_root {
+        false => Finding::ok(NAME, "this does not run as root"),
+        true => Finding::warning(
+            NAME,
+            "this runs as root: whoever breaks out of the sandbox has the whole machine",
+            "Run it as a user of its own, as deploy/picloud.service does, or by --user in a container.",
+        ),
+    }
+}
+
+/// Which layer this process has behind the sandbox, as far as the kernel tells.
+pub(super) fn confinement() -> Finding {
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    second_layer(&status, machine::memory_limit_bytes())
+}
+
+/// `status` is that of the process in `/proc`.
+fn second_layer(status: &str, memory_max: Option<u64>) -> Finding {
+    const NAME: &str = "confinement";
+    let field = |name: &str| {
+        let mut lines = status.lines();
+        let value = lines.find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+        value.map(str::trim)
+    };
+    let mut lacks = Vec::new();
+    if field("Seccomp") == Some("0") {
+        lacks.push("any system call may be made (no seccomp filter)");
+    }
+    if field("NoNewPrivs") == Some("0") {
+        lacks.push("programs may raise privileges (no_new_privs is off)");
+    }
+    if memory_max.is_none() {
+        lacks.push("memory is not limited");
+    }
+    match lacks.is_empty() {
+        true => Finding::ok(
+            NAME,
+            "the process has a seccomp filter, gets no new privileges, and its memory is limited",
+        ),
+        false => Finding::warning(
+            NAME,
+            format!("the sandbox has no second layer: {}", lacks.join("; ")),
+            "Start it by deploy/picloud.service, or with the same limits; docs/access.md says what they are for.",
+        ),
+    }
 }
 
 /// Whether a path belongs to whoever runs this. What is not there yet will.
@@ -122,6 +175,27 @@ fn room(folder: &str, free: u64) -> Finding {
     }
 }
 
+/// Whether the compiler of uploaded components can be confined.
+fn compiler(has_seccomp: bool, has_landlock: bool) -> Finding {
+    const NAME: &str = "compiler";
+    match (has_seccomp, has_landlock) {
+        (false, _) => Finding::error(
+            NAME,
+            "the kernel has no filters of system calls (seccomp), so no component can be compiled",
+            "Run on a kernel with CONFIG_SECCOMP_FILTER.",
+        ),
+        (true, false) => Finding::warning(
+            NAME,
+            "the kernel has no Landlock: the compiler of uploads is confined by a filter of system calls alone",
+            "Have the kernel started with landlock in its list lsm=; Linux has it since 5.13.",
+        ),
+        (true, true) => Finding::ok(
+            NAME,
+            "the compiler of uploads is confined by a filter of system calls and by Landlock",
+        ),
+    }
+}
+
 fn map_count(wanted: u32) -> Finding {
     const NAME: &str = "max_map_count";
     let Some(limit) = sandbox::map_limit() else {
@@ -182,13 +256,13 @@ pub(super) fn guest(config: &Config) -> Finding {
         return Finding::error(NAME, found, fix)
             .with_command(format!("rm {}", shell(&folder.join("key"))));
     };
-    match sandbox::compiled(RHAI_GUEST, folder, key) {
-        Ok(Compiled::Loads) => Finding::ok(NAME, "the interpreter's compiled code loads"),
-        Ok(Compiled::Missing) => Finding::ok(
+    match sandbox::cached(RHAI_GUEST, folder, key) {
+        Ok(Cached::Loads) => Finding::ok(NAME, "the interpreter's compiled code loads"),
+        Ok(Cached::Missing) => Finding::ok(
             NAME,
             "not compiled yet for this version of picloud; the next start does that in seconds",
         ),
-        Ok(Compiled::Changed) => Finding::warning(
+        Ok(Cached::Changed) => Finding::warning(
             NAME,
             format!(
                 "the compiled code in {} is not what picloud wrote",
@@ -227,6 +301,32 @@ mod tests {
     }
 
     #[test]
+    fn root_and_a_process_without_a_second_layer_are_told() {
+        assert_eq!(user(false).severity, Severity::Ok);
+        assert_eq!(user(true).severity, Severity::Warning);
+        let status = "Name:\tpicloud\nNoNewPrivs:\t1\nSeccomp:\t2\nSeccomp_filters:\t1\n";
+        let whole = second_layer(status, Some(1 << 30));
+        assert_eq!(whole.severity, Severity::Ok);
+        for (status, memory_max, lacks) in [
+            (
+                status.replace("Seccomp:\t2", "Seccomp:\t0"),
+                Some(1),
+                "seccomp",
+            ),
+            (
+                status.replace("Privs:\t1", "Privs:\t0"),
+                Some(1),
+                "no_new_privs",
+            ),
+            (status.to_owned(), None, "memory is not limited"),
+        ] {
+            let found = second_layer(&status, memory_max);
+            assert_eq!(found.severity, Severity::Warning);
+            assert!(found.found.contains(lacks), "{}", found.found);
+        }
+    }
+
+    #[test]
     fn a_secret_that_was_put_there_may_be_a_groups_and_not_everybodys() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("secret");
@@ -235,6 +335,17 @@ mod tests {
         for (bits, severity) in [(0o640, Severity::Ok), (0o444, Severity::Warning)] {
             fs::set_permissions(&path, fs::Permissions::from_mode(bits)).unwrap();
             assert_eq!(secret("key", &path).severity, severity, "{bits:o}");
+        }
+    }
+
+    #[test]
+    fn a_compiler_that_is_less_confined_is_told() {
+        for (seccomp, landlock, severity) in [
+            (true, true, Severity::Ok),
+            (true, false, Severity::Warning),
+            (false, true, Severity::Error),
+        ] {
+            assert_eq!(compiler(seccomp, landlock).severity, severity);
         }
     }
 

@@ -25,6 +25,10 @@ pub use reach::Arrival;
 /// How long the database may take to show that it takes writes.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(3);
 
+/// How long all that is asked of the database may take: whoever looks for what is wrong does not wait
+/// for as long as somebody holds a lock.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(10);
+
 /// How much a finding matters.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
@@ -120,21 +124,29 @@ impl From<Vec<Finding>> for Report {
 /// What a server finds of itself, when it is asked by a request that came so.
 pub async fn of_server(node: &Node, arrival: Arrival) -> Report {
     let config = &node.config;
-    let mut findings = reach::of_server(config, arrival);
+    let mut findings = reach::of_server(config, arrival, node.directory.picture().users());
     findings.extend(machine::check(config));
+    findings.push(machine::confinement());
     let longest = Duration::from_millis(config.ceiling.timeout_ms);
     findings.push(leases(node.outbox.oldest_lease(), longest));
     findings.push(running::directory(node.directory.age()));
     findings.push(running::tasks(&node.tasks.problems()));
-    let asked = tokio::time::timeout(ANSWER_TIMEOUT, node.db.check()).await;
-    let conn = match asked {
-        // The disk has a finding of its own, and can be read.
-        Ok(Err(StoreError::NoRoom(_))) => node.db.read().await,
-        Ok(Err(error)) => Err(error),
-        // One that does not answer in time may be busy: what follows tells.
-        Ok(Ok(())) | Err(_) => node.db.read().await,
+    findings.push(running::stored(&node.quotas.nearly_full()));
+    let looked = async {
+        let asked = tokio::time::timeout(ANSWER_TIMEOUT, node.db.check()).await;
+        let conn = match asked {
+            // The disk has a finding of its own, and can be read.
+            Ok(Err(StoreError::NoRoom(_))) => node.db.read().await,
+            Ok(Err(error)) => Err(error),
+            // One that does not answer in time may be busy: what follows tells.
+            Ok(Ok(())) | Err(_) => node.db.read().await,
+        };
+        database::check(config, conn, Depth::Asked).await
     };
-    findings.extend(database::check(config, conn, Depth::Asked).await);
+    match tokio::time::timeout(LOOK_TIMEOUT, looked).await {
+        Ok(found) => findings.extend(found),
+        Err(_) => findings.push(database::does_not_answer(config, LOOK_TIMEOUT)),
+    }
     findings.into()
 }
 
@@ -239,6 +251,14 @@ mod tests {
             r"'/a b/it'\''s; rm -r'"
         );
         assert!(shell(Path::new("data")).starts_with('/'));
+    }
+
+    #[test]
+    fn a_lease_that_outlives_every_script_is_an_error() {
+        let longest = Duration::from_secs(30);
+        let severity = |oldest| leases(oldest, longest).severity;
+        assert_eq!(severity(longest + SETTLING_MAX), Severity::Ok);
+        assert_eq!(severity(longest + SETTLING_MAX * 2), Severity::Error);
     }
 
     #[test]

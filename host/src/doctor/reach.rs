@@ -20,8 +20,8 @@ pub struct Arrival {
     pub is_forwarded: bool,
 }
 
-/// What a request shows that came so.
-pub(super) fn of_server(config: &Config, arrival: Arrival) -> Vec<Finding> {
+/// What a request shows that came so, where so many users can sign in.
+pub(super) fn of_server(config: &Config, arrival: Arrival, users: usize) -> Vec<Finding> {
     let is_ours = |peer: &IpAddr| config.trusted_proxies.iter().any(|net| net.contains(peer));
     let stranger = arrival.peer.filter(|peer| !is_ours(peer));
     let tls = if arrival.is_https {
@@ -47,7 +47,7 @@ pub(super) fn of_server(config: &Config, arrival: Arrival) -> Vec<Finding> {
         (true, None) => Finding::ok(PROXY, "this request came through a proxy that is trusted"),
         (false, _) => Finding::ok(PROXY, "this request came without a proxy"),
     };
-    vec![tls, proxy, admin_host(config)]
+    vec![tls, proxy, admin_host(config, users > 1)]
 }
 
 /// What the settings show.
@@ -68,22 +68,37 @@ pub(super) fn of_machine(config: &Config) -> Vec<Finding> {
             TLS_FIX,
         ),
     };
-    vec![tls, admin_host(config)]
+    vec![tls, admin_host(config, false)]
 }
 
-fn admin_host(config: &Config) -> Finding {
+/// Whether the dashboard has a host of its own, which it needs where others than the owner write the
+/// pages beside it, or are to open them.
+fn admin_host(config: &Config, has_members: bool) -> Finding {
     const NAME: &str = "admin_host";
+    let is_local = config.listen.ip().is_loopback();
     match &config.admin_host {
         Some(host) => Finding::ok(
             NAME,
             format!("the API and the dashboard are on {host} only"),
         ),
-        None => Finding::warning(
-            NAME,
-            "the dashboard shares its host with the pages of apps, which are sandboxed for that",
-            "Give the dashboard a name of its own.",
-        )
-        .with_command("picloud serve --admin-host admin.example.com"),
+        None => {
+            let shared = "the dashboard shares its host with the pages of apps, which are sandboxed for that";
+            let fix = "Give the dashboard a name of its own.";
+            let finding = match (has_members, is_local) {
+                (false, true) => Finding::warning(NAME, shared, fix),
+                (true, _) => Finding::error(
+                    NAME,
+                    format!("{shared}, and others than the owner may write such pages"),
+                    fix,
+                ),
+                (false, false) => Finding::error(
+                    NAME,
+                    format!("{shared}, and others than this machine can open it"),
+                    fix,
+                ),
+            };
+            finding.with_command("picloud serve --admin-host admin.example.com")
+        }
     }
 }
 
@@ -128,23 +143,39 @@ mod tests {
             (&behind, arrival("10.1.2.3", false, true), Warning, Ok),
             (&behind, arrival("11.1.2.3", false, true), Warning, Warning),
         ] {
-            let found = of_server(config, arrival);
+            let found = of_server(config, arrival, 2);
             assert_eq!(severities(&found), [tls, proxy, Ok], "{arrival:?}");
         }
     }
 
     #[test]
     fn settings_show_whether_tls_is_possible() {
-        use Severity::{Ok, Warning};
-        for (settings, tls) in [
-            (&[][..], Ok),
-            (&[("listen", "0.0.0.0:80")][..], Warning),
+        use Severity::{Error, Ok, Warning};
+        for (settings, tls, admin_host) in [
+            (&[][..], Ok, Warning),
+            (&[("listen", "0.0.0.0:80")][..], Warning, Error),
             (
                 &[("listen", "0.0.0.0:80"), ("trusted_proxies", "10.0.0.1")][..],
                 Ok,
+                Error,
             ),
         ] {
-            assert_eq!(severities(&of_machine(&config(settings))), [tls, Warning]);
+            let found = of_machine(&config(settings));
+            assert_eq!(severities(&found), [tls, admin_host]);
         }
+    }
+
+    #[test]
+    fn a_dashboard_beside_the_pages_of_others_is_an_error() {
+        use Severity::{Error, Warning};
+        let severity = |users| {
+            let arrival = Arrival {
+                peer: None,
+                is_https: false,
+                is_forwarded: false,
+            };
+            of_server(&config(&[]), arrival, users)[2].severity
+        };
+        assert_eq!([0, 1, 2].map(severity), [Warning, Warning, Error]);
     }
 }

@@ -5,12 +5,14 @@ use std::time::Duration;
 
 use super::Finding;
 use crate::directory::AGE_MAX;
+use crate::quotas::Data;
 
 /// How old the directory may be without anything being wrong: it is looked at once a second.
 const AGE_WARNING: Duration = Duration::from_secs(3);
 
 const DIRECTORY: &str = "directory";
 const TASKS: &str = "background_tasks";
+const STORED: &str = "stored_data";
 
 /// What is known of apps and users.
 pub(super) fn directory(age: Duration) -> Finding {
@@ -38,6 +40,25 @@ pub(super) fn tasks(problems: &[String]) -> Finding {
             "This is a mistake of ours, and the server's log has its cause: please report it. Failed tasks are restarted by themselves.",
         ),
     }
+}
+
+/// Which apps keep nearly as much as they may.
+pub(super) fn stored(nearly_full: &[(String, Data, u8)]) -> Finding {
+    if nearly_full.is_empty() {
+        return Finding::ok(STORED, "no app keeps nearly as much as it may");
+    }
+    const SHOWN: usize = 5;
+    let shown = nearly_full.iter().take(SHOWN);
+    let shown = shown.map(|(slug, data, percent)| {
+        let setting = data.setting();
+        format!("{slug} uses {percent} % of {setting}")
+    });
+    let mut found = shown.collect::<Vec<_>>().join("; ");
+    if nearly_full.len() > SHOWN {
+        found += &format!("; and {} more", nearly_full.len() - SHOWN);
+    }
+    let fix = "Raise the setting, or remove what is not needed (`picloud apps usage APP`): beyond kv_bytes_max new values are refused, beyond the others the oldest go.";
+    Finding::warning(STORED, found, fix)
 }
 
 #[cfg(test)]

@@ -19,14 +19,14 @@ use super::sql::{self, Filter};
 use super::{AbandonedExecution, Execution, ExecutionId, Log, OutcomeKind};
 use crate::apps::AppId;
 use crate::dispatch::sql as outbox;
+use crate::http::admission::{Admission, Authority};
 use crate::http::answer::Page;
-use crate::http::endpoints::{Api, Of, Rule, hides_payloads, require};
+use crate::http::endpoints::{Api, Of, Rule, hides_payloads};
 use crate::http::extract::{
     Limit, PageQuery, Path, Query, SignedIn, app_named, instant, page_cursor,
 };
 use crate::http::problem::{Problem, ProblemType};
 use crate::http::stream::{self, EventStream, Lasts};
-use crate::identity::Caller;
 use crate::identity::capability::Capability;
 use crate::journal::{Cap, Place};
 use crate::node::Node;
@@ -223,7 +223,7 @@ const LAST_ID: &str = "end";
 /// The log lines of an execution, as they come where it runs on this node, and its outcome.
 async fn events(
     State(node): State<Arc<Node>>,
-    SignedIn(caller): SignedIn,
+    admission: Admission,
     Path(id): Path<ExecutionId>,
     request: Request,
 ) -> Result<EventStream, Problem> {
@@ -233,13 +233,13 @@ async fn events(
         LAST_ID => usize::MAX,
         number => number.parse().map_err(|_| stream::bad_id())?,
     };
-    let user = Cap::User(caller.user.id);
+    let user = Cap::User(admission.caller().user.id);
     let place = node
         .caps
         .enter(vec![(user, node.config.streams.per_user)])?;
     let watcher = Watcher {
         node: node.clone(),
-        caller,
+        admission: admission.clone(),
         id,
         seen,
         told: VecDeque::new(),
@@ -251,13 +251,17 @@ async fn events(
         let event = watcher.next().await?;
         Some((Ok(event), watcher))
     });
-    stream::response(&node, Lasts::WhileFresh, events)
+    let lasts = Lasts::While {
+        authority: Box::new(Authority::SignedIn(admission)),
+        reset: serde_json::json!({}),
+    };
+    stream::response(&node, lasts, events)
 }
 
 /// Somebody who watches an execution.
 struct Watcher {
     node: Arc<Node>,
-    caller: Caller,
+    admission: Admission,
     id: ExecutionId,
     /// How many lines they have seen.
     seen: usize,
@@ -286,19 +290,18 @@ impl Watcher {
         }
     }
 
-    /// Take the lines that are new, or wait for some, but not so long that a lost role would go
-    /// unnoticed.
+    /// Take the lines that are new, or wait for some.
     async fn follow(
         &mut self,
         app_id: AppId,
         mut lines: watch::Receiver<Vec<LogLine>>,
     ) -> Option<()> {
-        self.may_read(app_id)?;
+        let caller = self.admission.caller_now(&self.node).ok()?;
         let new = lines
             .borrow_and_update()
             .get(self.seen..)
             .map(<[_]>::to_vec);
-        let hidden = hides_payloads(&self.node, &self.caller, app_id);
+        let hidden = hides_payloads(&self.node, &caller, app_id);
         let new = new.filter(|_| !hidden).unwrap_or_default();
         if new.is_empty() {
             // Whether it logged, ended, or nothing happened, the next look tells.
@@ -320,8 +323,8 @@ impl Watcher {
         drop(conn);
         if let Some(ended) = ended {
             let app_id = ended.execution.app_id;
-            self.may_read(app_id)?;
-            let hidden = hides_payloads(&self.node, &self.caller, app_id);
+            let caller = self.admission.caller_now(&self.node).ok()?;
+            let hidden = hides_payloads(&self.node, &caller, app_id);
             let ended = ExecutionWithLog::of(ended, hidden);
             self.tell(ended.logs.get(self.seen..).unwrap_or_default());
             if self.seen != usize::MAX {
@@ -345,11 +348,6 @@ impl Watcher {
             let event = Event::default().event("log").id(self.seen.to_string());
             self.told.push_back(event.data(data));
         }
-    }
-
-    /// Whether whoever watches may read the app's logs, still.
-    fn may_read(&self, app_id: AppId) -> Option<()> {
-        require(&self.node, &self.caller, app_id, Capability::ReadLogs).ok()
     }
 }
 

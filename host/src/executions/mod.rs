@@ -92,6 +92,33 @@ impl ExecutionError {
             calls: Vec::new(),
         }
     }
+
+    /// The same with as much of it as is kept: a guest throws what it likes, and lists of executions,
+    /// dead letters and their attempts have it.
+    fn bounded(mut self) -> Self {
+        cut(&mut self.message, MESSAGE_BYTES_MAX);
+        self.calls.truncate(CALLS_MAX);
+        self.calls
+            .iter_mut()
+            .for_each(|call| cut(call, CALL_BYTES_MAX));
+        self
+    }
+}
+
+/// The most of an error's message that is kept.
+const MESSAGE_BYTES_MAX: usize = 64 * 1024;
+/// The most calls that an error names: Rhai allows no deeper ones.
+const CALLS_MAX: usize = 64;
+/// The most of a call that is kept.
+const CALL_BYTES_MAX: usize = 1024;
+
+/// Cut a text that has more than `bytes_max` bytes, and say so in its place.
+fn cut(text: &mut String, bytes_max: usize) {
+    if text.len() > bytes_max {
+        let bytes = text.len();
+        text.truncate(text.floor_char_boundary(bytes_max));
+        text.push_str(&format!("… (cut; it has {bytes} bytes)"));
+    }
 }
 
 macro_rules! outcomes {
@@ -139,6 +166,8 @@ outcomes! {
     Trapped = "trapped",
     /// There was no room for another instance.
     NoCapacity = "no_capacity",
+    /// The node had no more memory for it.
+    NoMemory = "no_memory",
     /// Its script was deleted before it could run.
     ScriptDeleted = "script_deleted",
     /// Its app was deleted before it could run.
@@ -172,6 +201,11 @@ impl OutcomeKind {
 
     /// What a sandbox's outcome is called, and what its author should read.
     pub fn of(outcome: &Outcome) -> (Self, Option<ExecutionError>) {
+        let (kind, error) = Self::whole_of(outcome);
+        (kind, error.map(ExecutionError::bounded))
+    }
+
+    fn whole_of(outcome: &Outcome) -> (Self, Option<ExecutionError>) {
         let said = |kind, message: String| (kind, Some(ExecutionError::new(message)));
         match outcome {
             Outcome::Answered(_) => (Self::Answered, None),
@@ -217,6 +251,10 @@ impl OutcomeKind {
             Outcome::NoCapacity => said(
                 Self::NoCapacity,
                 "the instance runs as many executions as it can".into(),
+            ),
+            Outcome::NoMemory => said(
+                Self::NoMemory,
+                "the instance, or the app, has no more memory for executions now".into(),
             ),
             // The cause went to the operator's log; it is none of the author's business.
             Outcome::Platform(_) => said(Self::PlatformFault, "the platform failed".into()),
@@ -278,5 +316,31 @@ impl AbandonReason {
         [Self::CallerGone, Self::TimedOut, Self::LeaseExpired]
             .into_iter()
             .find(|reason| reason.as_str() == word)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sandbox::Thrown;
+
+    #[test]
+    fn as_much_of_an_error_is_kept_as_somebody_reads() {
+        let thrown = |message: String, calls| {
+            Outcome::Threw(Thrown {
+                message,
+                position: None,
+                calls,
+            })
+        };
+        let (_, error) = OutcomeKind::of(&thrown("short".into(), vec!["f".into()]));
+        let error = error.unwrap();
+        assert_eq!((error.message.as_str(), error.calls.len()), ("short", 1));
+        let long = thrown("ä".repeat(5_000_000), vec!["f".repeat(10_000); 10_000]);
+        let error = OutcomeKind::of(&long).1.unwrap();
+        assert!(error.message.starts_with("ää") && error.message.len() < 66_000);
+        assert!(error.message.ends_with("… (cut; it has 10000000 bytes)"));
+        let bytes: usize = error.calls.iter().map(String::len).sum();
+        assert!(bytes < 300_000, "{bytes}");
     }
 }

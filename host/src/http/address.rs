@@ -98,6 +98,30 @@ pub fn is_https(parts: &Parts, proxies: &[IpNet]) -> bool {
     is_ours && said.is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
+/// Whether this is a host, with a port or without, as a URL has it (RFC 3986): nobody's user name, no
+/// list, nothing that somebody else may read otherwise. It may be empty (RFC 9112, 3.2).
+pub fn is_host_and_port(text: &[u8]) -> bool {
+    let is_port = |port: &[u8]| port.iter().all(u8::is_ascii_digit);
+    let (rest, is_host) = match text.strip_prefix(b"[") {
+        Some(rest) => {
+            let end = rest.iter().position(|byte| *byte == b']');
+            let Some(end) = end else {
+                return false;
+            };
+            let address = std::str::from_utf8(&rest[..end]);
+            let is_address = address.is_ok_and(|text| text.parse::<Ipv6Addr>().is_ok());
+            (&rest[end + 1..], is_address)
+        }
+        None => {
+            let end = text.iter().position(|byte| *byte == b':');
+            let (name, rest) = text.split_at(end.unwrap_or(text.len()));
+            let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~".contains(byte);
+            (rest, name.iter().all(fits))
+        }
+    };
+    is_host && (rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port))
+}
+
 /// The host that a request is for: lower case, without a port.
 pub fn host(headers: &HeaderMap, uri: &Uri) -> String {
     let named = host_and_port(headers, uri);

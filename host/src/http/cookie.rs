@@ -52,11 +52,7 @@ impl Cookie {
         let has_own_host = node.config.admin_host.is_some();
         if !has_own_host {
             let host = address::host(&parts.headers, &parts.uri);
-            let picture = node.directory.picture();
-            if picture
-                .app_for_host(&host)
-                .is_some_and(|app| app.claims_hosts())
-            {
+            if node.directory.picture().was_given(&host) {
                 return None;
             }
         }
@@ -252,8 +248,8 @@ impl Browser {
     /// # Errors
     /// 403 where there can be none.
     pub fn cookie(&self) -> Result<Cookie, Problem> {
-        let detail = "an app claims this host, so its pages could use your sign-in; use a host that \
-             no app claims, or set `admin_host`";
+        let detail = "an app has or had this host, so its pages could use your sign-in; use a host that \
+             no app was ever given, or set `admin_host`";
         self.cookie.ok_or_else(|| Problem::cross_site(detail))
     }
 

@@ -14,6 +14,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{self, MethodRouter};
 use axum::{Extension, Router};
 
+use super::admission::Admission;
+use super::body::Allowance;
 use super::extract::nothing_at;
 use super::openapi::describe::{Described, Operation, Output};
 use super::problem::{Problem, ProblemType};
@@ -119,6 +121,8 @@ pub struct Endpoint {
     pub rule: Rule,
     /// Whether each use is written down, also where it changes nothing.
     pub is_noted: bool,
+    /// Whether its query says what it is about: the audit log has that, too.
+    pub is_named_by_query: bool,
     /// Its name in the OpenAPI document, and so in what is generated from that.
     pub id: &'static str,
     /// What it does, in a few words.
@@ -156,6 +160,7 @@ macro_rules! methods {
                     path,
                     rule,
                     is_noted: false,
+                    is_named_by_query: false,
                     id: "",
                     summary: "",
                     room: "",
@@ -194,6 +199,14 @@ impl Api {
         self
     }
 
+    /// What the endpoint that was just added is about stands in its query.
+    pub fn named_by_query(mut self) -> Self {
+        if let Some(last) = self.endpoints.last_mut() {
+            last.is_named_by_query = true;
+        }
+        self
+    }
+
     /// What can go wrong in the endpoint that was just added, besides what its rule and its
     /// handler's types say.
     pub fn may_fail(mut self, with: &'static [ProblemType]) -> Self {
@@ -222,9 +235,13 @@ impl Api {
     pub fn guarded(self, node: Arc<Node>) -> Router<Arc<Node>> {
         let mut rules = HashMap::<&'static str, Vec<(Method, Guarded)>>::new();
         for endpoint in self.endpoints {
-            let Endpoint { rule, is_noted, .. } = endpoint;
+            let guarded = Guarded {
+                rule: endpoint.rule,
+                is_noted: endpoint.is_noted,
+                is_named_by_query: endpoint.is_named_by_query,
+            };
             let of_path = rules.entry(endpoint.path).or_default();
-            of_path.push((endpoint.method, Guarded { rule, is_noted }));
+            of_path.push((endpoint.method, guarded));
         }
         let rules = Arc::new(rules);
         let guard = Guard { node, rules };
@@ -245,6 +262,7 @@ struct Guard {
 struct Guarded {
     rule: Rule,
     is_noted: bool,
+    is_named_by_query: bool,
 }
 
 /// The address that a request came from.
@@ -276,16 +294,32 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         // Nothing passes without a rule.
         return method_not_allowed(of_path).into_response();
     };
-    let Guarded { rule, is_noted } = *guarded;
+    let Guarded {
+        rule,
+        is_noted,
+        is_named_by_query,
+    } = *guarded;
     let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
     parts.extensions.insert(Address(address.clone()));
+    let hold = guard.node.bodies.hold(&address, None);
+    parts.extensions.insert(Allowance {
+        bytes_max: match rule {
+            Rule::Public => super::PUBLIC_BODY_BYTES_MAX,
+            _ => super::API_BODY_BYTES_MAX,
+        },
+        patience_ms: guard.node.config.client_timeout_ms,
+        hold: hold.clone(),
+    });
     let allowed = allow(&guard.node, rule, &mut parts).await;
     let may_change = method != Method::GET;
     // Who asks for the head of an answer gets nothing that is worth a note.
     let is_looked_at = is_noted && parts.method != Method::HEAD || may_change;
     let mut act = Act {
         action: format!("{method} {template}"),
-        target: parts.uri.path().to_owned(),
+        target: match parts.uri.path_and_query() {
+            Some(whole) if is_named_by_query => whole.as_str().to_owned(),
+            _ => parts.uri.path().to_owned(),
+        },
         address,
         app_id: None,
         actor: None,
@@ -297,11 +331,11 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     let (node, is_counted) = (guard.node.clone(), matches!(rule, Rule::Public));
     let answering = async move {
         let response = match allowed {
-            Ok(Granted { caller, app_id }) => {
-                act.app_id = app_id;
-                if let Some(caller) = caller {
-                    act.actor = Some(Actor::of(&caller));
-                    parts.extensions.insert(caller);
+            Ok(admission) => {
+                if let Some(admission) = admission {
+                    act.app_id = admission.app_id();
+                    act.actor = Some(Actor::of(admission.caller()));
+                    parts.extensions.insert(admission);
                 }
                 let answering = next.run(Request::from_parts(parts, body));
                 if is_looked_at && act.actor.is_some() {
@@ -341,6 +375,8 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
             act.status = status.as_u16();
             audit::note(&node.db, act).await;
         }
+        // What was made of the body is about as large.
+        drop(hold);
         response
     };
     match is_looked_at {
@@ -357,11 +393,6 @@ fn method_not_allowed(of_path: &[(Method, Guarded)]) -> Problem {
     }
     allowed.sort_unstable();
     Problem::method_not_allowed(&allowed.join(", "))
-}
-
-struct Granted {
-    caller: Option<Caller>,
-    app_id: Option<AppId>,
 }
 
 struct Refused {
@@ -381,38 +412,36 @@ impl From<Problem> for Refused {
     }
 }
 
-async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Granted, Refused> {
+/// Who is let in by a rule; nobody in particular where anybody is.
+async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Option<Admission>, Refused> {
     if matches!(rule, Rule::Public) {
-        let (caller, app_id) = (None, None);
-        return Ok(Granted { caller, app_id });
+        return Ok(None);
     }
     // Before the database is asked, which may be away, and after: that may have taken long.
     node.directory.check_age().map_err(Problem::from)?;
-    let caller = caller(node, parts).await?;
+    let admission = Admission::of(node, token(node, parts)?).await?;
     node.directory.check_age().map_err(Problem::from)?;
+    let caller = admission.caller();
     let refused_in = |app_id, problem| Refused {
         caller: Some(caller.clone()),
         app_id,
         problem,
     };
     let refused = |problem| refused_in(None, problem);
-    let app_id = match rule {
-        Rule::Public | Rule::SignedIn => None,
+    match rule {
+        Rule::Public | Rule::SignedIn => Ok(Some(admission)),
         Rule::Session => {
             if matches!(caller.via, Via::ApiKey(_)) {
                 let detail = "this takes a sign-in; an API key cannot do it";
                 return Err(refused(Problem::forbidden(detail)));
             }
-            None
+            Ok(Some(admission))
         }
-        Rule::Instance(capability) => {
-            match capability::on_instance(&caller, capability) {
-                Decision::Allowed => {}
-                Decision::Denied(why) => return Err(refused(Problem::forbidden(why))),
-                Decision::Hidden => return Err(refused(nothing_at(parts))),
-            }
-            None
-        }
+        Rule::Instance(capability) => match capability::on_instance(caller, capability) {
+            Decision::Allowed => Ok(Some(admission.taking(capability, None))),
+            Decision::Denied(why) => Err(refused(Problem::forbidden(why))),
+            Decision::Hidden => Err(refused(nothing_at(parts))),
+        },
         Rule::App(capability, of) => {
             let params = RawPathParams::from_request_parts(parts, &()).await;
             let named = params.ok().and_then(|params| {
@@ -429,15 +458,13 @@ async fn allow(node: &Node, rule: Rule, parts: &mut Parts) -> Result<Granted, Re
                 None => nothing_at(parts),
             };
             let app_id = app_id.ok_or_else(|| refused(missing()))?;
-            in_app(node, &caller, app_id, capability).map_err(|problem| {
+            in_app(node, caller, app_id, capability).map_err(|problem| {
                 let problem = problem.unwrap_or_else(missing);
                 refused_in(Some(app_id), problem)
             })?;
-            Some(app_id)
+            Ok(Some(admission.taking(capability, Some(app_id))))
         }
-    };
-    let caller = Some(caller);
-    Ok(Granted { caller, app_id })
+    }
 }
 
 /// Whether a caller has a capability in an app. The error is none where they may not know of the
@@ -501,10 +528,6 @@ pub(super) fn bearer(parts: &Parts) -> Option<&str> {
     let value = parts.headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
-}
-
-async fn caller(node: &Node, parts: &Parts) -> Result<Caller, Problem> {
-    Ok(node.sessions.caller(&token(node, parts)?).await?)
 }
 
 /// What shows who sent a request: its bearer token, or else that of its cookie.

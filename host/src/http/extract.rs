@@ -10,7 +10,10 @@ use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Deserializer};
 
+use super::admission::Admission;
+use super::body::Allowance;
 use super::coding;
+use super::endpoints::Address;
 use super::objects::Objects;
 use super::problem::{Problem, ProblemType};
 use crate::apps::App;
@@ -19,6 +22,7 @@ use crate::idempotency::TTL_S_MAX;
 use crate::identity::Caller;
 use crate::json;
 use crate::node::Node;
+use crate::portable::IMPORT_BYTES_MAX;
 
 /// Who calls, as the endpoint's rule found.
 pub struct SignedIn(pub Caller);
@@ -27,8 +31,9 @@ impl FromRequestParts<Arc<Node>> for SignedIn {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Node>) -> Result<Self, Problem> {
-        let caller = parts.extensions.get::<Caller>().cloned();
+        let admission = parts.extensions.get::<Admission>();
         let missing = || Problem::internal("a public endpoint asks who calls");
+        let caller = admission.map(|admission| admission.caller().clone());
         caller.map(Self).ok_or_else(missing)
     }
 }
@@ -40,13 +45,56 @@ pub struct Body<T>(pub T);
 impl<T: DeserializeOwned> FromRequest<Arc<Node>> for Body<T> {
     type Rejection = Problem;
 
-    async fn from_request(request: Request, node: &Arc<Node>) -> Result<Self, Problem> {
+    async fn from_request(request: Request, _: &Arc<Node>) -> Result<Self, Problem> {
         check_content_type(request.headers())?;
-        let patience_ms = node.config.client_timeout_ms;
         let (parts, body) = request.into_parts();
-        let bytes = super::body::read(body, super::API_BODY_BYTES_MAX, patience_ms).await?;
-        let decoded = coding::decoded(&parts.headers, &bytes, super::API_BODY_BYTES_MAX)?;
-        parse_json(decoded.as_ref().unwrap_or(&bytes)).map(Self)
+        let allowance = allowance(&parts)?;
+        let bytes = super::body::read(body, &allowance).await?;
+        let bytes = match coding::decoded(&parts.headers, &bytes, allowance.bytes_max)? {
+            Some(decoded) => allowance.counted(decoded)?,
+            None => bytes,
+        };
+        parse_json(&bytes).map(Self)
+    }
+}
+
+/// What the guard of the endpoints allows a body to be.
+///
+/// # Errors
+/// Where it was not asked, which is our own fault.
+fn allowance(parts: &Parts) -> Result<Allowance, Problem> {
+    let allowance = parts.extensions.get::<Allowance>().cloned();
+    allowance.ok_or_else(|| Problem::internal("a body is read without its allowance"))
+}
+
+/// An attempt at a password, a link or a token, counted by its address before anything of its body is
+/// read.
+pub struct Guess(pub Address);
+
+impl FromRequestParts<Arc<Node>> for Guess {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
+        let address = parts.extensions.get::<Address>().cloned();
+        let address = address.ok_or_else(|| Problem::internal("an attempt without an address"))?;
+        node.guesses.count(&address.0)?;
+        Ok(Self(address))
+    }
+}
+
+/// A body that is an archive: the file of an app.
+pub struct Archive(pub axum::body::Bytes);
+
+impl FromRequest<Arc<Node>> for Archive {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _: &Arc<Node>) -> Result<Self, Problem> {
+        let (parts, body) = request.into_parts();
+        let allowance = Allowance {
+            bytes_max: IMPORT_BYTES_MAX,
+            ..allowance(&parts)?
+        };
+        super::body::read(body, &allowance).await.map(Self)
     }
 }
 

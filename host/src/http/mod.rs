@@ -1,8 +1,9 @@
 //! The server: every path of the instance, and the routes of the apps behind them.
 
 pub mod address;
+pub(crate) mod admission;
 pub mod answer;
-mod body;
+pub mod body;
 mod client;
 mod coding;
 pub mod connections;
@@ -44,13 +45,15 @@ use crate::routes::pattern;
 use crate::stopping::Stage;
 use crate::{
     apps, audit, backup, dead_letters, doctor, executions, identity, instance, journal, kv, oidc,
-    overview, portable, pubsub, retention, routes, scripts, secrets, triggers,
+    overview, portable, pubsub, quotas, retention, routes, scripts, secrets, triggers,
 };
 use connections::Responder;
 use problem::{Problem, ProblemType};
 
 /// The largest body of the admin API: a component of 16 MiB as base64 fits.
 pub const API_BODY_BYTES_MAX: usize = 24 * 1024 * 1024;
+/// The largest body of a public endpoint, which anybody may send.
+pub const PUBLIC_BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// Where the API is.
 pub const API_ROOT: &str = "/api/v1";
@@ -70,6 +73,7 @@ pub fn endpoints() -> endpoints::Api {
         .room("kv", kv::api::endpoints())
         .room("triggers", triggers::api::endpoints())
         .room("dead_letters", dead_letters::api::endpoints())
+        .room("quotas", quotas::api::endpoints())
         .room("retention", retention::api::endpoints())
         .room("secrets", secrets::api::endpoints())
         .room("pubsub", pubsub::api::endpoints())
@@ -203,10 +207,16 @@ const HEADER_BYTES_MAX: usize = 64 * 1024;
 /// As many as hyper takes over HTTP/1.
 const HEADERS_MAX: usize = 100;
 
+/// What is asked of a server that is no proxy (RFC 9110, 9.3.6).
+const METHODS: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
+
 fn check_head(request: &Request) -> Result<(), Problem> {
     let path_and_query = request.uri().path_and_query();
     if path_and_query.is_some_and(|text| text.as_str().len() > URI_BYTES_MAX) {
         return Err(Problem::uri_too_long(URI_BYTES_MAX));
+    }
+    if request.method() == Method::CONNECT {
+        return Err(Problem::method_not_allowed(METHODS));
     }
     let headers = request.headers();
     let lengths = headers
@@ -214,6 +224,10 @@ fn check_head(request: &Request) -> Result<(), Problem> {
         .map(|(name, value)| name.as_str().len() + value.len());
     if headers.len() > HEADERS_MAX || lengths.sum::<usize>() > HEADER_BYTES_MAX {
         return Err(Problem::headers_too_large(HEADER_BYTES_MAX));
+    }
+    // A proxy may take the first for the coding, and we the last.
+    if headers.get_all(header::TRANSFER_ENCODING).iter().count() > 1 {
+        return Err(Problem::malformed("send one Transfer-Encoding header"));
     }
     let codings = headers.get_all(header::TRANSFER_ENCODING).iter();
     let mut codings = codings.filter(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"chunked"));
@@ -232,6 +246,15 @@ fn check_head(request: &Request) -> Result<(), Problem> {
         .uri()
         .authority()
         .map(|authority| authority.as_str());
+    let told = [
+        headers.get(header::HOST).map(HeaderValue::as_bytes),
+        named.map(str::as_bytes),
+    ];
+    if !told.into_iter().flatten().all(address::is_host_and_port) {
+        return Err(Problem::malformed(
+            "Host is the name or address of a host, with a port or without: `example.com:8080`",
+        ));
+    }
     let host = headers.get(header::HOST).map(HeaderValue::as_bytes);
     if let (Some(named), Some(host)) = (named, host)
         && !host.eq_ignore_ascii_case(named.as_bytes())
@@ -251,7 +274,14 @@ async fn answer(own: Router, node: Arc<Node>, peer: SocketAddr, request: Request
     let fitting = |answer: Response| fitting(&method, answer);
     trace::follow(request, async |mut request| {
         if let Err(problem) = check_head(&request) {
-            return fitting(problem.into_response());
+            let is_malformed = problem.of() == ProblemType::MalformedRequest;
+            let mut response = fitting(problem.into_response());
+            // Where such a request ends, and whether another one follows, is not for us to guess.
+            if is_malformed && version < Version::HTTP_2 {
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+            }
+            return response;
         }
         let path = request.uri().path();
         if node.stopping.stage() >= Stage::Refusing && !system::is_always_answered(path) {
@@ -299,11 +329,10 @@ fn leaving(node: &Node, version: Version, mut response: Response) -> Response {
     response
 }
 
-/// An answer as its method wants it (RFC 9110, 9.3.2 and 9.3.6): to HEAD the length alone, to
-/// CONNECT neither. axum's router sees to it for what it routes.
+/// An answer as its method wants it (RFC 9110, 9.3.2): to HEAD the length alone. axum's router sees to
+/// it for what it routes.
 fn fitting(method: &Method, mut response: Response) -> Response {
     let status = response.status();
-    let is_connected = *method == Method::CONNECT && status.is_success();
     // RFC 9110, 15.3.5, 15.3.6 and 15.4.5: whatever a script says of them.
     let is_empty = matches!(
         status,
@@ -325,7 +354,7 @@ fn fitting(method: &Method, mut response: Response) -> Response {
             .entry(header::CONTENT_LENGTH)
             .or_insert(length.into());
     }
-    if *method == Method::HEAD || is_connected {
+    if *method == Method::HEAD {
         *response.body_mut() = Body::empty();
     }
     response

@@ -261,7 +261,10 @@ impl From<AppError> for Problem {
             AppError::HostTaken { .. } => {
                 Self::new(ProblemType::HostTaken, detail).with("field", "hosts")
             }
-            AppError::TooManyHosts | AppError::AdminHost(_) => Self::invalid_field("hosts", detail),
+            AppError::TooManyHosts | AppError::AdminHost(_) | AppError::SharedHost(_) => {
+                Self::invalid_field("hosts", detail)
+            }
+            AppError::NotYours(_) => Self::forbidden(detail).with("field", "hosts"),
             AppError::HostNotClaimed(_) => Self::not_found(detail),
             AppError::WouldOrphan(routes) => Self::new(ProblemType::WouldOrphanRoutes, detail)
                 .with("routes", serde_json::to_value(routes).unwrap_or_default()),
@@ -297,7 +300,17 @@ impl From<ScriptError> for Problem {
             ScriptError::InvalidComponent(problem) => {
                 Self::new(ProblemType::InvalidSource, problem).with("field", "wasm_base64")
             }
-            ScriptError::Store(error) => error.into(),
+            ScriptError::QueueFull { retry_after_s, .. } => {
+                Self::new(ProblemType::Overloaded, detail)
+                    .with_header(header::RETRY_AFTER, retry_after_s.to_string())
+            }
+            ScriptError::NotKept {
+                execution_id,
+                problem,
+            } if problem.is_unavailable() => Self::unavailable(format!(
+                "The script ran, but the database cannot be reached to keep its execution {execution_id}"
+            )),
+            ScriptError::NotKept { problem, .. } | ScriptError::Store(problem) => problem.into(),
             ScriptError::Sandbox(problem) => Self::internal(problem),
         }
     }
@@ -378,6 +391,7 @@ impl From<KvError> for Problem {
             KvError::InvalidCursor => "cursor",
             KvError::InvalidLimit(_) => "limit",
             KvError::TooLarge { what, .. } => what,
+            KvError::Full(_) => "",
         };
         let detail = error.to_string();
         match error {
@@ -388,6 +402,7 @@ impl From<KvError> for Problem {
                 ..
             } => Self::body_too_large(bytes_max).with("field", "value"),
             KvError::InvalidValue(refused) => Self::not_json("value", &refused),
+            KvError::Full(_) => Self::new(ProblemType::QuotaUsedUp, detail),
             _ => Self::invalid_field(field, detail),
         }
     }
@@ -437,7 +452,10 @@ impl From<IdentityError> for Problem {
             IdentityError::WrongSetupToken => Self::invalid_field("token", error.to_string()),
             IdentityError::AlreadySetUp => Self::new(ProblemType::AlreadySetUp, error.to_string()),
             IdentityError::LastOwner => Self::new(ProblemType::LastOwner, error.to_string()),
-            IdentityError::OwnersOnly => Self::forbidden(error.to_string()),
+            IdentityError::OwnersOnly | IdentityError::Forbidden(_) => {
+                Self::forbidden(error.to_string())
+            }
+            IdentityError::Disabled(_) => Self::invalid_field("id", error.to_string()),
             IdentityError::DeadLink => Self::new(ProblemType::DeadLink, error.to_string()),
             IdentityError::Hashing(problem) => Self::internal(problem),
             IdentityError::Store(error) => error.into(),

@@ -11,19 +11,17 @@ use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use percent_encoding::percent_decode_str;
 use serde_json::{Map, Value};
 
+use super::admission::{Admission, Authority, is_maker_good};
 use super::cors::{self, Credentials};
 use super::problem::Problem;
-use super::stream::{self, Credential, Lasts, RENEW_EVERY, query_values};
+use super::stream::{self, Lasts, query_values};
 use super::{address, endpoints};
 use crate::apps::AppId;
 use crate::cors::{LetIn, MAX_AGE_S, lets_in};
-use crate::identity::Caller;
-use crate::journal::{Cap, Channel, Entry, Told, Until, Watch};
+use crate::journal::{Cap, Channel, Entry, Told, Watch};
 use crate::node::Node;
 use crate::pubsub::tokens::{self, Grant};
 use crate::pubsub::{AuthMode, OpenTopic, Topic};
@@ -157,7 +155,7 @@ enum Subscriber {
     Anybody,
     Holder(Grant),
     /// Boxed: most are none, and should not be as large.
-    User(Box<(Caller, Credential)>),
+    User(Box<Admission>),
 }
 
 async fn subscriber(node: &Node, parts: &Parts, asked: &Asked) -> Result<Subscriber, Problem> {
@@ -174,15 +172,17 @@ async fn subscriber(node: &Node, parts: &Parts, asked: &Asked) -> Result<Subscri
         Some(token) => {
             let grant = node.pubsub.verify(asked.app_id, &token);
             let grant = grant.map_err(|bad| Problem::unauthorized(bad.to_string()))?;
-            Ok(Subscriber::Holder(grant))
+            match is_maker_good(node, &grant).await {
+                true => Ok(Subscriber::Holder(grant)),
+                false => Err(Problem::unauthorized(tokens::BadToken::Unknown.to_string())),
+            }
         }
         None if takes_token => Err(Problem::unauthorized(
             "this topic takes a subscriber token: `Authorization: Bearer pct_…`, or `?token=`",
         )),
         None => {
-            let credential = Credential::of(node, parts)?;
-            let caller = credential.caller(node).await?;
-            Ok(Subscriber::User(Box::new((caller, credential))))
+            let admission = Admission::of(node, stream::token(node, parts)?).await?;
+            Ok(Subscriber::User(Box::new(admission)))
         }
     }
 }
@@ -193,10 +193,6 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     let limits = node.config.streams;
     let client = address::of(parts, &node.config.trusted_proxies);
     let mut payer = Cap::Address(client);
-    let lasts = match &subscriber {
-        Subscriber::Anybody => Lasts::AnyAge,
-        Subscriber::Holder(_) | Subscriber::User(_) => Lasts::WhileFresh,
-    };
     let mut caps = vec![
         (payer.clone(), limits.per_address),
         (Cap::App(asked.app_id), limits.per_app),
@@ -204,8 +200,8 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     let mut ready = Map::new();
     let topics = asked.topics.iter().map(|(topic, _)| topic.as_str());
     ready.insert("topics".to_owned(), topics.clone().collect());
-    let until = match &subscriber {
-        Subscriber::Anybody => Until::Ever,
+    let authority = match &subscriber {
+        Subscriber::Anybody => None,
         Subscriber::Holder(grant) => {
             payer = Cap::Token(grant.id);
             caps.push((payer.clone(), limits.per_token));
@@ -213,14 +209,21 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
                 "expires_at".to_owned(),
                 Value::from(grant.expires_at.to_rfc3339()),
             );
-            Until::At(grant.expires_at)
+            Some(Authority::Subscriber(asked.app_id, grant.clone()))
         }
-        Subscriber::User(user) => {
-            let (caller, _) = &**user;
-            payer = Cap::User(caller.user.id);
+        Subscriber::User(admission) => {
+            payer = Cap::User(admission.caller().user.id);
             caps.push((payer.clone(), limits.per_user));
-            Until::Renewed(RENEW_EVERY)
+            // Each topic is looked at by itself: some may be open to anybody.
+            Some(Authority::SignedIn((**admission).clone()))
         }
+    };
+    let lasts = match authority {
+        None => Lasts::Always,
+        Some(authority) => Lasts::While {
+            authority: Box::new(authority),
+            reset: Value::Null,
+        },
     };
     let watch = TopicWatch {
         node: node.clone(),
@@ -233,8 +236,7 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     watch.check()?;
     let place = node.caps.enter(caps)?;
     let channels = watch.topics.clone();
-    let subscription =
-        stream::subscribe(node, channels, &begin, until, Box::new(watch), payer).await?;
+    let subscription = stream::subscribe(node, channels, &begin, Box::new(watch), payer).await?;
     Ok(stream::answer(node, lasts, subscription, place, ready)?.into_response())
 }
 
@@ -277,9 +279,9 @@ impl TopicWatch {
                     (!grant.is_for(topic)).then(|| Refusal::Forbidden(channel.clone()))
                 }
                 (AuthMode::Session, Subscriber::User(user)) => {
-                    let caller = stream::as_of_now(&self.node, &user.0);
+                    let caller = user.caller_now(&self.node);
                     let sees = caller
-                        .is_some_and(|caller| endpoints::may_see(&self.node, &caller, self.app_id));
+                        .is_ok_and(|caller| endpoints::may_see(&self.node, &caller, self.app_id));
                     (!sees).then(|| Refusal::Forbidden(channel.clone()))
                 }
                 (AuthMode::Token | AuthMode::Session, _) => {
@@ -325,15 +327,5 @@ impl Watch for TopicWatch {
 
     fn shows(&self, _: &Entry) -> bool {
         true
-    }
-
-    fn renew(&self) -> BoxFuture<'_, bool> {
-        async {
-            match &self.subscriber {
-                Subscriber::User(user) => user.1.holds(&self.node).await,
-                Subscriber::Anybody | Subscriber::Holder(_) => true,
-            }
-        }
-        .boxed()
     }
 }

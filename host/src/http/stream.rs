@@ -1,6 +1,9 @@
 //! Streams as Server-Sent Events, and who is let in; `docs/protocol.md` describes them.
 
 use std::convert::Infallible;
+use std::future::Future;
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::http::request::Parts;
@@ -11,19 +14,17 @@ use futures_util::future::Either;
 use futures_util::{Stream, StreamExt, stream};
 use serde_json::{Map, Value, json};
 
+use super::admission::{Admission, Authority, Doubt, Ended};
 use super::endpoints;
 use super::problem::{Problem, ProblemType};
-use crate::identity::Caller;
 use crate::journal::{
-    Begin, Cap, Channel, Cursors, Place, Subscription, Told, TooMany, TooManyReplays, Until, Watch,
+    Begin, Cap, Channel, Cursors, Place, Subscription, Told, TooMany, TooManyReplays, Watch,
 };
 use crate::node::Node;
 use crate::stopping::Stage;
 
 /// How long a stream may be silent: shorter than what proxies wait for (nginx: 60 s).
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How often is asked whether a sign-in still holds.
-pub(crate) const RENEW_EVERY: Duration = Duration::from_secs(15);
 /// When to try again for a place under a cap, in seconds.
 const RETRY_AFTER_S: &str = "5";
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -61,34 +62,14 @@ pub(crate) fn begin(parts: &Parts) -> Result<Begin, Problem> {
     Begin::parse(&last_event_id(parts)).ok_or_else(bad_id)
 }
 
-/// The token that showed who somebody is, to be looked at again while their stream is open.
-pub(crate) struct Credential(String);
-
-impl Credential {
-    /// What a request has: in its query, if it says nothing in its headers.
-    ///
-    /// # Errors
-    /// As [`endpoints::token`].
-    pub(crate) fn of(node: &Node, parts: &Parts) -> Result<Self, Problem> {
-        match query_values(parts, "token").pop() {
-            Some(token) if !parts.headers.contains_key(header::AUTHORIZATION) => Ok(Self(token)),
-            _ => endpoints::token(node, parts).map(Self),
-        }
-    }
-
-    /// Whose it is.
-    ///
-    /// # Errors
-    /// 401 when it is nobody's any more, and when the database fails.
-    pub(crate) async fn caller(&self, node: &Node) -> Result<Caller, Problem> {
-        Ok(node.sessions.caller(&self.0).await?)
-    }
-
-    /// Whether it is still good. While that cannot be known, because the database is away say, it
-    /// is.
-    pub(crate) async fn holds(&self, node: &Node) -> bool {
-        let caller = self.caller(node).await;
-        !caller.is_err_and(|problem| problem.is_unauthorized())
+/// The token of whoever asks for a stream: in its query, if it says nothing in its headers.
+///
+/// # Errors
+/// As [`endpoints::token`].
+pub(super) fn token(node: &Node, parts: &Parts) -> Result<String, Problem> {
+    match query_values(parts, "token").pop() {
+        Some(token) if !parts.headers.contains_key(header::AUTHORIZATION) => Ok(token),
+        _ => endpoints::token(node, parts),
     }
 }
 
@@ -100,14 +81,11 @@ pub(crate) async fn subscribe(
     node: &Node,
     channels: Vec<Channel>,
     begin: &Begin,
-    until: Until,
     watch: Box<dyn Watch>,
     payer: Cap,
 ) -> Result<Subscription, Problem> {
     let changes = node.directory.changes();
-    let subscription = node
-        .journal
-        .subscribe(channels, begin, until, changes, watch);
+    let subscription = node.journal.subscribe(channels, begin, changes, watch);
     let mut subscription = subscription.await?;
     if subscription.is_replay() {
         subscription.replays(node.replays.begin(payer)?);
@@ -117,12 +95,16 @@ pub(crate) async fn subscribe(
 
 /// For how long a stream goes on, at most. A client whose stream ends comes back with its id, to
 /// this node or to another.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Lasts {
-    /// Until the node stops.
-    AnyAge,
-    /// And only while the node knows well enough who may hear it.
-    WhileFresh,
+    /// Until the node stops: anybody may hear it.
+    Always,
+    /// And only while the node knows well enough who may hear it, and they may.
+    While {
+        /// By what they are let in.
+        authority: Box<Authority>,
+        /// What they are told they may not hear any more, where they lose a role.
+        reset: Value,
+    },
 }
 
 /// A stream as it is answered; it holds its place until it ends. `ready` is what its first event
@@ -131,7 +113,7 @@ pub(crate) enum Lasts {
 /// # Errors
 /// As [`response`].
 pub(crate) fn answer(
-    node: &Node,
+    node: &Arc<Node>,
     lasts: Lasts,
     subscription: Subscription,
     place: Place,
@@ -147,12 +129,12 @@ pub(crate) fn answer(
     response(node, lasts, events)
 }
 
-/// Events as they are answered.
+/// Events as they are answered: the one place that decides when a stream ends, whatever it is of.
 ///
 /// # Errors
 /// 503 when the node is about to stop: the stream would end at once, and its client come back.
 pub(crate) fn response(
-    node: &Node,
+    node: &Arc<Node>,
     lasts: Lasts,
     events: impl Stream<Item = Result<Event, Infallible>> + Send + 'static,
 ) -> Result<EventStream, Problem> {
@@ -160,17 +142,26 @@ pub(crate) fn response(
         return Err(Problem::stopping("The node is stopping; try again"));
     }
     let stopping = node.stopping.reached(Stage::Leaving);
-    // Boxed where there are two: streams of topics that everybody may hear should stay small.
-    let over = match lasts {
-        Lasts::AnyAge => Either::Left(stopping),
-        Lasts::WhileFresh => {
+    // Boxed where more is waited for: streams of topics that everybody may hear should stay small.
+    let events = match lasts {
+        Lasts::Always => Either::Left(events.take_until(stopping)),
+        Lasts::While { authority, reset } => {
             let stale = node.directory.stale();
-            Either::Right(Box::pin(async move {
-                tokio::select! { () = stopping => {}, () = stale => {} }
-            }))
+            let doubt = Doubt::default();
+            let ended = authority.ended(node.clone(), doubt.clone());
+            let last = async move {
+                tokio::select! {
+                    () = stopping => None,
+                    () = stale => None,
+                    ended = ended => Some(Ok(match ended {
+                        Ended::Token => named("expired", None, "{}"),
+                        Ended::Role => named("reset", None, &reset.to_string()),
+                    })),
+                }
+            };
+            Either::Right(ended_by(events, last, doubt))
         }
     };
-    let events = events.take_until(over);
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
     let headers = response.headers_mut();
@@ -182,6 +173,30 @@ pub(crate) fn response(
     Ok(EventStream(response))
 }
 
+/// Events until `last` comes, which is looked at before each of them; none while there is `doubt`.
+fn ended_by<E: Send + 'static>(
+    events: impl Stream<Item = E> + Send + 'static,
+    last: impl Future<Output = Option<E>> + Send + 'static,
+    doubt: Doubt,
+) -> impl Stream<Item = E> + Send {
+    let (mut events, mut last) = (Box::pin(events), Box::pin(last));
+    let mut is_over = false;
+    stream::poll_fn(move |cx| {
+        if is_over {
+            return Poll::Ready(None);
+        }
+        if let Poll::Ready(last) = last.as_mut().poll(cx) {
+            is_over = true;
+            return Poll::Ready(last);
+        }
+        // What ends the doubt has just been polled, and wakes us.
+        match doubt.is_there() {
+            true => Poll::Pending,
+            false => events.as_mut().poll_next(cx),
+        }
+    })
+}
+
 /// A stream of Server-Sent Events.
 pub(crate) struct EventStream(Response);
 
@@ -191,27 +206,32 @@ impl IntoResponse for EventStream {
     }
 }
 
+fn named(name: &str, id: Option<Cursors>, data: &str) -> Event {
+    let event = Event::default().event(name);
+    let event = match id {
+        Some(id) => event.id(id.to_string()),
+        None => event,
+    };
+    event.data(data)
+}
+
+/// Which channel an event is about.
+fn of_channel(channel: &Channel) -> Value {
+    match channel.topic() {
+        Some(topic) => json!({ "topic": topic }),
+        None => json!({}),
+    }
+}
+
 fn event(told: Told, ready: &mut Option<Map<String, Value>>) -> Event {
-    let named = |name: &str, id: Option<Cursors>, data: &str| {
-        let event = Event::default().event(name);
-        let event = match id {
-            Some(id) => event.id(id.to_string()),
-            None => event,
-        };
-        event.data(data)
-    };
-    let of_topic = |channel: &Channel| match channel.topic() {
-        Some(topic) => json!({ "topic": topic }).to_string(),
-        None => "{}".to_owned(),
-    };
     match told {
         Told::Ready(id) => {
             let data = Value::from(ready.take().unwrap_or_default());
             named("ready", Some(id), &data.to_string())
         }
         Told::Entry(id, entry) => named("message", id, &entry.data),
-        Told::Gap(id, channel) => named("gap", Some(id), &of_topic(&channel)),
-        Told::Reset(channel) => named("reset", None, &of_topic(&channel)),
+        Told::Gap(id, channel) => named("gap", Some(id), &of_channel(&channel).to_string()),
+        Told::Reset(channel) => named("reset", None, &of_channel(&channel).to_string()),
         Told::Expired => named("expired", None, "{}"),
     }
 }
@@ -231,27 +251,34 @@ impl From<TooManyReplays> for Problem {
     }
 }
 
-/// A caller with the role that they have now; none when they may not sign in any more.
-pub(crate) fn as_of_now(node: &Node, caller: &Caller) -> Option<Caller> {
-    let user = node.directory.picture().user(caller.user.id)?.clone();
-    let via = caller.via.clone();
-    Some(Caller { user, via })
+/// What ends the stream of a channel for somebody who is signed in, as far as the directory knows. It
+/// is asked before each entry: none is shown by a role that was lost a moment ago.
+pub(crate) fn ended(admission: &Admission, node: &Node, channel: &Channel) -> Option<Told> {
+    match admission.caller_now(node) {
+        Ok(_) => None,
+        Err(Ended::Token) => Some(Told::Expired),
+        Err(Ended::Role) => Some(Told::Reset(channel.clone())),
+    }
 }
 
-/// The stream of a channel for somebody who is signed in, for as long as they are.
+/// The stream of a channel for somebody who is signed in, for as long as they are and have what it
+/// takes.
 pub(crate) async fn of_user(
-    node: &Node,
-    caller: &Caller,
+    node: &Arc<Node>,
+    admission: Admission,
     parts: &Parts,
     channel: Channel,
     watch: Box<dyn Watch>,
 ) -> Result<EventStream, Problem> {
     let begin = begin(parts)?;
-    let user = Cap::User(caller.user.id);
+    let user = Cap::User(admission.caller().user.id);
     let place = node
         .caps
         .enter(vec![(user.clone(), node.config.streams.per_user)])?;
-    let until = Until::Renewed(RENEW_EVERY);
-    let subscription = subscribe(node, vec![channel], &begin, until, watch, user).await?;
-    answer(node, Lasts::WhileFresh, subscription, place, Map::new())
+    let lasts = Lasts::While {
+        authority: Box::new(Authority::SignedIn(admission)),
+        reset: of_channel(&channel),
+    };
+    let subscription = subscribe(node, vec![channel], &begin, watch, user).await?;
+    answer(node, lasts, subscription, place, Map::new())
 }

@@ -36,18 +36,39 @@ async fn healthz() -> Json<Value> {
 }
 
 /// Whether it can serve. The database is asked in the background, so that probes cost nothing
-/// and hang on nothing.
-async fn readyz(State(node): State<Arc<Node>>) -> Response {
+/// and hang on nothing. Probes come by address, so the status is told on every host; why it is so is
+/// told where the instance tells of itself.
+async fn readyz(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Response {
     match node.readiness() {
         Ok(()) => Json(json!({ "status": "ready" })).into_response(),
         Err(problems) => {
-            let body = json!({ "status": "not ready", "problems": problems });
+            let mut body = json!({ "status": "not ready" });
+            if tells_of_itself(&node, &headers, &uri) {
+                body["problems"] = problems.into();
+            }
             (StatusCode::SERVICE_UNAVAILABLE, Json(body)).into_response()
         }
     }
 }
 
-async fn version() -> Json<Value> {
+/// Whether a request came to the instance's own host, or, where it has none, to a host that no app
+/// claims: what an app's visitors can reach does not tell what the instance is and how it is doing.
+fn tells_of_itself(node: &Node, headers: &HeaderMap, uri: &Uri) -> bool {
+    let host = address::host(headers, uri);
+    match &node.config.admin_host {
+        Some(own) => *own == host,
+        None => {
+            let picture = node.directory.picture();
+            let app = picture.app_for_host(&host);
+            !app.is_some_and(|app| app.claims_hosts())
+        }
+    }
+}
+
+async fn version(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Response {
+    if !tells_of_itself(&node, &headers, &uri) {
+        return user_routes::no_route(uri.path()).into_response();
+    }
     Json(json!({
         "product": env!("CARGO_PKG_VERSION"),
         "sdk": SDK_VERSION,
@@ -55,21 +76,11 @@ async fn version() -> Json<Value> {
         "schema": SCHEMA_VERSION,
         "wit": format!("picloud:function@{SDK_VERSION}"),
     }))
+    .into_response()
 }
 
-/// On the instance's own host, or, where it has none, on hosts that no app claims: what an app's
-/// visitors can reach does not tell how the instance is doing.
 async fn metrics(State(node): State<Arc<Node>>, uri: Uri, headers: HeaderMap) -> Response {
-    let host = address::host(&headers, &uri);
-    let is_own = match &node.config.admin_host {
-        Some(own) => *own == host,
-        None => {
-            let picture = node.directory.picture();
-            let app = picture.app_for_host(&host);
-            !app.is_some_and(|app| app.claims_hosts())
-        }
-    };
-    if !is_own {
+    if !tells_of_itself(&node, &headers, &uri) {
         return user_routes::no_route(uri.path()).into_response();
     }
     let text = node.metrics();

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderName, HeaderValue, StatusCode, header};
@@ -12,6 +12,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde_json::json;
 
+use super::body::Allowance;
 use super::problem::{Problem, ProblemType, diagnostics_json};
 use super::{address, coding, cookie, cors, trace};
 use crate::apps::AppId;
@@ -120,6 +121,11 @@ fn find(node: &Node, method: &str, request: &Request) -> Result<Bound, Problem> 
         true => Pages::Free,
         false => Pages::Sandboxed,
     };
+    // It would stand between the host's every page and its server, and stay when the app is gone.
+    if pages == Pages::Sandboxed && request.headers().contains_key(SERVICE_WORKER) {
+        let detail = "a service worker takes a host that the app has to itself";
+        return Err(Problem::forbidden(detail));
+    }
     let (app_id, claims_hosts) = (app.id, app.claims_hosts());
     let table = picture.routes(app_id).ok_or_else(nothing)?;
     let mut found = table.find(method, &host, path);
@@ -169,6 +175,23 @@ fn moved(path: &str, query: Option<&str>) -> Result<Response, Problem> {
     }
 }
 
+/// What a browser sends with its request for the script of a service worker.
+const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
+
+/// What browsers keep for the whole host: not for an app to say that has it not to itself.
+const OF_WHOLE_HOSTS: [&str; 10] = [
+    "alt-svc",
+    "clear-site-data",
+    "expect-ct",
+    "nel",
+    "origin-agent-cluster",
+    "public-key-pins",
+    "report-to",
+    "reporting-endpoints",
+    "service-worker-allowed",
+    "strict-transport-security",
+];
+
 /// Name the span of a request after its route.
 fn matched(request: &Request, bound: &Bound) {
     let method = request.method().as_str();
@@ -199,7 +222,7 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
     let method = request.method().as_str().to_owned();
-    let (parts, body) = body_of(node, request).await?;
+    let (parts, body) = body_of(node, app_id, request).await?;
     let headers = header_pairs(&parts);
     let raw_query = parts.uri.query().unwrap_or_default();
     // The body may have taken long to come. What enters the outbox after the dispatcher has given
@@ -363,16 +386,29 @@ fn header_pairs(Parts { headers, uri, .. }: &Parts) -> Vec<(String, String)> {
 
 /// The body within its limit, if it is what its content type says, and the rest of the request,
 /// which fits it.
-async fn body_of(node: &Node, request: Request) -> Result<(Parts, Option<sandbox::Body>), Problem> {
-    let bytes_max = node.config.body_bytes_max;
+async fn body_of(
+    node: &Node,
+    app_id: AppId,
+    request: Request,
+) -> Result<(Parts, Option<sandbox::Body>), Problem> {
     let content_type = request.headers().get(header::CONTENT_TYPE);
     let content_type = content_type.map(|ty| String::from_utf8_lossy(ty.as_bytes()).into_owned());
     let (mut parts, body) = request.into_parts();
-    let bytes = super::body::read(body, bytes_max, node.config.client_timeout_ms).await?;
+    if body.is_end_stream() {
+        return Ok((parts, None));
+    }
+    let config = &node.config;
+    let address = address::of(&parts, &config.trusted_proxies);
+    let allowance = Allowance {
+        bytes_max: config.body_bytes_max,
+        patience_ms: config.client_timeout_ms,
+        hold: node.bodies.hold(&address, Some(app_id)),
+    };
+    let bytes = super::body::read(body, &allowance).await?;
     if bytes.is_empty() {
         return Ok((parts, None));
     }
-    let bytes = match coding::decoded(&parts.headers, &bytes, bytes_max)? {
+    let bytes = match coding::decoded(&parts.headers, &bytes, allowance.bytes_max)? {
         Some(decoded) => {
             coding::say_length(&mut parts.headers, decoded.len());
             decoded
@@ -382,6 +418,8 @@ async fn body_of(node: &Node, request: Request) -> Result<(Parts, Option<sandbox
     if let Some(content_type) = &content_type {
         check_body(content_type, &bytes)?;
     }
+    // Counted for as long as the call has it, or its delivery once the caller was told.
+    let bytes = allowance.counted(bytes)?;
     let body = sandbox::Body {
         content_type,
         bytes,
@@ -462,6 +500,11 @@ fn failed(outcome: Outcome) -> Problem {
             "The script took longer than its time limit",
         ),
         Outcome::NoCapacity => crate::dispatch::dispatcher::GateFull.into(),
+        Outcome::NoMemory => Problem::new(
+            ProblemType::Overloaded,
+            "Executions hold as much memory as they may, all of them or this app's; try again",
+        )
+        .with_header(header::RETRY_AFTER, "1"),
         Outcome::Platform(problem) => Problem::internal(problem),
     }
 }
@@ -478,6 +521,7 @@ fn script_response(response: sandbox::Response, execution_id: &str, pages: Pages
         );
         if let (Ok(name), Ok(value)) = parsed
             && !(name == header::SET_COOKIE && cookie::sets_ours(&value))
+            && !(pages == Pages::Sandboxed && OF_WHOLE_HOSTS.contains(&name.as_str()))
         {
             headers.append(name, value);
         }

@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::Json;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::{Extension, Json};
 use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,7 @@ use crate::http::cookie::{Browser, Cookie};
 use crate::http::endpoints::{Address, Api, Rule, may_see};
 use crate::http::etag::Tagged;
 use crate::http::extract::{
-    Body, NAME, PageQuery, Path, Query, SignedIn, checked_name, page_cursor,
+    Body, Guess, NAME, PageQuery, Path, Query, SignedIn, checked_name, page_cursor,
 };
 use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
@@ -104,13 +104,12 @@ async fn setup(State(node): State<Arc<Node>>) -> Result<Json<Setup>, Problem> {
 
 async fn set_up(
     State(node): State<Arc<Node>>,
-    Extension(address): Extension<Address>,
+    Guess(address): Guess,
     browser: Browser,
     headers: HeaderMap,
     Body(first): Body<Join>,
 ) -> Result<Begun<201>, Problem> {
     let cookie = browser.cookie_if(first.cookie)?;
-    node.guesses.count(&address.0)?;
     checked_name("name", &first.name)?;
     let from = origin(address, &headers);
     let owner = node
@@ -216,7 +215,7 @@ impl<const STATUS: u16> Output for Begun<STATUS> {
 
 async fn log_in(
     State(node): State<Arc<Node>>,
-    Extension(address): Extension<Address>,
+    Guess(address): Guess,
     browser: Browser,
     headers: HeaderMap,
     Body(login): Body<Login>,
@@ -308,7 +307,7 @@ struct NewPassword {
 async fn change_password(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Extension(address): Extension<Address>,
+    Guess(address): Guess,
     Body(change): Body<NewPassword>,
 ) -> Result<NoContent, Problem> {
     let name = &who.user.name;
@@ -343,13 +342,12 @@ struct Join {
 
 async fn join(
     State(node): State<Arc<Node>>,
-    Extension(address): Extension<Address>,
+    Guess(address): Guess,
     browser: Browser,
     headers: HeaderMap,
     Body(join): Body<Join>,
 ) -> Result<Begun<201>, Problem> {
     let cookie = browser.cookie_if(join.cookie)?;
-    node.guesses.count(&address.0)?;
     checked_name("name", &join.name)?;
     let from = origin(address, &headers);
     let joined = node
@@ -372,10 +370,9 @@ struct Reset {
 
 async fn reset(
     State(node): State<Arc<Node>>,
-    Extension(address): Extension<Address>,
+    Guess(_): Guess,
     Body(reset): Body<Reset>,
 ) -> Result<NoContent, Problem> {
-    node.guesses.count(&address.0)?;
     let Reset { token, password } = reset;
     node.sessions.reset_password(&token, password).await?;
     Ok(NoContent)

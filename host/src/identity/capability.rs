@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Caller, Via};
+use super::{Caller, IdentityError, Via};
 use crate::apps::AppId;
 
 /// What somebody may do on the instance. A greater one may do all that a lesser one may.
@@ -226,6 +226,22 @@ pub enum Decision {
     Hidden,
 }
 
+impl Decision {
+    /// Nothing where they may, for where nothing is hidden.
+    ///
+    /// # Errors
+    /// [`IdentityError::Forbidden`] says why they may not.
+    pub fn allowed(self) -> Result<(), IdentityError> {
+        match self {
+            Self::Allowed => Ok(()),
+            Self::Denied(why) => Err(IdentityError::Forbidden(why)),
+            Self::Hidden => Err(IdentityError::Forbidden(
+                "this is not yours to do".to_owned(),
+            )),
+        }
+    }
+}
+
 /// Decide whether `who`, whose role in the app is `role`, may do something in an app. Whoever is
 /// at least admin of the instance is `app_admin` of every app.
 pub fn in_app(
@@ -283,6 +299,50 @@ pub fn on_instance(who: &Caller, capability: Capability) -> Decision {
     }
 }
 
+/// Decide whether `who` may give somebody a role in an app where they may give roles at all. An API
+/// key gives no role that may do what the key may not.
+pub fn giving_in_app(who: &Caller, role: AppRole) -> Decision {
+    let of_role = Capability::ALL
+        .iter()
+        .filter(|capability| matches!(capability.needs(), Needs::App(needed) if needed <= role));
+    let missing: Vec<String> = of_role
+        .filter(|capability| lacking_scope(who, **capability).is_some())
+        .map(|capability| named(capability.scopes()))
+        .collect();
+    let Some(first) = missing.first() else {
+        return Decision::Allowed;
+    };
+    Decision::Denied(format!(
+        "an API key gives no role that may do more than the key: `{}` takes the scope {first}, \
+         which this one does not have; sign in to give it",
+        role.as_str()
+    ))
+}
+
+/// Decide whether `who` may make somebody this on the instance where they may change users at all.
+/// That only owners make owners is decided elsewhere.
+pub fn giving_on_instance(who: &Caller, role: Role) -> Decision {
+    match (&who.via, role) {
+        (Via::ApiKey(_), Role::Admin | Role::Owner) => Decision::Denied(format!(
+            "an API key makes nobody `{}`, who may do more than any key; sign in to do this",
+            role.as_str()
+        )),
+        _ => Decision::Allowed,
+    }
+}
+
+/// Decide whether `who` may make a link that leads to a sign-in as a user who is there already.
+pub fn giving_sign_in(who: &Caller) -> Decision {
+    match who.via {
+        Via::ApiKey(_) => Decision::Denied(
+            "a link to a new password leads to a sign-in, which may do more than any API key; \
+             sign in to make one"
+                .to_owned(),
+        ),
+        Via::Session(_) | Via::Trigger => Decision::Allowed,
+    }
+}
+
 fn lacking_scope(who: &Caller, capability: Capability) -> Option<Decision> {
     let Via::ApiKey(key) = &who.via else {
         return None;
@@ -322,4 +382,77 @@ pub fn table() -> String {
         let _ = writeln!(table, "| `{}` | {role} | {scope} |", capability.as_str());
     }
     table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::identity::{ApiKeyId, KeyGrant, SessionId, User, UserId};
+
+    fn caller(scopes: Option<&[Scope]>) -> Caller {
+        let via = match scopes {
+            None => Via::Session(SessionId::new()),
+            Some(scopes) => Via::ApiKey(KeyGrant {
+                id: ApiKeyId::new(),
+                name: "k".to_owned(),
+                scopes: scopes.to_vec(),
+                apps: None,
+            }),
+        };
+        let user = User {
+            id: UserId::new(),
+            name: "ada".to_owned(),
+            role: Role::Owner,
+            created_at: chrono::Utc::now(),
+            disabled_at: None,
+        };
+        Caller { user, via }
+    }
+
+    #[test]
+    fn a_key_gives_no_role_that_may_do_more_than_it() {
+        use Scope::{AppAdmin, DomainManage, LogRead, RouteWrite, ScriptRead, ScriptWrite};
+        let viewer = [ScriptRead, LogRead];
+        let editor = [ScriptRead, LogRead, ScriptWrite, RouteWrite];
+        let all = [
+            ScriptRead,
+            LogRead,
+            ScriptWrite,
+            RouteWrite,
+            DomainManage,
+            AppAdmin,
+        ];
+        let given = |scopes: Option<&[Scope]>| {
+            let roles = AppRole::ALL.iter().rev();
+            let who = caller(scopes);
+            roles
+                .map(|role| giving_in_app(&who, *role) == Decision::Allowed)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(given(None), [true, true, true], "a sign-in has no scopes");
+        assert_eq!(given(Some(&[AppAdmin])), [false, false, false]);
+        assert_eq!(given(Some(&viewer)), [true, false, false]);
+        assert_eq!(given(Some(&editor)), [true, true, false]);
+        assert_eq!(given(Some(&all)), [true, true, true]);
+        for missing in all {
+            let rest: Vec<Scope> = all.into_iter().filter(|scope| *scope != missing).collect();
+            assert!(!given(Some(&rest))[2], "{}", missing.as_str());
+        }
+    }
+
+    #[test]
+    fn a_key_makes_nobody_greater_than_a_member_and_lets_nobody_in_as_another() {
+        let key = caller(Some(Scope::ALL));
+        for (role, allowed) in [
+            (Role::Member, true),
+            (Role::Admin, false),
+            (Role::Owner, false),
+        ] {
+            let by_key = giving_on_instance(&key, role) == Decision::Allowed;
+            assert_eq!(by_key, allowed, "{}", role.as_str());
+            assert_eq!(giving_on_instance(&caller(None), role), Decision::Allowed);
+        }
+        assert_ne!(giving_sign_in(&key), Decision::Allowed);
+        assert_eq!(giving_sign_in(&caller(None)), Decision::Allowed);
+    }
 }

@@ -134,7 +134,8 @@ impl Sessions {
         Ok((made.await?, token))
     }
 
-    /// Give a key a new token; the old one is dead from then on.
+    /// Give a key a new token; the old one is dead from then on, and so are the invitations that were
+    /// made with it.
     ///
     /// # Errors
     /// [`IdentityError::NotFound`] when the user has no such key.
@@ -151,11 +152,15 @@ impl Sessions {
             Box::pin(async move {
                 check(tx, user_id, id, &expected).await?;
                 sql::keys::set_token(tx, user_id, id, &hash, &start).await?;
+                // Whoever had the old token may have made them.
+                sql::links::delete_made_with(tx, id).await?;
                 let key = sql::keys::get(tx.conn().await?, user_id, id).await?;
                 key.ok_or_else(|| IdentityError::not_found("API key", id))
             })
         });
-        Ok((rotated.await?, token))
+        let rotated = rotated.await?;
+        self.tell_revoked(user_id);
+        Ok((rotated, token))
     }
 
     /// The keys of a user, in the order of their making: those after `after`.
@@ -189,7 +194,9 @@ impl Sessions {
                 IdentityError::unless(was_there, "API key", id)
             })
         });
-        revoked.await
+        revoked.await?;
+        self.tell_revoked(user_id);
+        Ok(())
     }
 }
 

@@ -1,5 +1,9 @@
 //! Links that are good once: an invitation to join, and one to set a new password. Whoever makes
 //! one sends it on their own way; the server knows no e-mail address.
+//!
+//! A link gives what its maker might give now, and no more than when it was made: `sql/links.rs` has
+//! the one condition that says so. One that does not hold is removed with the change that it fell
+//! to, so nothing brings it back.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +11,12 @@ use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::capability::{AppRole, Role};
-use super::sessions::{NewSession, Origin};
-use super::{IdentityError, Sessions, User, UserId, name, password, sql, token};
-use crate::apps::AppId;
+use super::capability::{self, AppRole, Role};
+use super::sessions::{NewSession, Origin, Proof, replace_password};
+use super::{
+    ApiKeyId, Caller, IdentityError, Maker, Sessions, User, UserId, name, password, sql, token,
+};
+use crate::apps::{self, AppId};
 use crate::store::{Id, StoreError};
 
 /// How long an invitation is good.
@@ -30,12 +36,15 @@ pub struct Link {
     /// Whose password it sets; none when it is an invitation.
     #[serde(skip)]
     pub user_id: Option<UserId>,
-    /// What whoever joins becomes on the instance.
+    /// What whoever joins becomes on the instance; what the user was whose password it sets.
     pub role: Role,
     /// What they become in apps.
     pub apps: BTreeMap<AppId, AppRole>,
     /// Who made it.
     pub created_by: UserId,
+    /// The API key that they made it with.
+    #[serde(skip)]
+    pub api_key_id: Option<ApiKeyId>,
     /// When.
     pub created_at: DateTime<Utc>,
     /// When it ends.
@@ -46,42 +55,54 @@ impl Sessions {
     /// Invite somebody. Answers the link with its token, which is shown once.
     ///
     /// # Errors
-    /// [`IdentityError::OwnersOnly`] when somebody else invites an owner.
+    /// [`IdentityError::OwnersOnly`] when somebody else invites an owner,
+    /// [`IdentityError::Forbidden`] when an API key gives more than it has.
     pub async fn invite(
         &self,
-        by: &User,
+        by: &Caller,
         role: Role,
         apps: BTreeMap<AppId, AppRole>,
     ) -> Result<(Link, String), IdentityError> {
-        if role == Role::Owner && by.role != Role::Owner {
+        if role == Role::Owner && by.user.role != Role::Owner {
             return Err(IdentityError::OwnersOnly);
         }
-        self.link(by.id, None, role, apps, INVITATION_TTL).await
+        capability::giving_on_instance(by, role).allowed()?;
+        for role in apps.values() {
+            capability::giving_in_app(by, *role).allowed()?;
+        }
+        self.link(by.maker(), None, role, apps, INVITATION_TTL)
+            .await
     }
 
-    /// Let a user set a new password without the old one.
+    /// Let a user set a new password without the old one. A link that they were given for this before
+    /// is dead from then on.
     ///
     /// # Errors
     /// [`IdentityError::NotFound`] when there is no such user, [`IdentityError::OwnersOnly`] when
-    /// it is an owner's and `by` is none.
+    /// it is an owner's and `by` is none, [`IdentityError::Forbidden`] when `by` came with an API key,
+    /// [`IdentityError::Disabled`] when the user is.
     pub async fn reset_link(
         &self,
-        by: &User,
+        by: &Caller,
         user_id: UserId,
     ) -> Result<(Link, String), IdentityError> {
         let user = sql::users::get(&mut self.db.read().await?, user_id).await?;
         let user = user.ok_or_else(|| IdentityError::not_found("user", user_id))?;
-        if user.role == Role::Owner && by.role != Role::Owner {
+        if user.role == Role::Owner && by.user.role != Role::Owner {
             return Err(IdentityError::OwnersOnly);
         }
+        capability::giving_sign_in(by).allowed()?;
+        if user.disabled_at.is_some() {
+            return Err(IdentityError::Disabled(user.name));
+        }
         let apps = BTreeMap::new();
-        self.link(by.id, Some(user_id), user.role, apps, RESET_TTL)
+        self.link(by.maker(), Some(user_id), user.role, apps, RESET_TTL)
             .await
     }
 
     async fn link(
         &self,
-        created_by: UserId,
+        made_by: Maker,
         user_id: Option<UserId>,
         role: Role,
         apps: BTreeMap<AppId, AppRole>,
@@ -96,10 +117,14 @@ impl Sessions {
                     user_id,
                     role,
                     apps,
-                    created_by,
+                    created_by: made_by.user_id,
+                    api_key_id: made_by.api_key_id,
                     created_at: tx.now,
                     expires_at: tx.now + ttl,
                 };
+                if let Some(user_id) = user_id {
+                    sql::links::delete_of(tx, user_id).await?;
+                }
                 sql::links::insert(tx, &link, &hash).await?;
                 tx.creates(link.id);
                 Ok::<_, StoreError>(link)
@@ -169,14 +194,17 @@ impl Sessions {
                     Err(error) => return Err(error.into()),
                 }
                 for (app_id, role) in link.apps {
-                    sql::members::set(tx, app_id, user.id, role).await?;
+                    // Of an app that was deleted meanwhile nothing is given.
+                    if apps::sql::is_there(tx, app_id).await? {
+                        sql::members::set(tx, app_id, user.id, role).await?;
+                    }
                 }
                 crate::directory::raise_version(tx).await?;
                 Ok(user)
             })
         });
         let user = joined.await?;
-        self.begin(user, None, from).await
+        self.begin(user, Proof::Otherwise, from).await
     }
 
     /// Follow a link to a new password; all sessions of its user end.
@@ -196,12 +224,13 @@ impl Sessions {
                 let link = sql::links::take(tx, &token_hash).await?;
                 let user_id = link.and_then(|link| link.user_id);
                 let user_id = user_id.ok_or(IdentityError::DeadLink)?;
-                sql::users::set_password(tx, user_id, &hash).await?;
-                sql::sessions::delete_others(tx, user_id, None).await?;
-                Ok(user_id)
+                replace_password(tx, user_id, &hash, None).await?;
+                Ok::<_, IdentityError>(user_id)
             })
         });
-        reset.await
+        let user_id = reset.await?;
+        self.tell_revoked(user_id);
+        Ok(user_id)
     }
 
     /// The hash of a link's token, if there is such a link: nothing is hashed for anybody else.

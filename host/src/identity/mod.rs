@@ -76,7 +76,25 @@ pub struct KeyGrant {
     pub apps: Option<Vec<AppId>>,
 }
 
+/// Who made what lets others in: it is good for no longer than they might make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Maker {
+    /// The user.
+    pub user_id: UserId,
+    /// The API key that they came with, if they came with one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_id: Option<ApiKeyId>,
+}
+
 impl Caller {
+    /// Who they are as the maker of something.
+    pub fn maker(&self) -> Maker {
+        Maker {
+            user_id: self.user.id,
+            api_key_id: self.api_key().map(|key| key.id),
+        }
+    }
+
     /// The API key that was sent, if one was.
     pub fn api_key(&self) -> Option<&KeyGrant> {
         match &self.via {
@@ -141,6 +159,12 @@ pub enum IdentityError {
     /// Only owners decide about owners.
     #[error("only an owner may do this to an owner, or make one")]
     OwnersOnly,
+    /// The caller may not do this, for want of what the text names.
+    #[error("{0}")]
+    Forbidden(String),
+    /// A link to a new password for somebody who may not sign in.
+    #[error("the user `{0}` is disabled; enable them first")]
+    Disabled(String),
     /// A link that was used, revoked, or has expired.
     #[error("this link was used, was revoked or has expired; ask for a new one")]
     DeadLink,

@@ -28,12 +28,25 @@ pub fn canonical(name: &str) -> Result<String, &'static str> {
     if look_alike(name) != name {
         return Err(IMPOSSIBLE);
     }
-    let parts = name.split_whitespace();
-    let parts = parts.map(|part| UsernameCaseMapped::enforce(part).map_err(|_| IMPOSSIBLE));
-    let parts: Vec<Cow<'_, str>> = parts.collect::<Result<_, _>>()?;
+    let parts: Vec<_> = name
+        .split_whitespace()
+        .map(part)
+        .collect::<Result<_, _>>()?;
     match parts.is_empty() {
         true => Err("it is empty"),
         false => Ok(parts.join(" ")),
+    }
+}
+
+/// A part of a name as it is kept. The rules may have to be applied again to what they made (RFC 8264,
+/// section 7), and that must be a name too: the small letters of some scripts are newer than the
+/// profile's tables.
+fn part(written: &str) -> Result<String, &'static str> {
+    let once = UsernameCaseMapped::enforce(written).map_err(|_| IMPOSSIBLE)?;
+    let twice = UsernameCaseMapped::enforce(&*once).map_err(|_| IMPOSSIBLE)?;
+    match once == twice {
+        true => Ok(once.into_owned()),
+        false => Err(IMPOSSIBLE),
     }
 }
 
@@ -118,6 +131,7 @@ mod tests {
             "\u{feff}owner",
             "\u{915}\u{94d}\u{200d}\u{937}",
             "\u{644}\u{200c}\u{627}",
+            "\u{13a0}",
         ] {
             assert!(canonical(odd).is_err(), "{odd:?}");
         }

@@ -199,4 +199,26 @@ mod tests {
         assert_eq!(verify("correct horse", &new).await, Verdict::Right);
         assert_eq!(verify("wrong horse", &old).await, Verdict::Wrong);
     }
+
+    #[tokio::test]
+    async fn a_hash_of_what_was_typed_is_made_anew_when_it_is_typed_again() {
+        let hasher = Hasher::default();
+        let verify = |password: &str, known: &str| {
+            let (password, known) = (password.to_owned(), known.to_owned());
+            let hasher = hasher.clone();
+            async move { hasher.verify(password, Some(known)).await.unwrap() }
+        };
+        // Older versions neither composed what was typed nor took a no-break space for one.
+        let typed = "jose\u{301}\u{a0}jose\u{301}";
+        let composed = "jos\u{e9} jos\u{e9}";
+        let old = hash(&Argon2::default(), typed).unwrap();
+        assert_eq!(verify(composed, &old).await, Verdict::Wrong);
+        let Verdict::Rehashed(new) = verify(typed, &old).await else {
+            panic!("the old hash stays");
+        };
+        for password in [typed, composed] {
+            assert_eq!(verify(password, &new).await, Verdict::Right);
+        }
+        assert_eq!(verify("jose jose", &new).await, Verdict::Wrong);
+    }
 }

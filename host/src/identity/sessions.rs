@@ -3,17 +3,21 @@
 use chrono::{DateTime, TimeDelta, Utc};
 use schemars::JsonSchema;
 use serde::Serialize;
+use tokio::sync::broadcast;
 
 use super::guesses::subscriber_of;
+use super::keys::has_ended;
 use super::password::{Hasher, Verdict};
-use super::{Caller, IdentityError, User, UserId, Via, sql, token};
-use crate::store::{Db, Id, StoreError};
+use super::{ApiKeyId, Caller, IdentityError, User, UserId, Via, sql, token};
+use crate::store::{Db, Id, StoreError, Tx};
 
 /// The id of a session.
 pub type SessionId = Id<Session>;
 
 /// How long a use of a token may go unrecorded: not every request shall write.
 const RECORD_USE_EVERY: TimeDelta = TimeDelta::minutes(5);
+/// How many users' revocations a stream may not have heard of yet. One that missed some looks, too.
+const REVOCATIONS_MAX: usize = 64;
 
 /// A sign-in that lasts.
 #[derive(Debug, Clone, Serialize, JsonSchema)]
@@ -52,6 +56,52 @@ pub struct Origin {
     pub user_agent: Option<String>,
 }
 
+/// How somebody has shown who they are.
+#[derive(Debug)]
+pub(crate) enum Proof {
+    /// By the password that has this hash; the other one takes its place, where there is one.
+    Password {
+        /// As it was read.
+        hash: String,
+        /// The same password, hashed by today's parameters.
+        new_hash: Option<String>,
+    },
+    /// By a link or a code that was taken out, or at a provider.
+    Otherwise,
+}
+
+/// Tells of users some of whose sessions or API keys ended, on this node.
+pub(crate) struct Revocations(broadcast::Receiver<UserId>);
+
+impl Revocations {
+    /// Comes back once something of this user's may have ended.
+    pub(crate) async fn of(&mut self, user_id: UserId) {
+        loop {
+            match self.0.recv().await {
+                Ok(whose) if whose != user_id => {}
+                Ok(_) | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                // The sender goes only with the process.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
+        }
+    }
+}
+
+/// Give a user another password. All that let somebody in as them by the one before ends: their
+/// sessions, but for `keep`, codes of sign-ins, links to a new password.
+pub(super) async fn replace_password(
+    tx: &mut Tx,
+    user_id: UserId,
+    hash: &str,
+    keep: Option<SessionId>,
+) -> Result<(), StoreError> {
+    // The row first: whoever begins a session holds it.
+    sql::users::set_password(tx, user_id, hash).await?;
+    sql::sessions::delete_others(tx, user_id, keep).await?;
+    sql::sessions::delete_codes(tx, user_id).await?;
+    sql::links::delete_of(tx, user_id).await
+}
+
 /// Begins and ends sessions, and knows tokens.
 #[derive(Clone)]
 pub struct Sessions {
@@ -59,6 +109,7 @@ pub struct Sessions {
     pub(super) hasher: Hasher,
     ttl: TimeDelta,
     idle: TimeDelta,
+    revoked: broadcast::Sender<UserId>,
 }
 
 impl Sessions {
@@ -69,7 +120,19 @@ impl Sessions {
             hasher: Hasher::default(),
             ttl: TimeDelta::hours(ttl_hours.into()),
             idle: TimeDelta::hours(idle_hours.into()),
+            revoked: broadcast::Sender::new(REVOCATIONS_MAX),
         }
+    }
+
+    /// Tells of what ends from now on.
+    pub(crate) fn revocations(&self) -> Revocations {
+        Revocations(self.revoked.subscribe())
+    }
+
+    /// Tell that something of a user's has ended.
+    pub(super) fn tell_revoked(&self, user_id: UserId) {
+        // Nobody listens where there is no stream.
+        let _ = self.revoked.send(user_id);
     }
 
     /// What hashes passwords.
@@ -101,10 +164,11 @@ impl Sessions {
             Verdict::Rehashed(hash) => Some(Some(hash)),
         };
         let enabled = known.filter(|(user, _)| user.disabled_at.is_none());
-        let (Some((user, _)), Some(new_hash)) = (enabled, new_hash) else {
+        let (Some((user, hash)), Some(new_hash)) = (enabled, new_hash) else {
             return Err(IdentityError::WrongPassword);
         };
-        self.begin(user, new_hash, from).await
+        self.begin(user, Proof::Password { hash, new_hash }, from)
+            .await
     }
 
     /// Whether a session of a user was begun from an address, or its network of IPv6.
@@ -121,14 +185,16 @@ impl Sessions {
         Ok(known.iter().any(|known| subscriber_of(known) == from))
     }
 
-    /// Begin a session for a user who has shown who they are.
+    /// Begin a session for a user who has shown who they are, if that holds still: a password takes
+    /// long to verify.
     ///
     /// # Errors
-    /// When the system has no randomness, or the database fails.
+    /// [`IdentityError::WrongPassword`] when it was changed, [`IdentityError::NoSession`] when the user
+    /// was disabled or removed, and when the system has no randomness, or the database fails.
     pub(crate) async fn begin(
         &self,
         user: User,
-        new_hash: Option<String>,
+        shown: Proof,
         from: Origin,
     ) -> Result<NewSession, IdentityError> {
         let token = token::new(token::Kind::Session)?;
@@ -136,8 +202,16 @@ impl Sessions {
         let (user_id, ttl) = (user.id, self.ttl);
         let begun = self.db.write(move |tx| {
             Box::pin(async move {
-                if let Some(hash) = new_hash {
-                    sql::users::set_password(tx, user_id, &hash).await?;
+                let held = sql::users::hold(tx, user_id).await?;
+                match (shown, held) {
+                    (Proof::Password { hash, new_hash }, Some((_, now))) if now == hash => {
+                        if let Some(hash) = new_hash {
+                            sql::users::set_password(tx, user_id, &hash).await?;
+                        }
+                    }
+                    (Proof::Password { .. }, _) => return Err(IdentityError::WrongPassword),
+                    (Proof::Otherwise, Some(_)) => {}
+                    (Proof::Otherwise, None) => return Err(IdentityError::NoSession),
                 }
                 let session = Session {
                     id: SessionId::new(),
@@ -148,7 +222,7 @@ impl Sessions {
                     user_agent: from.user_agent,
                 };
                 sql::sessions::insert(tx, user_id, &session, &token_hash).await?;
-                Ok::<_, StoreError>(session.expires_at)
+                Ok(session.expires_at)
             })
         });
         let expires_at = begun.await?;
@@ -233,7 +307,22 @@ impl Sessions {
                 IdentityError::unless(was_there, "session", id)
             })
         });
-        ended.await
+        ended.await?;
+        self.tell_revoked(user_id);
+        Ok(())
+    }
+
+    /// Whether an API key of a user is good, and the user enabled.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub(crate) async fn is_key_good(
+        &self,
+        user_id: UserId,
+        id: ApiKeyId,
+    ) -> Result<bool, IdentityError> {
+        let key = sql::keys::get(&mut self.db.read().await?, user_id, id).await?;
+        Ok(key.is_some_and(|key| !has_ended(&key, Utc::now())))
     }
 
     /// Change a user's own password; their other sessions end.
@@ -250,8 +339,8 @@ impl Sessions {
         let user = &who.user;
         super::password::check(&new, &user.name)?;
         let known = sql::users::by_name(&mut self.db.read().await?, &user.name).await?;
-        let hash = known.map(|(_, hash)| hash);
-        if self.hasher.verify(current, hash).await? == Verdict::Wrong {
+        let verified = known.map(|(_, hash)| hash);
+        if self.hasher.verify(current, verified.clone()).await? == Verdict::Wrong {
             return Err(IdentityError::WrongPassword);
         }
         let hash = self.hasher.hash(new).await?;
@@ -262,11 +351,17 @@ impl Sessions {
         };
         let changed = self.db.write(move |tx| {
             Box::pin(async move {
-                sql::users::set_password(tx, user_id, &hash).await?;
-                sql::sessions::delete_others(tx, user_id, keep).await
+                // Hashing takes long: another may have changed it meanwhile.
+                let held = sql::users::hold(tx, user_id).await?.map(|(_, hash)| hash);
+                if held.is_none() || held != verified {
+                    return Err(IdentityError::WrongPassword);
+                }
+                Ok(replace_password(tx, user_id, &hash, keep).await?)
             })
         });
-        changed.await.map_err(IdentityError::from)
+        changed.await?;
+        self.tell_revoked(user_id);
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 //! printed, so that nobody else takes a fresh instance over.
 
 use super::capability::Role;
-use super::sessions::{NewSession, Origin};
+use super::sessions::{NewSession, Origin, Proof};
 use super::{IdentityError, Sessions, User, UserId, name, password, sql, token};
 use crate::directory;
 use crate::store::{StoreError, Tx};
@@ -111,6 +111,6 @@ impl Sessions {
             })
         });
         let owner = made.await?;
-        self.begin(owner, None, from).await
+        self.begin(owner, Proof::Otherwise, from).await
     }
 }

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::capability::{AppRole, Role};
-use super::{IdentityError, Sessions, User, UserId, sql};
+use super::capability::{self, AppRole, Role};
+use super::{Caller, IdentityError, Sessions, User, UserId, sql};
 use crate::apps::AppId;
 use crate::directory;
 use crate::store::{Expected, Tx};
@@ -88,31 +88,41 @@ impl Sessions {
     /// end; their API keys do nothing until they are enabled again.
     ///
     /// # Errors
-    /// [`IdentityError::LastOwner`], [`IdentityError::OwnersOnly`] or
-    /// [`IdentityError::NotFound`].
+    /// [`IdentityError::LastOwner`], [`IdentityError::OwnersOnly`], [`IdentityError::NotFound`], or
+    /// [`IdentityError::Forbidden`] when an API key would give more than it may.
     pub async fn change_user(
         &self,
-        by: Role,
+        by: Caller,
         id: UserId,
         change: Change,
         expected: Expected,
     ) -> Result<User, IdentityError> {
-        if change.role == Some(Role::Owner) && by != Role::Owner {
+        if change.role == Some(Role::Owner) && by.user.role != Role::Owner {
             return Err(IdentityError::OwnersOnly);
         }
         let changed = self.db.write(move |tx| {
             Box::pin(async move {
-                let mut user = changeable(tx, by, id, &expected).await?;
+                let before = changeable(tx, by.user.role, id, &expected).await?;
+                let mut user = before.clone();
                 user.role = change.role.unwrap_or(user.role);
                 user.disabled_at = match change.disabled {
                     Some(true) => user.disabled_at.or(Some(tx.now)),
                     Some(false) => None,
                     None => user.disabled_at,
                 };
+                let was_disabled = before.disabled_at.is_some();
+                let is_enabled = was_disabled && user.disabled_at.is_none();
+                if user.role > before.role || is_enabled {
+                    capability::giving_on_instance(&by, user.role).allowed()?;
+                }
                 sql::users::update(tx, &user).await?;
                 owner_stays(tx).await?;
                 if user.disabled_at.is_some() {
                     sql::sessions::delete_others(tx, id, None).await?;
+                }
+                if is_enabled {
+                    // Whoever is enabled begins anew: nothing from before lets anybody in again.
+                    sql::sessions::delete_codes(tx, id).await?;
                 }
                 Ok(user)
             })
@@ -171,9 +181,11 @@ impl Sessions {
     /// Give a user a role in an app.
     ///
     /// # Errors
-    /// [`IdentityError::NotFound`] when there is no such user.
+    /// [`IdentityError::NotFound`] when there is no such user, [`IdentityError::Forbidden`] when an API
+    /// key would give more than it may.
     pub async fn set_member(
         &self,
+        by: Caller,
         app_id: AppId,
         user_id: UserId,
         role: AppRole,
@@ -186,6 +198,9 @@ impl Sessions {
                 expected.check(known.as_ref())?;
                 let user = sql::users::get(tx.conn().await?, user_id).await?;
                 user.ok_or_else(|| IdentityError::not_found("user", user_id))?;
+                if known.is_none_or(|known| known.role < role) {
+                    capability::giving_in_app(&by, role).allowed()?;
+                }
                 Ok(sql::members::set(tx, app_id, user_id, role).await?)
             })
         });

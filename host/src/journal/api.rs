@@ -3,16 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 
 use super::{Channel, Entry, Told, Watch, kinds};
 use crate::apps::AppId;
+use crate::http::admission::Admission;
 use crate::http::endpoints::{Api, Rule, require};
-use crate::http::extract::{SignedIn, app_named};
+use crate::http::extract::app_named;
 use crate::http::problem::{Problem, ProblemType};
-use crate::http::stream::{self, Credential, EventStream, query_values};
-use crate::identity::Caller;
+use crate::http::stream::{self, EventStream, query_values};
 use crate::identity::capability::{self, Capability, Decision};
 use crate::node::Node;
 
@@ -34,43 +32,45 @@ pub fn endpoints() -> Api {
 
 async fn events(
     State(node): State<Arc<Node>>,
-    SignedIn(caller): SignedIn,
+    admission: Admission,
     request: Request,
 ) -> Result<EventStream, Problem> {
     let (parts, _) = request.into_parts();
     let of_app = match query_values(&parts, "app").pop() {
         Some(app) => {
             let app_id = app_named(&node.directory.picture(), &app)?.id;
-            require(&node, &caller, app_id, Capability::SeeApp)?;
+            require(&node, admission.caller(), app_id, Capability::SeeApp)?;
             Some(app_id)
         }
         None => None,
     };
+    // Of an app that they may not see any more nothing would come.
+    let admission = match of_app {
+        Some(_) => admission.taking(Capability::SeeApp, of_app),
+        None => admission,
+    };
     let watch = EventsWatch {
         node: node.clone(),
-        caller: caller.clone(),
-        credential: Credential::of(&node, &parts)?,
+        admission: admission.clone(),
         of_app,
     };
-    stream::of_user(&node, &caller, &parts, Channel::events(), Box::new(watch)).await
+    stream::of_user(&node, admission, &parts, Channel::events(), Box::new(watch)).await
 }
 
 /// What somebody may see of what happens.
 struct EventsWatch {
     node: Arc<Node>,
-    caller: Caller,
-    credential: Credential,
+    admission: Admission,
     of_app: Option<AppId>,
 }
 
 impl Watch for EventsWatch {
     fn ended(&self) -> Option<Told> {
-        let caller = stream::as_of_now(&self.node, &self.caller);
-        caller.is_none().then_some(Told::Expired)
+        stream::ended(&self.admission, &self.node, &Channel::events())
     }
 
     fn shows(&self, entry: &Entry) -> bool {
-        let Some(caller) = stream::as_of_now(&self.node, &self.caller) else {
+        let Ok(caller) = self.admission.caller_now(&self.node) else {
             return false;
         };
         if self.of_app.is_some() && entry.about != self.of_app {
@@ -86,9 +86,5 @@ impl Watch for EventsWatch {
             _ => Capability::ManageDeadLetters,
         };
         require(&self.node, &caller, app_id, needed).is_ok()
-    }
-
-    fn renew(&self) -> BoxFuture<'_, bool> {
-        self.credential.holds(&self.node).boxed()
     }
 }

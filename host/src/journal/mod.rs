@@ -32,7 +32,7 @@ pub use caps::{Cap, Caps, Place, Replay, ReplayLimits, Replays, TooMany, TooMany
 pub use cursors::{Begin, Cursors};
 use fanout::Fanout;
 use nodes::Outgoing;
-pub use subscription::{Subscription, Told, Until, Watch};
+pub use subscription::{Subscription, Told, Watch};
 use sweep::Keep;
 
 /// Where entries are written.

@@ -4,12 +4,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
-use chrono::{DateTime, Utc};
-use futures_util::future::BoxFuture;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
 use super::fanout::Inbox;
 use super::sql::{self, Head};
@@ -41,32 +37,6 @@ pub trait Watch: Send + Sync {
 
     /// Whether this entry may be shown.
     fn shows(&self, entry: &Entry) -> bool;
-
-    /// Whether whoever hears the stream is still let in, where that is [asked](Until::Renewed) now
-    /// and then.
-    fn renew(&self) -> BoxFuture<'_, bool>;
-}
-
-/// For how long somebody is let in.
-#[derive(Debug, Clone, Copy)]
-pub enum Until {
-    /// For as long as they like.
-    Ever,
-    /// Until then.
-    At(DateTime<Utc>),
-    /// Until they are not let in any more: that is asked so often.
-    Renewed(Duration),
-}
-
-impl Until {
-    fn due(self) -> Option<Instant> {
-        let left = match self {
-            Self::Ever => return None,
-            Self::At(at) => (at - Utc::now()).to_std().unwrap_or_default(),
-            Self::Renewed(every) => every,
-        };
-        Some(Instant::now() + left)
-    }
 }
 
 /// A stream.
@@ -84,9 +54,6 @@ pub struct Subscription {
     replay: Option<Replay>,
     /// Whether the journal counts it among those who hear the events of the instance.
     is_counted: bool,
-    until: Until,
-    /// When `until` is looked at.
-    due: Option<Instant>,
     changes: watch::Receiver<u64>,
     watch: Box<dyn Watch>,
 }
@@ -110,7 +77,6 @@ impl Journal {
         self: &Arc<Self>,
         channels: Vec<Channel>,
         begin: &Begin,
-        until: Until,
         changes: watch::Receiver<u64>,
         watch: Box<dyn Watch>,
     ) -> Result<Subscription, StoreError> {
@@ -125,8 +91,6 @@ impl Journal {
             has_ended: false,
             replay: None,
             is_counted: false,
-            due: until.due(),
-            until,
             changes,
             watch,
         };
@@ -236,27 +200,8 @@ impl Subscription {
             // An idle stream is small.
             self.read = VecDeque::new();
             self.replay = None;
-            let due = self.due;
-            let is_due = async {
-                match due {
-                    Some(due) => tokio::time::sleep_until(due).await,
-                    None => std::future::pending().await,
-                }
-            };
             let entry = tokio::select! {
                 biased;
-                () = is_due => {
-                    let is_over = match self.until {
-                        Until::Renewed(_) => !self.watch.renew().await,
-                        _ => true,
-                    };
-                    if is_over {
-                        self.has_ended = true;
-                        return Some(Told::Expired);
-                    }
-                    self.due = self.until.due();
-                    continue;
-                }
                 // Whoever changes things goes only with the process.
                 changed = self.changes.changed() => match changed {
                     Ok(()) => continue,

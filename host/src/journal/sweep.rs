@@ -3,6 +3,7 @@
 use chrono::TimeDelta;
 
 use super::{Channel, sql};
+use crate::apps::AppId;
 use crate::store::{Db, StoreError};
 
 /// How many entries one transaction removes.
@@ -31,8 +32,32 @@ pub const EVENTS: Keep = Keep {
 /// # Errors
 /// When the database fails; what was removed by then stays so.
 pub async fn sweep(db: &Db, keep: impl Fn(&Channel) -> Option<Keep>) -> Result<u64, StoreError> {
+    sweep_after(db, None, |_| true, keep).await
+}
+
+/// The same for the topics of one app.
+///
+/// # Errors
+/// When the database fails; what was removed by then stays so.
+pub async fn sweep_app(
+    db: &Db,
+    app_id: AppId,
+    keep: impl Fn(&Channel) -> Option<Keep>,
+) -> Result<u64, StoreError> {
+    let app_id = app_id.uuid();
+    let topic = "".into();
+    let before_all = Some(Channel { app_id, topic });
+    sweep_after(db, before_all, |channel| channel.app_id == app_id, keep).await
+}
+
+/// Sweep the channels after `after`, up to the first that is none of those wanted.
+async fn sweep_after(
+    db: &Db,
+    mut after: Option<Channel>,
+    is_wanted: impl Fn(&Channel) -> bool,
+    keep: impl Fn(&Channel) -> Option<Keep>,
+) -> Result<u64, StoreError> {
     let mut removed = 0;
-    let mut after = None;
     loop {
         let mut conn = db.read().await?;
         let channels = sql::channels(&mut conn, after.as_ref(), CHANNELS).await?;
@@ -42,6 +67,9 @@ pub async fn sweep(db: &Db, keep: impl Fn(&Channel) -> Option<Keep>) -> Result<u
         };
         after = Some(last.clone());
         for channel in channels {
+            if !is_wanted(&channel) {
+                return Ok(removed);
+            }
             removed += sweep_channel(db, channel.clone(), keep(&channel)).await?;
         }
     }

@@ -10,13 +10,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
-use super::{Entry, Kv, sql};
+use super::{COLLECTION_BYTES_MAX, Entry, KEY_BYTES_MAX, Kv, sql};
 use crate::http::answer::{NoContent, Page};
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::etag::Tagged;
-use crate::http::extract::{Body, Limit, PageQuery, Path, Query, app_named};
+use crate::http::extract::{Body, Limit, PLAIN, PageQuery, Path, Query, app_named};
 use crate::http::openapi::describe::{Operation, Output};
-use crate::http::problem::Problem;
+use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::json::Read;
 use crate::node::Node;
@@ -53,12 +53,47 @@ pub fn endpoints() -> Api {
             set,
         )
         .called("setKvValue", "Give a key a value")
+        .may_fail(&[ProblemType::QuotaUsedUp])
         .delete(
             "/apps/{app}/kv/{collection}/{key}",
             Rule::App(Capability::WriteKv, Of::App),
             remove,
         )
         .called("deleteKvValue", "Remove a key")
+        // The same by the query: of a path, browsers take `.` and `..` out, however they are written.
+        .get(
+            "/apps/{app}/kv-entries",
+            Rule::App(Capability::ReadKv, Of::App),
+            list_named,
+        )
+        .called(
+            "listKvEntriesOf",
+            "List the entries of a collection, whatever it is called",
+        )
+        .get(
+            "/apps/{app}/kv-value",
+            Rule::App(Capability::ReadKv, Of::App),
+            show_named,
+        )
+        .called(
+            "getKvValueOf",
+            "Read the value of a key, whatever it is called",
+        )
+        .put(
+            "/apps/{app}/kv-value",
+            Rule::App(Capability::WriteKv, Of::App),
+            set_named,
+        )
+        .named_by_query()
+        .called("setKvValueOf", "Give a key a value, whatever it is called")
+        .may_fail(&[ProblemType::QuotaUsedUp])
+        .delete(
+            "/apps/{app}/kv-value",
+            Rule::App(Capability::WriteKv, Of::App),
+            remove_named,
+        )
+        .named_by_query()
+        .called("deleteKvValueOf", "Remove a key, whatever it is called")
 }
 
 fn kv(node: &Node, app: &str) -> Result<Kv, Problem> {
@@ -107,6 +142,80 @@ struct ListQuery {
     limit: Limit,
     /// Where to begin: the `next_cursor` of the page before.
     cursor: Option<String>,
+}
+
+/// The same, with the collection.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct EntriesQuery {
+    /// The collection.
+    #[schemars(length(min = 1, max = COLLECTION_BYTES_MAX), regex(pattern = PLAIN))]
+    collection: String,
+    /// Keys that begin so.
+    prefix: Option<String>,
+    /// How many at most.
+    #[serde(default)]
+    limit: Limit,
+    /// Where to begin: the `next_cursor` of the page before.
+    cursor: Option<String>,
+}
+
+/// A key of a collection.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct KeyQuery {
+    /// The collection.
+    #[schemars(length(min = 1, max = COLLECTION_BYTES_MAX), regex(pattern = PLAIN))]
+    collection: String,
+    /// The key.
+    #[schemars(length(min = 1, max = KEY_BYTES_MAX), regex(pattern = PLAIN))]
+    key: String,
+}
+
+async fn list_named(
+    node: State<Arc<Node>>,
+    Path(app): Path<String>,
+    Query(query): Query<EntriesQuery>,
+) -> Result<Json<Page<Entry>>, Problem> {
+    let EntriesQuery {
+        collection,
+        prefix,
+        limit,
+        cursor,
+    } = query;
+    let query = ListQuery {
+        prefix,
+        limit,
+        cursor,
+    };
+    list(node, Path((app, collection)), Query(query)).await
+}
+
+async fn show_named(
+    node: State<Arc<Node>>,
+    Path(app): Path<String>,
+    Query(KeyQuery { collection, key }): Query<KeyQuery>,
+) -> Result<Tagged<Shown>, Problem> {
+    show(node, Path((app, collection, key))).await
+}
+
+async fn set_named(
+    node: State<Arc<Node>>,
+    Path(app): Path<String>,
+    Query(KeyQuery { collection, key }): Query<KeyQuery>,
+    expected: Expected,
+    value: Body<Box<RawValue>>,
+) -> Result<Tagged<NoContent>, Problem> {
+    set(node, Path((app, collection, key)), expected, value).await
+}
+
+async fn remove_named(
+    node: State<Arc<Node>>,
+    Path(app): Path<String>,
+    Query(KeyQuery { collection, key }): Query<KeyQuery>,
+    expected: Expected,
+) -> Result<NoContent, Problem> {
+    remove(node, Path((app, collection, key)), expected).await
 }
 
 async fn list(

@@ -52,22 +52,23 @@ impl KvImports for GuestImports {
         told(Some(store.has(collection, key).await))
     }
 
-    async fn list(
+    async fn list_told(
         &mut self,
         collection: String,
         cursor: Option<String>,
         limit: Option<u32>,
-    ) -> Result<kv::Page, kv::Error> {
+    ) -> Result<kv::ToldPage, kv::Error> {
         let store = self.readable()?;
         let listed = self
             .apart(async move { store.list(collection, "", cursor.as_deref(), limit).await })
             .await;
         let Page { entries, next } = told(listed)?;
-        let entry = |entry: super::Entry| kv::Entry {
+        let entry = |entry: super::Entry| kv::ToldEntry {
             key: entry.key,
             value: entry.value.into(),
+            value_repaired: entry.value_repaired,
         };
-        Ok(kv::Page {
+        Ok(kv::ToldPage {
             entries: entries.into_iter().map(entry).collect(),
             next: next.map(|cursor| cursor.to_string()),
         })
@@ -96,6 +97,12 @@ fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
             what: what.into(),
             bytes: bytes as u64,
             bytes_max: bytes_max as u64,
+        }),
+        // The contract has no word of its own for it.
+        KvError::Full(full) => kv::Error::TooLarge(kv::TooLarge {
+            what: "whole key-value store of the app".into(),
+            bytes: full.bytes,
+            bytes_max: full.bytes_max,
         }),
         KvError::Store(error) => {
             tracing::warn!(%error, "a guest's call to the key-value store failed");

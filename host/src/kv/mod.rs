@@ -7,6 +7,7 @@ pub mod sql;
 use std::borrow::Cow;
 use std::fmt;
 use std::hash::Hash;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -17,6 +18,7 @@ use serde_json::value::RawValue;
 use crate::apps::AppId;
 use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
+use crate::quotas::{KvFull, Meter};
 use crate::store::{Db, ETag, Expected, StoreError, still_witnessed};
 use crate::triggers::firing::{Events, Origin};
 
@@ -60,6 +62,9 @@ pub enum KvError {
         /// The limit.
         bytes_max: usize,
     },
+    /// The app keeps as much as it may.
+    #[error(transparent)]
+    Full(#[from] KvFull),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -277,15 +282,17 @@ impl fmt::Display for Cursor {
 pub struct KvStore {
     db: Db,
     events: Events,
+    quotas: Arc<Meter>,
     value_bytes_max: usize,
 }
 
 impl KvStore {
     /// A store for values of at most `value_bytes_max` bytes, whose mutations fire `events`.
-    pub fn new(db: Db, events: Events, value_bytes_max: usize) -> Self {
+    pub fn new(db: Db, events: Events, quotas: Arc<Meter>, value_bytes_max: usize) -> Self {
         Self {
             db,
             events,
+            quotas,
             value_bytes_max,
         }
     }
@@ -368,7 +375,9 @@ impl Kv {
     /// # Errors
     /// [`KvError`]; nothing was changed.
     pub async fn delete(&self, collection: String, key: String) -> Result<bool, KvError> {
-        self.mutate(collection, key, None).await
+        let removed = self.mutate(collection, key, None).await?;
+        self.store.quotas.note_removed_kv(self.app_id);
+        Ok(removed)
     }
 
     async fn mutate(
@@ -378,6 +387,10 @@ impl Kv {
         value: Option<Value>,
     ) -> Result<bool, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
+        if let Some(value) = &value {
+            let bytes = collection.as_str().len() + key.as_str().len() + value.as_str().len();
+            self.store.quotas.count_kv(self.app_id, bytes as u64)?;
+        }
         let KvStore { db, events, .. } = self.store.clone();
         let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
         let is_heard = !listening.is_empty();
@@ -433,27 +446,19 @@ impl Kv {
             .transpose()?;
         let after = cursor.map_or(String::new(), |cursor| cursor.after);
         let mut conn = self.store.db.read().await?;
-        let mut rows = sql::page(
+        let page = sql::page(
             &mut conn,
             self.app_id,
             &collection,
             prefix,
             &after,
-            limit + 1,
-        )
-        .await?;
-        let mut bytes = 0;
-        let fitting = rows
-            .iter()
-            .take(limit as usize)
-            .take_while(|(_, value)| {
-                let fits = bytes < PAGE_BYTES;
-                bytes += value.len();
-                fits
-            })
-            .count();
-        let more = rows.len() > fitting;
-        rows.truncate(fitting);
+            limit,
+            PAGE_BYTES,
+        );
+        let sql::Entries {
+            entries: rows,
+            more,
+        } = page.await?;
         let next = match rows.last() {
             Some((key, _)) if more => Some(Cursor::after(&collection, key)),
             _ => None,

@@ -4,7 +4,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use chrono::{DateTime, Utc};
 
-use super::{Collection, Key, Stored, Value};
+use super::{Collection, Key, PAGE_BYTES, Stored, Value};
 use crate::apps::AppId;
 use crate::dispatch::sql::{self as outbox, Placed};
 use crate::dispatch::{Delivery, Fence};
@@ -62,7 +62,67 @@ pub async fn has(
     Ok(count > 0)
 }
 
-/// The entries whose keys begin with `prefix`, after the key `after`, at most `limit`.
+/// Some entries, and whether there are more after them.
+pub struct Entries<Entry> {
+    /// The entries.
+    pub entries: Vec<Entry>,
+    /// Whether there are more.
+    pub more: bool,
+}
+
+/// An entry with how many were found before the bytes were counted.
+#[derive(sqlx::FromRow)]
+struct FoundRow {
+    collection: String,
+    key: String,
+    value: String,
+    found: i64,
+}
+
+/// The text of a statement that reads entries up to the one that takes them over so many bytes. A
+/// macro, because a statement's text is a literal.
+///
+/// The sizes are summed before a value is read: on both databases the length of a stored text is
+/// known without the text. `materialized` keeps SQLite from carrying the values through the sum.
+macro_rules! bounded_entries {
+    ($where:literal, $limit:literal, $bytes_max:literal) => {
+        concat!(
+            "with sized as materialized (
+                select collection, key, octet_length(value) as bytes from kv
+                where app_id = $1 and ",
+            $where,
+            " order by collection, key limit ",
+            $limit,
+            " + 1
+            ), summed as materialized (
+                select collection, key, row_number() over places as place,
+                       sum(bytes) over places - bytes as before
+                from sized window places as (order by collection, key)
+            )
+            select kv.collection, kv.key, kv.value, (select count(*) from sized) as found
+            from summed cross join kv
+            where kv.app_id = $1 and kv.collection = summed.collection and kv.key = summed.key
+              and summed.place <= ",
+            $limit,
+            " and summed.before < ",
+            $bytes_max,
+            " order by kv.collection, kv.key"
+        )
+    };
+}
+
+impl<Entry> Entries<Entry> {
+    fn of(rows: Vec<FoundRow>, entry: impl Fn(FoundRow) -> Entry) -> Self {
+        let found = rows.first().map_or(0, |row| row.found);
+        Self {
+            more: found > rows.len() as i64,
+            entries: rows.into_iter().map(entry).collect(),
+        }
+    }
+}
+
+/// The entries whose keys begin with `prefix`, after the key `after`: at most `limit`, up to the one
+/// whose value takes them over `bytes_max`. What does not fit is not read.
 pub async fn page(
     conn: &mut Conn,
     app_id: AppId,
@@ -70,14 +130,16 @@ pub async fn page(
     prefix: &str,
     after: &str,
     limit: u32,
-) -> Result<Vec<(String, String)>, StoreError> {
-    const SQL: &str = "
-        select key, value from kv
-        where app_id = $1 and collection = $2 and key > $3 and key >= $4 and key <= $5
-        order by key limit $6";
+    bytes_max: usize,
+) -> Result<Entries<(String, String)>, StoreError> {
+    const SQL: &str = bounded_entries!(
+        "collection = $2 and key > $3 and key >= $4 and key <= $5",
+        "$6",
+        "$7"
+    );
     // The greatest character: keys are compared as their bytes on both databases.
     let last = format!("{prefix}{}", char::MAX.to_string().repeat(4));
-    Ok(on!(conn, |c| {
+    let rows: Vec<FoundRow> = on!(conn, |c| {
         sqlx::query_as(SQL)
             .bind(app_id)
             .bind(collection.as_str())
@@ -85,32 +147,36 @@ pub async fn page(
             .bind(prefix)
             .bind(&last)
             .bind(i64::from(limit))
+            .bind(i64::try_from(bytes_max).unwrap_or(i64::MAX))
             .fetch_all(c)
             .await
-    })?)
+    })?;
+    Ok(Entries::of(rows, |row| (row.key, row.value)))
 }
 
-/// The entries of all collections after this key of this collection, at most `limit`, with their
-/// collections.
+/// The entries of all collections after this key of this collection, at most `limit` and as many
+/// bytes as a page has, with their collections.
 pub async fn page_of_all(
     conn: &mut Conn,
     app_id: AppId,
     after_collection: &str,
     after_key: &str,
     limit: u32,
-) -> Result<Vec<(String, String, String)>, StoreError> {
-    const SQL: &str = "
-        select collection, key, value from kv
-        where app_id = $1 and (collection, key) > ($2, $3) order by collection, key limit $4";
-    Ok(on!(conn, |c| {
+) -> Result<Entries<(String, String, String)>, StoreError> {
+    const SQL: &str = bounded_entries!("(collection, key) > ($2, $3)", "$4", "$5");
+    let rows: Vec<FoundRow> = on!(conn, |c| {
         sqlx::query_as(SQL)
             .bind(app_id)
             .bind(after_collection)
             .bind(after_key)
             .bind(i64::from(limit))
+            .bind(i64::try_from(PAGE_BYTES).unwrap_or(i64::MAX))
             .fetch_all(c)
             .await
-    })?)
+    })?;
+    Ok(Entries::of(rows, |row| {
+        (row.collection, row.key, row.value)
+    }))
 }
 
 /// Add entries to an app that has none of these keys; no trigger hears of it.

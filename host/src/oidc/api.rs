@@ -20,12 +20,12 @@ use super::{OidcError, Settings};
 use crate::audit::Actor;
 use crate::http::cookie::Browser;
 use crate::http::endpoints::{Address, Api, Rule, Told};
-use crate::http::extract::{Body, Query, checked_name};
+use crate::http::extract::{Body, Guess, Query, checked_name};
 use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::User;
 use crate::identity::api::{Begun, origin};
-use crate::identity::sessions::Origin;
+use crate::identity::sessions::{Origin, Proof};
 use crate::node::Node;
 
 /// Where a provider sends browsers back to, below the root of the API.
@@ -278,7 +278,7 @@ async fn come_to(
     page: &str,
 ) -> Result<Response, Problem> {
     let actor = actor(&user);
-    let session = node.sessions.begin(user, None, from).await?;
+    let session = node.sessions.begin(user, Proof::Otherwise, from).await?;
     let cookie = browser.cookie()?.set(&session.token, session.expires_at)?;
     let mut response = sent_to(page, [cookie])?;
     response.extensions_mut().insert(actor);
@@ -318,15 +318,14 @@ struct Redeem {
 
 async fn redeem(
     State(node): State<Arc<Node>>,
-    Extension(address): Extension<Address>,
+    Guess(address): Guess,
     headers: HeaderMap,
     Body(given): Body<Redeem>,
 ) -> Result<Begun<200>, Problem> {
-    node.guesses.count(&address.0)?;
     provider(&node)?;
     let user = handover::redeem(&node.sessions, &given.code, &given.code_verifier).await?;
     let from = origin(address, &headers);
-    let session = node.sessions.begin(user, None, from).await?;
+    let session = node.sessions.begin(user, Proof::Otherwise, from).await?;
     let cookie = None;
     Ok(Begun { session, cookie })
 }

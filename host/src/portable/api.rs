@@ -2,26 +2,26 @@
 
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Method, header};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{FORMAT, IMPORT_BYTES_MAX, Import, ImportError, Terms, export};
+use super::{FORMAT, Import, ImportError, Terms, export};
 use crate::apps::api::checked_hosts;
 use crate::apps::{AppId, HostPattern, Slug};
 use crate::archive;
 use crate::http::API_ROOT;
 use crate::http::answer::{Created, With, Zip};
 use crate::http::endpoints::{Api, Of, Rule};
-use crate::http::extract::{Path, Query, SignedIn, app_named, check_ttl, checked_name};
+use crate::http::extract::{Archive, Path, Query, SignedIn, app_named, check_ttl, checked_name};
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
 use crate::pubsub::api::check_opening;
 use crate::scripts::Kind;
 use crate::scripts::api::{checked_limits, checked_source};
+use crate::scripts::runner::CheckedCode;
 use crate::store::{StoreError, snapshot};
 use crate::triggers::api::check_idempotency;
 
@@ -47,6 +47,7 @@ pub fn endpoints() -> Api {
             ProblemType::RouteConflict,
             ProblemType::NameTaken,
             ProblemType::InvalidSource,
+            ProblemType::Overloaded,
         ])
 }
 
@@ -138,10 +139,8 @@ async fn import_app(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
     Query(query): Query<ImportQuery>,
-    body: Body,
+    Archive(file): Archive,
 ) -> Result<With<Created<Imported>>, Problem> {
-    let file = axum::body::to_bytes(body, IMPORT_BYTES_MAX).await;
-    let file = file.map_err(|_| Problem::body_too_large(IMPORT_BYTES_MAX))?;
     let terms = Terms {
         slug: query.slug,
         with_domains: query.domains,
@@ -152,6 +151,7 @@ async fn import_app(
     let mut import = reading.await.map_err(Problem::internal)??;
     checked_name("name", &import.app.name)?;
     import.app.hosts = checked_hosts(&node, import.app.hosts)?;
+    let mut checked = Vec::new();
     for (script, versions) in &import.scripts {
         let within = |problem: Problem| problem.with("script", script.name.as_str());
         checked_name("name", &script.name).map_err(within)?;
@@ -163,8 +163,8 @@ async fn import_app(
         }
         // What is not current is kept as it is: it ran once.
         if let Some((_, current)) = versions.first() {
-            let checked = node.runner.check(&import.app, script.kind, current).await;
-            checked.map_err(|error| within(error.into()))?;
+            let looked = node.runner.check(&import.app, script.kind, current).await;
+            checked.push(looked.map_err(|error| within(error.into()))?);
         }
     }
     for route in &import.routes {
@@ -198,6 +198,7 @@ async fn import_app(
         secrets_to_set: import.secrets.clone(),
     };
     Arc::new(import).write(&node.db).await?;
+    checked.into_iter().for_each(CheckedCode::keep);
     node.refresh_directory().await;
     let location = format!("{API_ROOT}/apps/{}", imported.app.id);
     let location = location.parse().map_err(Problem::internal)?;

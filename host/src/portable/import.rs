@@ -513,6 +513,11 @@ fn batches<T>(items: &[T], rows_max: usize, bytes_of: impl Fn(&T) -> usize) -> V
     runs
 }
 
+/// What an entry takes in memory besides its bytes.
+const ENTRY_OVERHEAD_BYTES: usize = 160;
+/// What all entries of an import may take in memory.
+const KV_BYTES_MAX: usize = 256 << 20;
+
 fn read_kv(
     archive: &mut Reader<Cursor<Bytes>>,
     value_bytes_max: usize,
@@ -522,6 +527,7 @@ fn read_kv(
     }
     let mut lines = archive.entry(KV)?;
     let mut entries = Vec::new();
+    let mut taken = 0;
     while let Some(line) = lines.next_line()? {
         let parsed: Result<(String, String, String), _> = serde_json::from_slice(&line);
         let (collection, key, value) = parsed.map_err(|error| lines.damaged(error))?;
@@ -530,7 +536,14 @@ fn read_kv(
             let key = Key::parse(key)?;
             Ok((collection, key, Value::parse(value, value_bytes_max)?))
         };
-        entries.push(entry().map_err(|error| lines.damaged(error))?);
+        let entry = entry().map_err(|error| lines.damaged(error))?;
+        // Small ones take more than they have bytes, and a file of a few kilobytes may have millions.
+        taken += entry_bytes(&entry) + ENTRY_OVERHEAD_BYTES;
+        if taken > KV_BYTES_MAX {
+            let problem = "there are more entries than an import takes; write them with `picloud kv`, or through a script";
+            return Err(lines.damaged(problem).into());
+        }
+        entries.push(entry);
     }
     Ok(entries)
 }

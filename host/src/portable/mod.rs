@@ -236,13 +236,13 @@ pub async fn export(
         let mut after = (String::new(), String::new());
         loop {
             let page = kv::sql::page_of_all(conn, app, &after.0, &after.1, KV_PAGE).await?;
-            let Some((collection, key, _)) = page.last() else {
+            let Some((collection, key, _)) = page.entries.last() else {
                 break;
             };
             after = (collection.clone(), key.clone());
             let mut lines = Vec::new();
             // As they are read: a file has no value that an import refuses.
-            for (collection, key, value) in page {
+            for (collection, key, value) in page.entries {
                 let entry = (collection, key, Stored::new(value).into_text());
                 serde_json::to_writer(&mut lines, &entry).map_err(std::io::Error::from)?;
                 lines.push(b'\n');

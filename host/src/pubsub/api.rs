@@ -5,8 +5,6 @@ use std::sync::Arc;
 use axum::Json;
 use axum::extract::{Request, State};
 use chrono::{DateTime, Utc};
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -18,13 +16,13 @@ use super::{AuthMode, OpenTopic, PubSubError, Topic, sql};
 use crate::apps::AppId;
 use crate::cors::{self, LIST_MAX};
 use crate::directory;
+use crate::http::admission::Admission;
 use crate::http::answer::{NoContent, Page};
-use crate::http::endpoints::{Api, Of, Rule, require};
+use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::etag::Tagged;
-use crate::http::extract::{Body, PageQuery, Path, Query, SignedIn, app_named};
+use crate::http::extract::{Body, PageQuery, Path, Query, app_named};
 use crate::http::problem::{Problem, ProblemType};
-use crate::http::stream::{self, Credential, EventStream};
-use crate::identity::Caller;
+use crate::http::stream::{self, EventStream};
 use crate::identity::capability::Capability;
 use crate::journal::{Channel, Entry, Told, Watch};
 use crate::node::Node;
@@ -245,7 +243,7 @@ async fn publish(
 /// those whom its mode lets in.
 async fn follow(
     State(node): State<Arc<Node>>,
-    SignedIn(caller): SignedIn,
+    admission: Admission,
     Path((app, topic)): Path<(String, String)>,
     request: Request,
 ) -> Result<EventStream, Problem> {
@@ -255,22 +253,20 @@ async fn follow(
     let channel = Channel::of_topic(app_id, topic.as_str());
     let watch = ManagerWatch {
         node: node.clone(),
-        caller: caller.clone(),
-        credential: Credential::of(&node, &parts)?,
+        admission: admission.clone(),
         app_id,
         topic,
     };
     if !watch.is_open() {
         return Err(PubSubError::NotOpen(watch.topic.as_str().to_owned()).into());
     }
-    stream::of_user(&node, &caller, &parts, channel, Box::new(watch)).await
+    stream::of_user(&node, admission, &parts, channel, Box::new(watch)).await
 }
 
 /// Whether somebody who manages topics may hear one, still.
 struct ManagerWatch {
     node: Arc<Node>,
-    caller: Caller,
-    credential: Credential,
+    admission: Admission,
     app_id: AppId,
     topic: Topic,
 }
@@ -285,20 +281,13 @@ impl ManagerWatch {
 
 impl Watch for ManagerWatch {
     fn ended(&self) -> Option<Told> {
-        let Some(caller) = stream::as_of_now(&self.node, &self.caller) else {
-            return Some(Told::Expired);
-        };
-        let manages = require(&self.node, &caller, self.app_id, Capability::ManageTopics).is_ok();
-        let reset = || Told::Reset(Channel::of_topic(self.app_id, self.topic.as_str()));
-        (!manages || !self.is_open()).then(reset)
+        let channel = Channel::of_topic(self.app_id, self.topic.as_str());
+        let ended = stream::ended(&self.admission, &self.node, &channel);
+        ended.or_else(|| (!self.is_open()).then_some(Told::Reset(channel)))
     }
 
     fn shows(&self, _: &Entry) -> bool {
         true
-    }
-
-    fn renew(&self) -> BoxFuture<'_, bool> {
-        self.credential.holds(&self.node).boxed()
     }
 }
 

@@ -47,10 +47,10 @@ impl PubSubImports for GuestImports {
         ttl_seconds: Option<i64>,
     ) -> Result<String, wit::Error> {
         self.may_publish()?;
-        let (pubsub, app_id) = (self.pubsub.clone(), self.app_id);
+        let (pubsub, app_id, by) = (self.pubsub.clone(), self.app_id, self.acts_for);
         let made = self.apart(async move {
             pubsub
-                .subscriber_token(app_id, &topics, subject, ttl_seconds)
+                .subscriber_token(app_id, &topics, subject, ttl_seconds, by)
                 .await
         });
         told(made.await)

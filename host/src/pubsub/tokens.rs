@@ -15,6 +15,8 @@ use super::topics::parse_glob;
 use super::{PubSub, PubSubError, sql};
 use crate::apps::AppId;
 use crate::directory::{self, Picture};
+use crate::identity::capability::{self, Capability, Decision};
+use crate::identity::{Caller, Maker, UserId, Via};
 use crate::secrets::master_key::{MasterKeys, Sealed};
 use crate::triggers::Glob;
 
@@ -101,6 +103,9 @@ struct Claims {
     exp: i64,
     /// Makes it the only one of its kind.
     id: uuid::Uuid,
+    /// Whoever the script ran for that made it; none where it ran for nobody, as the gate of its app.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    by: Option<Maker>,
 }
 
 /// A token that is good.
@@ -112,6 +117,8 @@ pub struct Grant {
     /// What it is counted by.
     pub id: [u8; 16],
     key: i64,
+    /// Who made it, where it is good for no longer than they may.
+    pub made_by: Option<Maker>,
 }
 
 impl Grant {
@@ -120,11 +127,29 @@ impl Grant {
         self.topics.iter().any(|glob| glob.matches(topic))
     }
 
-    /// Whether its key is still good.
+    /// Whether its key is still good, and whoever made it may still make such tokens, as far as the
+    /// directory knows: it knows no API keys.
     pub fn holds(&self, picture: &Picture, app_id: AppId) -> bool {
-        let keys = picture.subscriber_keys(app_id);
-        keys.iter().any(|key| key.number == self.key)
+        let now = Utc::now();
+        let is_good = |key: &SubscriberKey| key.good_until.is_none_or(|until| until > now);
+        let mut keys = picture.subscriber_keys(app_id).iter();
+        let has_key = keys.any(|key| key.number == self.key && is_good(key));
+        has_key
+            && self
+                .made_by
+                .is_none_or(|by| may_make(picture, app_id, by.user_id))
     }
+}
+
+/// Whether a user may have scripts make tokens in an app.
+fn may_make(picture: &Picture, app_id: AppId, user_id: UserId) -> bool {
+    picture.app(app_id).is_some()
+        && picture.user(user_id).is_some_and(|user| {
+            let (user, via) = (user.clone(), Via::Trigger);
+            let who = Caller { user, via };
+            let role = picture.role(app_id, user_id);
+            capability::in_app(&who, role, app_id, Capability::Publish) == Decision::Allowed
+        })
 }
 
 /// Why a token is not good.
@@ -139,7 +164,7 @@ pub enum BadToken {
 }
 
 impl PubSub {
-    /// A token for whoever a script lets in.
+    /// A token for whoever a script lets in, which runs for `by`, if for anybody.
     ///
     /// # Errors
     /// [`PubSubError`] says what is wrong with what was asked for.
@@ -149,6 +174,7 @@ impl PubSub {
         topics: &[String],
         subject: Option<String>,
         ttl_s: Option<i64>,
+        by: Option<Maker>,
     ) -> Result<String, PubSubError> {
         if !(1..=TOPICS_MAX).contains(&topics.len()) {
             return Err(PubSubError::TokenTopics);
@@ -167,6 +193,7 @@ impl PubSub {
             sub: subject,
             exp: (Utc::now() + self.limits.token_ttl.clamp(ttl_s)).timestamp(),
             id: uuid::Uuid::new_v4(),
+            by,
         };
         if let Some(token) = self.signed(app_id, &mut claims) {
             return Ok(token);
@@ -224,6 +251,7 @@ impl PubSub {
             expires_at,
             id: claims.id.into_bytes(),
             key: claims.key,
+            made_by: claims.by,
         })
     }
 

@@ -19,7 +19,10 @@ use crate::node::Node;
 pub fn endpoints() -> Api {
     Api::default()
         .post("/gc", Rule::Instance(Capability::ManageInstance), gc)
-        .called("collectGarbage", "Remove what is past its retention")
+        .called(
+            "collectGarbage",
+            "Remove what is past its retention or beyond a quota",
+        )
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -48,7 +51,11 @@ async fn gc(
             // What is only there to be told again is not counted.
             let picture = node.directory.picture();
             journal::sweep::sweep(&node.db, |channel| channel.keep(&picture)).await?;
-            retention.sweep(&node.db).await?
+            let mut removed = retention.sweep(&node.db).await?;
+            let beyond = node.quotas.enforce().await;
+            removed.dead_letters += beyond.dead_letters;
+            removed.executions += beyond.executions;
+            removed
         }
     };
     let dry_run = query.dry_run;

@@ -21,7 +21,7 @@ pub mod function {
         with: {
             "picloud:function/types@1.0.0": super::rhai::picloud::function::types,
             "picloud:context/context@1.0.0": super::rhai::picloud::context::context,
-            "picloud:kv/kv@1.0.0": super::rhai::picloud::kv::kv,
+            "picloud:kv/kv@1.1.0": super::rhai::picloud::kv::kv,
             "picloud:log/log@1.0.0": super::rhai::picloud::log::log,
             "picloud:dead-letters/dead-letters@1.1.0": super::rhai::picloud::dead_letters::dead_letters,
             "picloud:secrets/secrets@1.0.0": super::rhai::picloud::secrets::secrets,

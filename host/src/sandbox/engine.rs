@@ -1,28 +1,34 @@
 //! The engine, its pool, the threads that guests run on, and the guests that are loaded.
 
-use std::any::Any;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use tokio::sync::Semaphore;
+use arc_swap::ArcSwap;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 use wasmtime::component::{HasSelf, Linker};
 use wasmtime::{
     Config, Enabled, Engine, InstanceAllocationStrategy, OptLevel, PoolingAllocationConfig,
 };
 
-use super::artifact::{Artifacts, Compiled};
-use super::bindings::{context, dead_letters, function, kv, log, pubsub, rhai, secrets, types};
-use super::compile::{self, CompileError};
+use super::artifact::{Artifacts, Cached};
+use super::bindings::{context, dead_letters, kv, log, pubsub, rhai, secrets, types};
+use super::compile::CompileLimits;
+use super::components;
+use super::confine;
+use super::fair_queue::{FairQueue, Patience, Place, Room};
 use super::imports::Imports;
+use super::limiter::{Memory, memory};
 use super::run::{self, State};
+use super::turns::Turns;
 use super::{Job, Outcome, Program, ProgramError, Report, wasi};
 
 /// How often guests that compute look up: it bounds how late a deadline is noticed and how
 /// long one guest holds its thread.
 const EPOCH_TICK: Duration = Duration::from_millis(10);
+/// After how many polls the guests' runtime looks for timers that are due.
+const EVENTS_EVERY: u32 = 8;
 /// The stack of a guest. Rhai's deepest recursion needs less than half of it.
 const WASM_STACK_BYTES: usize = 1024 * 1024;
 /// The stack of the fibre that a guest runs on: the guest's own, and the host's calls on top.
@@ -36,11 +42,14 @@ const TABLE_ELEMENTS: usize = 10_000;
 /// How much of a slot's memory stays mapped between two executions. With `pagemap_scan` only
 /// the pages that were written are reset; without it, keeping them made things slower.
 const KEEP_RESIDENT_BYTES: usize = 6 * 1024 * 1024;
-/// How many uploads are compiled at once: each takes a core, and memory up to a limit of its own.
-const COMPILING_AT_ONCE: usize = 2;
+/// How many unused slots keep the memory of their last instance, if more have not been used at once for
+/// a while.
+pub(super) const WARM_SLOTS: u32 = 64;
 /// Instances beyond those that the gate lets in: validation of sources, and the moment
 /// between a place at the gate and the slot that becomes free.
 const SPARE_INSTANCES: u32 = 64;
+/// How many sources may wait to be compiled; one has a mebibyte at most.
+const SOURCES_WAITING: usize = 256;
 /// Memory maps that an execution needs, with room to spare; the kernel bounds their number
 /// (`vm.max_map_count`), and past it nothing in the process works any more.
 const MAPS_PER_EXECUTION: u32 = 12;
@@ -61,6 +70,14 @@ pub struct SandboxConfig {
     pub threads: usize,
     /// The largest memory that an execution may be given.
     pub memory_bytes_max: u64,
+    /// The memory that all executions may hold together.
+    pub memory_bytes_of_all: u64,
+    /// What compiling one uploaded component may use up.
+    pub compile: CompileLimits,
+    /// About how many bytes of compiled code are kept.
+    pub cache_bytes_max: u64,
+    /// The apps whose guests' clocks are not coarsened.
+    pub precise_clock_apps: Vec<Uuid>,
 }
 
 /// Why there is no sandbox.
@@ -82,8 +99,9 @@ impl From<wasmtime::Error> for SandboxError {
 
 /// Runs guests whose imports are answered by `I`.
 pub struct Sandbox<I: 'static> {
-    shared: Arc<Shared<I>>,
+    pub(super) shared: Arc<Shared<I>>,
     guests: tokio::runtime::Handle,
+    turns: Arc<Turns>,
     /// Dropping it ends the guests' threads; in the background, because it may be dropped
     /// inside another runtime.
     runtime: Option<tokio::runtime::Runtime>,
@@ -93,37 +111,44 @@ pub struct Sandbox<I: 'static> {
 /// What all executions share.
 pub(super) struct Shared<I: 'static> {
     pub(super) engine: Engine,
-    pub(super) rhai: rhai::RhaiPre<State<I>>,
-    linker: Linker<State<I>>,
-    artifacts: Artifacts,
-    /// Places for compilers.
-    compiling: Arc<Semaphore>,
+    /// The interpreter; loaded again where its instances' slots keep too much: see [`super::trim`].
+    pub(super) rhai: ArcSwap<rhai::RhaiPre<State<I>>>,
+    pub(super) linker: Linker<State<I>>,
+    pub(super) artifacts: Artifacts,
+    /// What guests hold of the memory.
+    pub(super) memory: Arc<Memory>,
+    /// Uploaded components that are to be compiled.
+    pub(super) components: FairQueue,
+    /// Rhai sources that are to be compiled.
+    sources: FairQueue,
+    pub(super) compile: CompileLimits,
+    /// The packed interpreter, whose code is always kept.
+    pub(super) guest: &'static [u8],
+    pub(super) cache_bytes_max: u64,
+    pub(super) precise_clock_apps: Vec<Uuid>,
 }
 
 impl<I: Imports> Shared<I> {
-    /// A component that was compiled, ready to be instantiated.
-    fn linked(
-        &self,
-        component: &wasmtime::component::Component,
-    ) -> Result<function::FunctionPre<State<I>>, CompileError> {
-        compile::check_world(&self.engine, component)?;
-        let pre = self.linker.instantiate_pre(component);
-        let pre = pre.and_then(function::FunctionPre::new);
-        pre.map_err(|error| CompileError::WrongWorld(format!("{error:#}")))
+    /// The interpreter, loaded once more.
+    ///
+    /// # Errors
+    /// [`SandboxError`].
+    pub(super) fn load_interpreter(&self) -> Result<rhai::RhaiPre<State<I>>, SandboxError> {
+        interpreter(&self.engine, &self.linker, &self.artifacts, self.guest)
     }
 }
 
-/// An uploaded component, loaded and linked; clones share it.
-#[derive(Clone)]
-pub struct Component {
-    /// A `FunctionPre<State<I>>`, whose `I` its users need not know.
-    pre: Arc<dyn Any + Send + Sync>,
-}
-
-impl Component {
-    pub(super) fn pre<I: Imports>(&self) -> Option<&function::FunctionPre<State<I>>> {
-        self.pre.downcast_ref()
-    }
+/// The packed interpreter, ready to be instantiated; the first time it is compiled.
+fn interpreter<I: Imports>(
+    engine: &Engine,
+    linker: &Linker<State<I>>,
+    artifacts: &Artifacts,
+    packed: &[u8],
+) -> Result<rhai::RhaiPre<State<I>>, SandboxError> {
+    let component = artifacts.load_or_compile(engine, packed, |wasm| {
+        Ok::<_, SandboxError>(engine.precompile_component(wasm)?)
+    })?;
+    Ok(rhai::RhaiPre::new(linker.instantiate_pre(&component)?)?)
 }
 
 impl<I: Imports> Sandbox<I> {
@@ -149,10 +174,11 @@ impl<I: Imports> Sandbox<I> {
         let engine = Engine::new(&engine_config)?;
         let artifacts = Artifacts::open(config.cache_dir, config.key)?;
         let linker = linker(&engine)?;
-        let guest = artifacts.load_or_compile(&engine, config.guest, |wasm| {
-            Ok::<_, SandboxError>(engine.precompile_component(wasm)?)
-        })?;
-        let rhai = rhai::RhaiPre::new(linker.instantiate_pre(&guest)?)?;
+        let rhai = interpreter(&engine, &linker, &artifacts, config.guest)?;
+        artifacts.sweep(&engine, config.guest, config.cache_bytes_max);
+        if !confine::has_landlock() {
+            tracing::warn!("the kernel has no Landlock; the compiler of uploads goes without");
+        }
         tick(&engine);
         let threads = match config.threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
@@ -161,17 +187,28 @@ impl<I: Imports> Sandbox<I> {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("guest")
+            // A poll may take a tick, and the next guest is ready by then: timers, and those whom
+            // the host has answered, are not to wait for 61 of them.
+            .event_interval(EVENTS_EVERY)
+            .global_queue_interval(1)
             .enable_all()
             .build()?;
         Ok(Self {
             shared: Arc::new(Shared {
                 engine,
-                rhai,
+                rhai: ArcSwap::from_pointee(rhai),
                 linker,
                 artifacts,
-                compiling: Arc::new(Semaphore::new(COMPILING_AT_ONCE)),
+                memory: memory(config.memory_bytes_of_all),
+                components: components::queue(),
+                sources: FairQueue::new(sources(threads)),
+                compile: config.compile,
+                guest: config.guest,
+                cache_bytes_max: config.cache_bytes_max,
+                precise_clock_apps: config.precise_clock_apps,
             }),
             guests: runtime.handle().clone(),
+            turns: Turns::new(threads),
             runtime: Some(runtime),
             executions_max,
         })
@@ -185,7 +222,9 @@ impl<I: Imports> Sandbox<I> {
 
     /// Run a job. It ends, at its next yield, when the returned future is dropped.
     pub async fn execute(&self, job: Job<I>) -> Report {
-        let running = AbortOnDropHandle::new(self.guests.spawn(run::run(self.shared.clone(), job)));
+        let app = job.context.app_id;
+        let running = self.turns.share(app, run::run(self.shared.clone(), job));
+        let running = AbortOnDropHandle::new(self.guests.spawn(running));
         running.await.unwrap_or_else(|error| {
             metrics::counter!("picloud_sandbox_panics_total").increment(1);
             Report {
@@ -198,51 +237,54 @@ impl<I: Imports> Sandbox<I> {
         })
     }
 
-    /// Compile a Rhai source, in an instance of its own. Nothing is run, so nothing calls
-    /// `imports`.
+    /// Compile a Rhai source of an app, in an instance of its own, once it is the app's turn. Nothing
+    /// is run, so nothing calls `imports`.
     ///
     /// # Errors
     /// [`ProgramError`] says what is wrong with it.
-    pub async fn program(&self, source: Arc<str>, imports: I) -> Result<Program, ProgramError> {
-        let compiling = run::compile(self.shared.clone(), source, imports);
-        let compiled = self.guests.spawn(compiling).await;
+    pub async fn program(
+        &self,
+        app: Uuid,
+        source: Arc<str>,
+        imports: I,
+    ) -> Result<Program, ProgramError> {
+        let place = self.shared.sources.place(app, Patience::Unbounded).await?;
+        self.compile(app, place, source, imports).await
+    }
+
+    /// The same, unless too many wait for it.
+    ///
+    /// # Errors
+    /// [`ProgramError::QueueFull`], and those of [`program`](Self::program).
+    pub async fn program_if_room(
+        &self,
+        app: Uuid,
+        source: Arc<str>,
+        imports: I,
+    ) -> Result<Program, ProgramError> {
+        let place = self.shared.sources.place(app, Patience::Bounded).await?;
+        self.compile(app, place, source, imports).await
+    }
+
+    async fn compile(
+        &self,
+        app: Uuid,
+        place: Place,
+        source: Arc<str>,
+        imports: I,
+    ) -> Result<Program, ProgramError> {
+        let compiling = run::compile(self.shared.clone(), app, source, imports);
+        let compiling = self.turns.share(app, compiling);
+        let compiled = self.guests.spawn(async move {
+            // Held until it has ended, whoever waited for it and has left.
+            let _place = place;
+            compiling.await
+        });
+        let compiled = compiled.await;
         compiled.unwrap_or_else(|error| {
             let problem = format!("compiling ended without a result: {error}");
             Err(ProgramError::Ended(Outcome::Platform(problem)))
         })
-    }
-
-    /// Check an uploaded component and compile it, in a child process with limits, unless that
-    /// was done before; then load it.
-    ///
-    /// # Errors
-    /// [`CompileError`] says what is wrong with it.
-    pub async fn component(&self, wasm: Bytes) -> Result<Component, CompileError> {
-        compile::check(&wasm)?;
-        let ended = |error: String| CompileError::Failed(error);
-        let (shared, code) = (self.shared.clone(), wasm.clone());
-        let loading = tokio::task::spawn_blocking(move || {
-            let loaded = shared.artifacts.load(&shared.engine, &code)?;
-            Some(shared.linked(&loaded))
-        });
-        let loaded = loading.await.map_err(|error| ended(error.to_string()))?;
-        if let Some(pre) = loaded {
-            let pre = Arc::new(pre?);
-            return Ok(Component { pre });
-        }
-        let permit = self.shared.compiling.clone().acquire_owned().await;
-        let permit = permit.map_err(|error| ended(error.to_string()))?;
-        let shared = self.shared.clone();
-        let compiling = tokio::task::spawn_blocking(move || {
-            let (artifacts, engine) = (&shared.artifacts, &shared.engine);
-            let compiled = artifacts.load_or_compile(engine, &wasm, compile::in_child);
-            // Held until the compiler has ended, whoever waited for it and has left.
-            drop(permit);
-            shared.linked(&compiled?)
-        });
-        let compiled = compiling.await.map_err(|error| ended(error.to_string()))?;
-        let pre = Arc::new(compiled?);
-        Ok(Component { pre })
     }
 }
 
@@ -251,6 +293,18 @@ impl<I: 'static> Drop for Sandbox<I> {
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
+    }
+}
+
+/// How many sources are compiled at once: half of what guests run on is for any one app, so that
+/// another's finds a thread.
+fn sources(threads: usize) -> Room {
+    let places = threads.max(2);
+    Room {
+        places,
+        places_per_app: places / 2,
+        waiting: SOURCES_WAITING,
+        waiting_per_app: SOURCES_WAITING / 4,
     }
 }
 
@@ -288,7 +342,7 @@ fn pool(instances: u32, memory_bytes_max: u64) -> PoolingAllocationConfig {
         .max_tables_per_component(TABLES_PER_COMPONENT)
         .table_elements(TABLE_ELEMENTS)
         .max_memory_size(usize::try_from(memory_bytes_max).unwrap_or(usize::MAX))
-        .max_unused_warm_slots(64)
+        .max_unused_warm_slots(WARM_SLOTS)
         .linear_memory_keep_resident(0)
         .async_stack_keep_resident(0);
     if PoolingAllocationConfig::is_pagemap_scan_available() {
@@ -377,7 +431,7 @@ fn within_map_limit(wanted: u32) -> u32 {
 ///
 /// # Errors
 /// When it is ours and does not load, or cannot be read.
-pub fn compiled(guest: &[u8], cache_dir: &Path, key: [u8; 32]) -> Result<Compiled, SandboxError> {
+pub fn cached(guest: &[u8], cache_dir: &Path, key: [u8; 32]) -> Result<Cached, SandboxError> {
     let engine = Engine::new(&engine_config())?;
     Artifacts::open(cache_dir.to_owned(), key)?.look(&engine, guest)
 }

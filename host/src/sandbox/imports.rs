@@ -7,11 +7,14 @@ use super::bindings::{context, dead_letters, kv, log, pubsub, secrets, types};
 use super::run::State;
 use super::{HostLimit, Level, LogLine};
 
-/// How often an execution may call the host (log lines don't count: they have limits of their
-/// own). A script that works through a collection a page at a time stays far below.
+/// How often an execution may call the host (log lines don't count, only their bytes: they have
+/// limits of their own). A script that works through a collection a page at a time stays far below.
 const CALLS_MAX: u64 = 100_000;
 /// How many bytes all its calls may carry, both ways together.
 const BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// How many bytes of secrets it may read: they are kept until its end, in all the forms in which they
+/// are sought in what it says.
+const SECRET_BYTES_MAX: u64 = 1024 * 1024;
 
 /// The key-value store, as guests reach it.
 pub trait KvImports: Send {
@@ -45,12 +48,12 @@ pub trait KvImports: Send {
     ) -> impl Future<Output = Result<bool, kv::Error>> + Send;
 
     /// See the WIT.
-    fn list(
+    fn list_told(
         &mut self,
         collection: String,
         cursor: Option<String>,
         limit: Option<u32>,
-    ) -> impl Future<Output = Result<kv::Page, kv::Error>> + Send;
+    ) -> impl Future<Output = Result<kv::ToldPage, kv::Error>> + Send;
 }
 
 /// The dead letters, as guests reach them.
@@ -148,12 +151,12 @@ impl KvImports for NoImports {
         Err(kv::Error::Unavailable)
     }
 
-    async fn list(
+    async fn list_told(
         &mut self,
         _: String,
         _: Option<String>,
         _: Option<u32>,
-    ) -> Result<kv::Page, kv::Error> {
+    ) -> Result<kv::ToldPage, kv::Error> {
         Err(kv::Error::Unavailable)
     }
 }
@@ -219,6 +222,7 @@ pub(super) struct HostLimitReached(pub(super) HostLimit);
 pub(super) struct Meter {
     calls: u64,
     bytes: u64,
+    secret_bytes: u64,
 }
 
 impl Meter {
@@ -236,6 +240,15 @@ impl Meter {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         if self.bytes > BYTES_MAX {
             return Err(HostLimitReached(HostLimit::Bytes(BYTES_MAX)).into());
+        }
+        Ok(())
+    }
+
+    /// Count a secret of `bytes` that was read for the first time.
+    fn keep_secret(&mut self, bytes: usize) -> wasmtime::Result<()> {
+        self.secret_bytes = self.secret_bytes.saturating_add(bytes as u64);
+        if self.secret_bytes > SECRET_BYTES_MAX {
+            return Err(HostLimitReached(HostLimit::SecretBytes(SECRET_BYTES_MAX)).into());
         }
         Ok(())
     }
@@ -293,9 +306,26 @@ impl<I: Imports> kv::Host for State<I> {
         cursor: Option<String>,
         limit: Option<u32>,
     ) -> wasmtime::Result<Result<kv::Page, kv::Error>> {
+        let told = kv::Host::list_told(self, collection, cursor, limit).await?;
+        let entry = |entry: kv::ToldEntry| kv::Entry {
+            key: entry.key,
+            value: entry.value,
+        };
+        Ok(told.map(|page| kv::Page {
+            entries: page.entries.into_iter().map(entry).collect(),
+            next: page.next,
+        }))
+    }
+
+    async fn list_told(
+        &mut self,
+        collection: String,
+        cursor: Option<String>,
+        limit: Option<u32>,
+    ) -> wasmtime::Result<Result<kv::ToldPage, kv::Error>> {
         self.meter
             .call(collection.len() + cursor.as_ref().map_or(0, String::len))?;
-        let page = KvImports::list(&mut self.imports, collection, cursor, limit).await;
+        let page = KvImports::list_told(&mut self.imports, collection, cursor, limit).await;
         let entries = page.as_ref().map_or(&[][..], |page| &page.entries);
         self.meter.carry(
             entries
@@ -347,7 +377,9 @@ impl<I: Imports> secrets::Host for State<I> {
         let got = SecretImports::get(&mut self.imports, name).await;
         if let Ok(Some(value)) = &got {
             self.meter.carry(value.len())?;
-            self.redaction.add(value);
+            if self.redaction.add(value) {
+                self.meter.keep_secret(value.len())?;
+            }
         }
         Ok(got)
     }
@@ -428,9 +460,13 @@ impl<I: Imports> log::Host for State<I> {
     async fn write(
         &mut self,
         level: log::Level,
-        mut message: String,
+        message: String,
         fields: Vec<log::Field>,
     ) -> wasmtime::Result<()> {
+        let bytes = fields
+            .iter()
+            .map(|field| field.name.len() + field.value.len());
+        self.meter.carry(message.len() + bytes.sum::<usize>())?;
         let level = match level {
             log::Level::Trace => Level::Trace,
             log::Level::Debug => Level::Debug,
@@ -438,16 +474,10 @@ impl<I: Imports> log::Host for State<I> {
             log::Level::Warn => Level::Warn,
             log::Level::Error => Level::Error,
         };
-        // Before the log cuts a line: a part of a secret would not be found any more.
-        self.redaction.text(&mut message);
-        let fields = fields
-            .into_iter()
-            .map(|mut field| {
-                self.redaction.text(&mut field.name);
-                (field.name, self.redaction.json(field.value))
-            })
-            .collect();
-        if let Some(line) = self.log.write(level, message, fields) {
+        let fields = fields.into_iter().map(|field| (field.name, field.value));
+        let fields = fields.collect();
+        let written = self.log.write(level, message, fields, &mut self.redaction);
+        if let Some(line) = written {
             self.imports.logged(line);
         }
         Ok(())
@@ -455,3 +485,23 @@ impl<I: Imports> log::Host for State<I> {
 }
 
 impl<I: Imports> types::Host for State<I> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_docs_say_what_a_script_may_ask_of_the_host() {
+        let docs = include_str!("../../../docs/rhai-sdk.md");
+        let line = docs
+            .lines()
+            .find(|line| line.starts_with("| calls to the host,"));
+        let [calls, bytes, secrets] = [
+            CALLS_MAX / 1_000,
+            BYTES_MAX / 1024 / 1024,
+            SECRET_BYTES_MAX / 1024 / 1024,
+        ];
+        let limits = format!(" | {calls},000; {bytes} MiB; {secrets} MiB |");
+        assert!(line.is_some_and(|line| line.ends_with(&limits)), "{line:?}");
+    }
+}

@@ -1,6 +1,14 @@
-//! What an instance may allocate.
+//! What an instance may allocate, and all instances together.
 
+use std::sync::Arc;
+
+use uuid::Uuid;
 use wasmtime::ResourceLimiter;
+
+use crate::budget::{Budget, Exceeded, Hold, Metrics, Share};
+
+/// One in so many bytes of all guests' memory is kept out of any single app's reach.
+const KEPT_FREE: u64 = 4;
 
 /// Elements of all tables together: a language runtime's function table, with room to spare.
 const TABLE_ELEMENTS_MAX: usize = 20_000;
@@ -11,20 +19,57 @@ const TABLE_ELEMENTS_MAX: usize = 20_000;
 #[error("the memory limit is reached")]
 pub(super) struct MemoryExceeded;
 
+/// All guests hold as much memory as they may, or all of one app do.
+#[derive(Debug, thiserror::Error)]
+#[error("the guests of the node, or of the app, hold as much memory as they may")]
+pub(super) struct NoMemory;
+
+impl From<Exceeded> for NoMemory {
+    fn from(_: Exceeded) -> Self {
+        Self
+    }
+}
+
+/// The memory of all guests together, with a share for each app.
+pub(super) type Memory = Budget<Uuid>;
+
+/// A memory of `bytes_max` bytes for all guests.
+pub(super) fn memory(bytes_max: u64) -> Arc<Memory> {
+    let metrics = Metrics {
+        bytes: "picloud_guest_memory_bytes",
+        refused: "picloud_guest_memory_refused_total",
+    };
+    Budget::new(bytes_max, metrics)
+}
+
 /// Bounds the memories and the tables of an instance as sums: wasmtime's own limits look at
 /// each alone.
 pub(super) struct Limiter {
+    /// What it takes of the memory of all.
+    hold: Hold<Uuid>,
     memory_bytes_max: usize,
     memory_bytes: usize,
+    /// Whether what a guest begins with counts: the interpreter touches next to nothing of it.
+    is_interpreted: bool,
     table_elements: usize,
 }
 
 impl Limiter {
-    pub(super) fn new(memory_bytes_max: u64) -> Self {
-        let memory_bytes_max = usize::try_from(memory_bytes_max).unwrap_or(usize::MAX);
+    pub(super) fn new(
+        memory: &Arc<Memory>,
+        app: Uuid,
+        memory_bytes_max: u64,
+        is_interpreted: bool,
+    ) -> Self {
+        let share = Share {
+            of: app,
+            bytes_max: memory.bytes_max() - memory.bytes_max() / KEPT_FREE,
+        };
         Self {
-            memory_bytes_max,
+            hold: memory.hold([Some(share), None]),
+            memory_bytes_max: usize::try_from(memory_bytes_max).unwrap_or(usize::MAX),
             memory_bytes: 0,
+            is_interpreted,
             table_elements: 0,
         }
     }
@@ -37,11 +82,13 @@ impl ResourceLimiter for Limiter {
         desired: usize,
         _maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let sum = self
-            .memory_bytes
-            .saturating_add(desired.saturating_sub(current));
+        let more = desired.saturating_sub(current);
+        let sum = self.memory_bytes.saturating_add(more);
         if sum > self.memory_bytes_max {
             return Err(MemoryExceeded.into());
+        }
+        if current > 0 || !self.is_interpreted {
+            self.hold.grow_by(more as u64).map_err(NoMemory::from)?;
         }
         self.memory_bytes = sum;
         Ok(true)
@@ -61,5 +108,38 @@ impl ResourceLimiter for Limiter {
         }
         self.table_elements = sum;
         Ok(true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: usize = 1 << 20;
+
+    fn limiter(memory: &Arc<Memory>, app: u128, is_interpreted: bool) -> Limiter {
+        let app = Uuid::from_u128(app);
+        Limiter::new(memory, app, 64 << 20, is_interpreted)
+    }
+
+    #[test]
+    fn guests_hold_no_more_than_their_shares_and_give_it_back() {
+        let memory = memory(80 << 20);
+        let grow = |limiter: &mut Limiter, from: usize, to: usize| {
+            limiter.memory_growing(from * MIB, to * MIB, None)
+        };
+        let (mut one, mut two) = (limiter(&memory, 1, false), limiter(&memory, 1, true));
+        assert!(grow(&mut one, 0, 10).is_ok() && grow(&mut one, 10, 50).is_ok());
+        // What the interpreter begins with is not counted, and what it grows by is.
+        assert!(grow(&mut two, 0, 20).is_ok() && grow(&mut two, 20, 30).is_ok());
+        let refused = grow(&mut two, 30, 31).unwrap_err();
+        assert!(refused.is::<NoMemory>(), "{refused}");
+        assert!(grow(&mut two, 30, 80).unwrap_err().is::<MemoryExceeded>());
+        let mut other = limiter(&memory, 2, false);
+        assert!(grow(&mut other, 0, 20).is_ok());
+        let refused = grow(&mut other, 20, 21).unwrap_err();
+        assert!(refused.is::<NoMemory>(), "{refused}");
+        drop((one, two, other));
+        assert_eq!(memory.held(), (0, 0));
     }
 }

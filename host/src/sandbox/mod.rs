@@ -7,13 +7,18 @@
 mod artifact;
 pub mod bindings;
 mod compile;
+mod components;
+mod confine;
 mod engine;
+mod fair_queue;
 mod guest;
 mod imports;
 mod limiter;
 mod log;
 mod redact;
 mod run;
+mod trim;
+mod turns;
 mod wasi;
 
 use std::fmt;
@@ -24,13 +29,15 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use artifact::Compiled;
+pub use artifact::Cached;
 pub use bindings::types::{Diagnostic, Position, Thrown};
-pub use compile::{CompileError, compile_child_main};
+pub use compile::{CompileError, CompileLimits, compile_child_main};
+pub use components::{Compiled, Component};
+pub use confine::{has_landlock, has_seccomp};
 pub use engine::{
-    Component, Sandbox, SandboxConfig, SandboxError, compiled, executions_within, map_limit,
-    maps_of,
+    Sandbox, SandboxConfig, SandboxError, cached, executions_within, map_limit, maps_of,
 };
+pub use fair_queue::{Patience, QueueFull};
 pub use guest::RHAI_GUEST;
 pub use imports::{
     DeadLetterImports, Imports, KvImports, LogImports, NoImports, PubSubImports, SecretImports,
@@ -112,7 +119,8 @@ pub struct Body {
     pub bytes: Bytes,
 }
 
-/// A body in JSON: as text where it is UTF-8, so that people can read and edit it.
+/// A body in JSON: as text where it is UTF-8, so that people can read and edit it, unless that is
+/// longer than base64. What no text has, control characters, takes six characters each.
 mod body_text {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
@@ -128,9 +136,20 @@ mod body_text {
 
     pub(super) fn serialize<S: Serializer>(bytes: &Bytes, to: S) -> Result<S::Ok, S::Error> {
         match std::str::from_utf8(bytes) {
-            Ok(text) => Text::Text(text.into()).serialize(to),
-            Err(_) => Text::Base64(STANDARD.encode(bytes)).serialize(to),
+            Ok(text) if is_short(text) => Text::Text(text.into()).serialize(to),
+            _ => Text::Base64(STANDARD.encode(bytes)).serialize(to),
         }
+    }
+
+    /// Whether a text takes no more as a string of JSON than in base64.
+    fn is_short(text: &str) -> bool {
+        let more = text.bytes().map(|byte| match byte {
+            b'"' | b'\\' | b'\n' | b'\r' | b'\t' | 0x08 | 0x0c => 1,
+            0..0x20 => 5,
+            _ => 0,
+        });
+        // A few lines of code with many quotes in it are still for people to read.
+        text.len() + more.sum::<usize>() <= 2 * text.len()
     }
 
     pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Bytes, D::Error> {
@@ -224,6 +243,9 @@ pub enum ProgramError {
     /// It could not be compiled within the limits.
     #[error("the source could not be compiled: {0:?}")]
     Ended(Outcome),
+    /// Others wait to be compiled.
+    #[error("sources wait to be compiled: {0}")]
+    QueueFull(#[from] QueueFull),
 }
 
 /// What a guest runs.
@@ -303,6 +325,8 @@ pub enum Outcome {
     Trapped(String),
     /// The pool has no room for another instance.
     NoCapacity,
+    /// All guests of the node, or of the app, hold as much memory as they may.
+    NoMemory,
     /// Our own fault; the text is for the operator.
     Platform(String),
 }
@@ -314,6 +338,8 @@ pub enum HostLimit {
     Calls(u64),
     /// How many bytes its calls may carry, both ways together.
     Bytes(u64),
+    /// How many bytes of secrets it may read.
+    SecretBytes(u64),
 }
 
 impl fmt::Display for HostLimit {
@@ -322,6 +348,9 @@ impl fmt::Display for HostLimit {
             Self::Calls(most) => write!(f, "the script called the host more than {most} times"),
             Self::Bytes(most) => {
                 write!(f, "the script's host calls carried more than {most} bytes")
+            }
+            Self::SecretBytes(most) => {
+                write!(f, "the script read more than {most} bytes of secrets")
             }
         }
     }
@@ -349,6 +378,20 @@ mod tests {
                 request,
                 "{text}"
             );
+        }
+    }
+
+    #[test]
+    fn a_body_takes_at_most_twice_its_length_in_the_outbox() {
+        for byte in 0..=u8::MAX {
+            let bytes = Bytes::from(vec![byte; 10_000]);
+            let body = Body {
+                content_type: None,
+                bytes,
+            };
+            let text = serde_json::to_string(&body).unwrap();
+            assert!(text.len() < 20_100, "{byte}: {}", text.len());
+            assert_eq!(serde_json::from_str::<Body>(&text).unwrap(), body);
         }
     }
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use uuid::Uuid;
 use wasmtime::{Store, Trap, UpdateDeadline};
 
 use super::bindings::types;
 use super::engine::Shared;
 use super::imports::{HostLimitReached, Imports, Meter};
-use super::limiter::{Limiter, MemoryExceeded};
+use super::limiter::{Limiter, MemoryExceeded, NoMemory};
 use super::log::Log;
 use super::redact::Redaction;
+use super::turns::Interruption;
 use super::wasi::Wasi;
 use super::{
     Code, Context, Diagnostic, Job, Limits, Outcome, Program, ProgramError, Report, Request,
@@ -36,6 +38,8 @@ pub(super) struct State<I> {
     pub(super) redaction: Redaction,
     limiter: Limiter,
     deadline: Instant,
+    /// Whether its clocks are not coarsened.
+    pub(super) has_precise_clocks: bool,
 }
 
 /// The guest computed past its deadline.
@@ -46,6 +50,8 @@ struct TimedOut;
 /// A store for one execution, with every limit set.
 fn store<I: Imports>(
     shared: &Shared<I>,
+    app: Uuid,
+    is_interpreted: bool,
     context: Arc<Context>,
     limits: &Limits,
     imports: I,
@@ -59,8 +65,9 @@ fn store<I: Imports>(
         wasi: Wasi::default(),
         image: None,
         redaction: Redaction::default(),
-        limiter: Limiter::new(limits.memory_bytes),
+        limiter: Limiter::new(&shared.memory, app, limits.memory_bytes, is_interpreted),
         deadline,
+        has_precise_clocks: shared.precise_clock_apps.contains(&app),
     };
     let mut store = Store::new(&shared.engine, state);
     store.limiter(|state| &mut state.limiter);
@@ -68,15 +75,14 @@ fn store<I: Imports>(
     store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
     store.set_max_component_handles(COMPONENT_HANDLES_MAX);
     store.set_epoch_deadline(1);
-    // Yielding at every tick keeps guests from starving each other and this runtime's timers;
-    // `epoch_deadline_async_yield_and_update` starves both (wasmtime#10667).
+    // `epoch_deadline_async_yield_and_update` would wake the guest at once, whose turn it is not.
     store.epoch_deadline_callback(|store| {
         if Instant::now() >= store.data().deadline {
             return Err(TimedOut.into());
         }
         Ok(UpdateDeadline::YieldCustom(
             1,
-            Box::pin(tokio::task::yield_now()),
+            Box::pin(Interruption::default()),
         ))
     });
     Ok(store)
@@ -93,7 +99,17 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
         imports,
     } = job;
     let deadline = started + Duration::from_millis(limits.timeout_ms);
-    let mut store = match store(&shared, context, &limits, imports, deadline) {
+    let (app, is_interpreted) = (context.app_id, code.is_interpreted());
+    let made = store(
+        &shared,
+        app,
+        is_interpreted,
+        context,
+        &limits,
+        imports,
+        deadline,
+    );
+    let mut store = match made {
         Ok(store) => store,
         Err(error) => {
             let outcome = Outcome::Platform(format!("{error:#}"));
@@ -114,7 +130,7 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
     let called = call(&shared, &mut store, &code, &invocation);
     let mut outcome = match tokio::time::timeout_at(deadline.into(), called).await {
         Ok(Ok(Ok(response))) => answered(response, limits.output_bytes),
-        Ok(Ok(Err(failure))) => failed(failure),
+        Ok(Ok(Err(failure))) => failed(failure, &code),
         Ok(Err(error)) => match trapped(&error) {
             Outcome::Trapped(_) if code.is_interpreted() && is_out_of_bounds(&error) => {
                 Outcome::StackOverflow
@@ -124,7 +140,7 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
         Err(_) => Outcome::TimedOut,
     };
     let fuel_used = limits.fuel.saturating_sub(store.get_fuel().unwrap_or(0));
-    let state = store.into_data();
+    let mut state = store.into_data();
     let (log, log_truncated) = state.log.into_parts();
     state.redaction.outcome(&mut outcome);
     Report {
@@ -151,7 +167,8 @@ async fn call<I: Imports>(
                 }
                 Program::Source(source) => Some(&**source),
             };
-            let guest = shared.rhai.instantiate_async(&mut *store).await?;
+            let pre = shared.rhai.load_full();
+            let guest = pre.instantiate_async(&mut *store).await?;
             let interpreter = guest.picloud_function_interpreter();
             interpreter.call_run(store, source, invocation).await
         }
@@ -171,20 +188,21 @@ async fn call<I: Imports>(
 /// Have the interpreter compile a source.
 pub(super) async fn compile<I: Imports>(
     shared: Arc<Shared<I>>,
+    app: Uuid,
     source: Arc<str>,
     imports: I,
 ) -> Result<Program, ProgramError> {
-    // A source has a bounded size, so time bounds this well enough.
-    let limits = Limits {
-        fuel: Limits::CEILING.fuel,
-        ..Limits::DEFAULT
-    };
+    // The default fuel, too: a mebibyte of code takes two thirds of it, and what takes more for want of
+    // an image could not run by default. Rhai compares each member of a map with all before it, and
+    // each variable with all of its scope: 30,000 of them took longer than the time limit.
+    let limits = Limits::DEFAULT;
     let deadline = Instant::now() + Duration::from_millis(limits.timeout_ms);
     let context = Arc::default();
-    let mut store = store(&shared, context, &limits, imports, deadline)
+    let mut store = store(&shared, app, true, context, &limits, imports, deadline)
         .map_err(|error| ProgramError::Ended(Outcome::Platform(format!("{error:#}"))))?;
     let asked = async {
-        let guest = shared.rhai.instantiate_async(&mut store).await?;
+        let pre = shared.rhai.load_full();
+        let guest = pre.instantiate_async(&mut store).await?;
         guest
             .picloud_function_interpreter()
             .call_compile(&mut store, &source)
@@ -199,16 +217,25 @@ pub(super) async fn compile<I: Imports>(
     }
 }
 
+/// What most often takes too much work, and what to do.
+const MANY_MEMBERS: &str = ": a map with thousands of members, or thousands of variables in one scope, takes work \
+     with the square of their number; split it, or keep the data in the key-value store";
+
 /// What a compilation that was ended says of the source: what it took too much of is its own doing.
 fn not_compiled(ended: Outcome) -> ProgramError {
     let what = match &ended {
-        Outcome::FuelUsedUp | Outcome::TimedOut => "time",
+        Outcome::FuelUsedUp => "work",
+        Outcome::TimedOut => "time",
         Outcome::MemoryExceeded => "memory",
         Outcome::StackOverflow | Outcome::Trapped(_) => "depth",
         _ => return ProgramError::Ended(ended),
     };
+    let hint = match &ended {
+        Outcome::FuelUsedUp => MANY_MEMBERS,
+        _ => "",
+    };
     ProgramError::Invalid(vec![Diagnostic {
-        message: format!("the source takes more {what} to compile than there is"),
+        message: format!("the source takes more {what} to compile than there is{hint}"),
         position: None,
     }])
 }
@@ -244,10 +271,23 @@ const HOST_HEADERS: [&str; 8] = [
     "upgrade",
 ];
 
+/// The most header fields of a response. hyper's client takes 100 over HTTP/1, and the host adds its own.
+const HEADERS_MAX: usize = 64;
+
 fn answered(response: types::Response, bytes_max: u64) -> Outcome {
-    let bytes = response.body.len() as u64;
+    let fields = response.headers.iter();
+    let head: usize = fields
+        .map(|field| field.name.len() + field.value.len())
+        .sum();
+    let bytes = (response.body.len() + head) as u64;
     if bytes > bytes_max {
         return Outcome::OutputTooLarge { bytes, bytes_max };
+    }
+    let count = response.headers.len();
+    if count > HEADERS_MAX {
+        let problem =
+            format!("the response has {count} header fields; at most {HEADERS_MAX} are taken");
+        return Outcome::InvalidResponse(problem);
     }
     if !(200..=599).contains(&response.status) {
         let problem = format!("the status is {}; it must be 200 to 599", response.status);
@@ -279,9 +319,17 @@ fn answered(response: types::Response, bytes_max: u64) -> Outcome {
     })
 }
 
-fn failed(failure: types::Failure) -> Outcome {
+fn failed(failure: types::Failure, code: &Code) -> Outcome {
     match failure {
-        types::Failure::InvalidSource(diagnostics) => Outcome::InvalidSource(diagnostics),
+        types::Failure::InvalidSource(diagnostics) if code.is_interpreted() => {
+            Outcome::InvalidSource(diagnostics)
+        }
+        // Callers are told what is wrong with a source, but not what a guest says of itself.
+        types::Failure::InvalidSource(diagnostics) => {
+            let said = diagnostics.into_iter().map(|diagnostic| diagnostic.message);
+            let said = said.collect::<Vec<_>>().join("; ");
+            Outcome::InvalidResponse(format!("only the interpreter has a source: {said}"))
+        }
         types::Failure::Threw(thrown) => Outcome::Threw(thrown),
         types::Failure::InvalidResponse(problem) => Outcome::InvalidResponse(problem),
     }
@@ -301,6 +349,9 @@ fn trapped(error: &wasmtime::Error) -> Outcome {
     if error.is::<MemoryExceeded>() {
         return Outcome::MemoryExceeded;
     }
+    if error.is::<NoMemory>() {
+        return Outcome::NoMemory;
+    }
     if let Some(HostLimitReached(limit)) = error.downcast_ref() {
         return Outcome::HostCallsExceeded(*limit);
     }
@@ -315,5 +366,40 @@ fn trapped(error: &wasmtime::Error) -> Outcome {
         // The guest asked WASI to exit, answered something that its type does not allow, made
         // the host copy too much, …: its own doing, not ours.
         None => Outcome::Trapped(error.root_cause().to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_takes_too_much_to_compile_is_invalid_and_no_fault_of_ours() {
+        for (ended, what) in [
+            (Outcome::FuelUsedUp, "work"),
+            (Outcome::TimedOut, "time"),
+            (Outcome::MemoryExceeded, "memory"),
+            (Outcome::StackOverflow, "depth"),
+            (Outcome::Trapped("unreachable".into()), "depth"),
+        ] {
+            let told = format!("{ended:?}");
+            let ProgramError::Invalid(found) = not_compiled(ended) else {
+                panic!("{told} is a fault of ours");
+            };
+            let expected = format!("the source takes more {what} to compile than there is");
+            let message = &found[0].message;
+            assert!(message.starts_with(&expected), "{told}: {message}");
+            let hints = message.contains("thousands of members");
+            assert_eq!((found.len(), hints), (1, what == "work"), "{told}");
+        }
+        // What is not the source's doing is not blamed on it.
+        for ended in [
+            Outcome::NoCapacity,
+            Outcome::NoMemory,
+            Outcome::Platform("x".into()),
+        ] {
+            let error = not_compiled(ended);
+            assert!(matches!(error, ProgramError::Ended(_)), "{error:?}");
+        }
     }
 }

@@ -12,6 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use super::named::{self, Named};
 use super::{Kind, Script, ScriptError, ScriptId, ScriptLimits, sql};
 use crate::apps::{AppId, NAME_BYTES_MAX};
 use crate::directory;
@@ -291,7 +292,7 @@ async fn create(
         Kind::Rhai => Problem::invalid_field("source", "missing field `source`"),
         Kind::Component => Problem::invalid_field("wasm_base64", "missing field `wasm_base64`"),
     })?;
-    node.runner.check(&app, kind, &code).await?;
+    let checked = node.runner.check(&app, kind, &code).await?;
     let script = node
         .db
         .write(move |tx| {
@@ -316,6 +317,7 @@ async fn create(
             })
         })
         .await?;
+    checked.keep();
     node.refresh_directory().await;
     Ok(Created(ScriptView { script, source }))
 }
@@ -394,16 +396,20 @@ async fn change(
     if let Some(limits) = &change.limits {
         checked_limits(&node, limits)?;
     }
-    if let Some(new) = code(
+    let new = code(
         script.kind,
         change.source.clone(),
         change.wasm_base64.clone(),
-    )? {
-        let picture = node.directory.picture();
-        let app = picture.app(script.app_id);
-        let app = app.ok_or_else(|| Problem::from(ScriptError::NotFound(id.to_string())))?;
-        node.runner.check(app, script.kind, &new).await?;
-    }
+    )?;
+    let checked = match new {
+        None => None,
+        Some(new) => {
+            let picture = node.directory.picture();
+            let app = picture.app(script.app_id);
+            let app = app.ok_or_else(|| Problem::from(ScriptError::NotFound(id.to_string())))?;
+            Some(node.runner.check(app, script.kind, &new).await?)
+        }
+    };
     let read_version = change.version;
     let script = node
         .db
@@ -443,6 +449,9 @@ async fn change(
             })
         })
         .await?;
+    if let Some(checked) = checked {
+        checked.keep();
+    }
     node.refresh_directory().await;
     tagged(&node, script).await
 }
@@ -523,9 +532,9 @@ struct Execute {
     #[serde(default = "root_path")]
     path: String,
     #[serde(default)]
-    query: std::collections::BTreeMap<String, String>,
+    query: Named,
     #[serde(default)]
-    headers: std::collections::BTreeMap<String, String>,
+    headers: Named,
     /// Any JSON.
     #[serde(default, deserialize_with = "present")]
     #[schemars(with = "Option<serde_json::Value>")]
@@ -597,9 +606,7 @@ async fn execute(
     Path(id): Path<ScriptId>,
     Body(call): Body<Execute>,
 ) -> Result<Json<Executed>, Problem> {
-    let headers: Vec<(String, String)> = call
-        .headers
-        .into_iter()
+    let headers: Vec<(String, String)> = named::pairs(call.headers)
         .map(|(name, value)| (name.to_ascii_lowercase(), value))
         .collect();
     let given = headers.iter().find(|(name, _)| name == "content-type");
@@ -617,7 +624,7 @@ async fn execute(
     let request = sandbox::Request {
         method: call.method.to_ascii_uppercase(),
         path: call.path,
-        query: call.query.into_iter().collect(),
+        query: named::pairs(call.query).collect(),
         headers,
         body,
         ..sandbox::Request::default()

@@ -1,6 +1,7 @@
 //! Scripts: the named, versioned functions of an app.
 
 pub mod api;
+mod named;
 pub mod runner;
 pub mod sql;
 
@@ -9,7 +10,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::apps::AppId;
-use crate::sandbox::{Diagnostic, Limits};
+use crate::executions::ExecutionId;
+use crate::sandbox::{CompileError, Diagnostic, Limits, QueueFull};
 use crate::store::{Id, StoreError};
 
 /// The id of a script.
@@ -138,12 +140,44 @@ pub enum ScriptError {
     /// A component that the sandbox does not take; the text says why.
     #[error("{0}")]
     InvalidComponent(String),
+    /// Too many wait to be compiled.
+    #[error("too much waits to be compiled: {full}; try again")]
+    QueueFull {
+        /// How many wait.
+        full: QueueFull,
+        /// When to try again.
+        retry_after_s: u64,
+    },
+    /// The script ran and did what it did; only its execution is not in the history.
+    #[error("the script ran, and its execution {execution_id} could not be kept: {problem}")]
+    NotKept {
+        /// The execution that nobody will find.
+        execution_id: ExecutionId,
+        /// Why it is not kept.
+        problem: StoreError,
+    },
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
     /// The sandbox could not look at it.
     #[error("the sandbox failed: {0}")]
     Sandbox(String),
+}
+
+impl From<CompileError> for ScriptError {
+    fn from(error: CompileError) -> Self {
+        match error {
+            CompileError::QueueFull {
+                full,
+                retry_after_s,
+            } => Self::QueueFull {
+                full,
+                retry_after_s,
+            },
+            CompileError::Failed(problem) => Self::Sandbox(problem),
+            error => Self::InvalidComponent(error.to_string()),
+        }
+    }
 }
 
 #[cfg(test)]

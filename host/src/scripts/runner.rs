@@ -25,7 +25,8 @@ use crate::identity::{Caller, Via};
 use crate::imports::{GuestImports, Services};
 use crate::json::{self, EVENT_DEPTH_MAX, TOLD_DEPTH_MAX};
 use crate::sandbox::{
-    Code, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report, Request, Sandbox,
+    Code, Compiled, Context, Job, Limits, Outcome, Patience, Principal, Program, ProgramError,
+    Report, Request, Sandbox,
 };
 use crate::store::{Db, StoreError, micros};
 use crate::telemetry::trace::{self, Span, TraceParent};
@@ -56,6 +57,20 @@ pub struct Runner {
     outbox: Arc<Outbox>,
     codes: moka::future::Cache<(ScriptId, u32), (Code, u32)>,
     host: Handle,
+}
+
+/// Code that may be kept. Dropped, what was compiled of it is removed again, unless it is
+/// [kept](Self::keep): what is refused later leaves nothing either.
+#[must_use]
+pub struct CheckedCode(Option<Compiled>);
+
+impl CheckedCode {
+    /// The script is there to stay.
+    pub fn keep(self) {
+        if let Some(compiled) = self.0 {
+            compiled.keep();
+        }
+    }
 }
 
 /// Why no code is kept.
@@ -117,6 +132,21 @@ impl Runner {
         }
     }
 
+    /// Give memory back that idle instances keep, again and again, for ever.
+    pub async fn keep_trimming(self: Arc<Self>) {
+        loop {
+            self.sandbox.has_too_much_unused().await;
+            for (key, (code, _)) in &self.codes {
+                if matches!(code, Code::Component(_)) {
+                    self.codes.invalidate(&*key).await;
+                }
+            }
+            if let Err(error) = self.sandbox.trim().await {
+                tracing::warn!(%error, "idle instances' memory could not be given back");
+            }
+        }
+    }
+
     /// The limits that a script gets.
     pub fn limits(&self, script: &Script) -> Limits {
         script.limits.over(self.default_limits)
@@ -126,22 +156,26 @@ impl Runner {
     ///
     /// # Errors
     /// [`ScriptError`] says what is wrong with it.
-    pub async fn check(&self, app: &App, kind: Kind, code: &[u8]) -> Result<(), ScriptError> {
+    pub async fn check(
+        &self,
+        app: &App,
+        kind: Kind,
+        code: &Bytes,
+    ) -> Result<CheckedCode, ScriptError> {
         match kind {
             Kind::Rhai => {
                 let found = self.diagnose(app, &String::from_utf8_lossy(code)).await?;
-                if found.is_empty() {
-                    Ok(())
-                } else {
-                    Err(ScriptError::InvalidSource(found))
+                match found.is_empty() {
+                    true => Ok(CheckedCode(None)),
+                    false => Err(ScriptError::InvalidSource(found)),
                 }
             }
-            Kind::Component => self
-                .sandbox
-                .component(Bytes::copy_from_slice(code))
-                .await
-                .map(|_| ())
-                .map_err(|error| ScriptError::InvalidComponent(error.to_string())),
+            Kind::Component => {
+                let compiling =
+                    self.sandbox
+                        .component(app.id.uuid(), code.clone(), Patience::Bounded);
+                Ok(CheckedCode(Some(compiling.await?)))
+            }
         }
     }
 
@@ -154,16 +188,28 @@ impl Runner {
         app: &App,
         source: &str,
     ) -> Result<Vec<crate::sandbox::Diagnostic>, ScriptError> {
-        match self.program(app, source.into()).await {
+        let imports = self.no_imports(app);
+        let app = app.id.uuid();
+        let compiling = self.sandbox.program_if_room(app, source.into(), imports);
+        match compiling.await {
             Ok(_) => Ok(Vec::new()),
             Err(ProgramError::Invalid(found)) => Ok(found),
+            Err(ProgramError::QueueFull(full)) => Err(ScriptError::QueueFull {
+                full,
+                retry_after_s: 1,
+            }),
             Err(error) => Err(ScriptError::Sandbox(error.to_string())),
         }
     }
 
     async fn program(&self, app: &App, source: Arc<str>) -> Result<Program, ProgramError> {
-        let imports = self.imports(app, Uuid::nil().into(), None, Origin::act(), None);
-        self.sandbox.program(source, imports).await
+        let imports = self.no_imports(app);
+        self.sandbox.program(app.id.uuid(), source, imports).await
+    }
+
+    /// What a source reaches while it is compiled: it calls nothing.
+    fn no_imports(&self, app: &App) -> GuestImports {
+        self.imports(app, Uuid::nil().into(), None, Origin::act(), None)
     }
 
     /// What a guest reaches, working on a delivery or called directly. Where somebody acts, it is what they may; the script of a public
@@ -201,6 +247,7 @@ impl Runner {
             secrets: self.services.secrets.clone(),
             pubsub: self.services.pubsub.clone(),
             may_publish: who.is_none_or(|who| may(who, Capability::Publish)),
+            acts_for: who.map(Caller::maker),
             origin,
             app_id: app.id,
             script_id,
@@ -253,7 +300,9 @@ impl Runner {
                 let source: Arc<str> = String::from_utf8_lossy(&bytes).into();
                 let program = match self.program(app, source.clone()).await {
                     Ok(program) => program,
-                    Err(ProgramError::Ended(Outcome::NoCapacity | Outcome::Platform(_))) => {
+                    Err(ProgramError::Ended(
+                        Outcome::NoCapacity | Outcome::NoMemory | Outcome::Platform(_),
+                    )) => {
                         return Err(NoCode::NotNow(Program::Source(source)));
                     }
                     // Whoever runs it learns why.
@@ -264,10 +313,12 @@ impl Runner {
             }
             Kind::Component => {
                 let size = bytes.len() + COMPONENT_BYTES;
-                let component = self.sandbox.component(bytes).await;
-                let component =
-                    component.map_err(|error| ScriptError::Sandbox(error.to_string()))?;
-                Ok((Code::Component(component), size))
+                let compiling = self
+                    .sandbox
+                    .component(app.id.uuid(), bytes, Patience::Unbounded);
+                let compiled = compiling.await;
+                let compiled = compiled.map_err(|error| ScriptError::Sandbox(error.to_string()))?;
+                Ok((Code::Component(compiled.keep()), size))
             }
         }
     }
@@ -365,7 +416,11 @@ impl Runner {
                 draft,
             })
             .await;
-        self.keep(&ended).await?;
+        let kept = self.keep(&ended).await;
+        kept.map_err(|problem| ScriptError::NotKept {
+            execution_id,
+            problem,
+        })?;
         Ok((ended, answer))
     }
 
@@ -526,6 +581,11 @@ impl Executor for Runner {
                 draft: None,
             };
             let (ended, answer) = self.run(call).await;
+            // What ran is let finish; that it failed may be for want of its app.
+            let has_answered = ended.execution.outcome == OutcomeKind::Answered;
+            if !has_answered && self.directory.picture().app(delivery.app_id).is_none() {
+                return Missing::App.attempted(&delivery, execution_id);
+            }
             Attempted { ended, answer }
         }
         .boxed()

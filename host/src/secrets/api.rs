@@ -119,6 +119,7 @@ async fn remove(
     expected: Expected,
 ) -> Result<NoContent, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
+    super::check_name(&name)?;
     node.secrets.remove(app_id, name, expected).await?;
     Ok(NoContent)
 }

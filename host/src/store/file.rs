@@ -5,9 +5,9 @@
 //! finds after a restart. So the path is looked at again and again, and as soon as it leads
 //! elsewhere, no write is acknowledged any more.
 
-use std::fs::{self, File, Metadata, TryLockError};
+use std::fs::{self, File, Metadata, Permissions, TryLockError};
 use std::io::{self, ErrorKind};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
@@ -72,6 +72,19 @@ pub(super) struct Served {
     _lock: File,
 }
 
+/// Let nobody else read or change a SQLite file that older versions made, nor what is beside it. SQLite
+/// gives what it makes anew there the file's own permissions.
+fn keep_private(database: &Path) {
+    for path in ["", "-wal", "-shm"].map(|ending| beside(database, ending)) {
+        // By its path: to open it and close it would drop SQLite's locks.
+        let about = fs::metadata(&path);
+        let is_open = about.is_ok_and(|about| about.permissions().mode() & 0o077 != 0);
+        if is_open && let Err(error) = fs::set_permissions(&path, Permissions::from_mode(0o600)) {
+            tracing::warn!(path = %path.display(), %error, "others may read this file, and its permissions cannot be changed");
+        }
+    }
+}
+
 impl Served {
     /// Lock a file, which is made if need be, before SQLite opens it. `lock` is that on its name.
     ///
@@ -83,11 +96,12 @@ impl Served {
             .truncate(false)
             .read(true)
             .write(true)
-            .mode(0o644)
+            .mode(0o600)
             .open(&path)
             .map_err(|error| {
                 StoreError::Unusable(format!("cannot open {}: {error}", path.display()))
             })?;
+        keep_private(&path);
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
@@ -123,12 +137,13 @@ impl Served {
     /// # Errors
     /// What is wrong, as an error of reaching the database: it ends when the file is back.
     pub(super) fn check(&self) -> Result<(), sqlx::Error> {
+        // Before the look: it says nothing of what happens after it.
+        let ms = self.ms_after_begin();
         let found = self.look();
         // A file system that cannot be asked fails at the write, if it does.
         let free = self.free_bytes().unwrap_or(u64::MAX);
         self.has_room
             .store(free >= ROOM_KEPT_BYTES, Ordering::Relaxed);
-        let ms = self.ms_after_begin();
         // 0: look again.
         let looked_at = if found.is_ok() { ms } else { 0 };
         self.looked_at_ms.store(looked_at, Ordering::Relaxed);

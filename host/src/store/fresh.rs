@@ -1,6 +1,7 @@
 //! Filling a new database: whole, or not at all.
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteLockingMode, SqliteSynchronous};
@@ -135,6 +136,13 @@ fn new_file(named: &Path) -> Result<NewFile, StoreError> {
         }
         _ => {}
     }
+    // SQLite would make it everybody's to read.
+    let made = fs::File::options()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path);
+    made.map_err(|error| StoreError::Unusable(format!("cannot make {}: {error}", path.display())))?;
     Ok(NewFile {
         path,
         named: named.to_owned(),

@@ -2,10 +2,12 @@
 
 use std::future::Future;
 use std::ops::{Deref, DerefMut};
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt;
 use sqlx::Database;
 use sqlx::pool::PoolConnection;
 use tokio::time::timeout;
@@ -181,13 +183,14 @@ impl Watch<'_> {
     /// Dropped before it is answered, the connection is not used again.
     ///
     /// # Errors
-    /// What the statement fails with; an I/O error when its answer does not come.
+    /// What the statement fails with; an I/O error when its answer does not come; a decoding error
+    /// where a value makes sqlx panic, as a Postgres time of `infinity` does.
     pub async fn keep<T>(
         self,
         statement: impl Future<Output = Result<T, sqlx::Error>>,
     ) -> Result<T, sqlx::Error> {
         *self.state = State::Busy;
-        let mut statement = pin!(statement);
+        let mut statement = pin!(AssertUnwindSafe(statement).catch_unwind());
         let began = Instant::now();
         let answered = loop {
             if let Ok(answered) = timeout(LOOK_EVERY, &mut statement).await {
@@ -213,6 +216,12 @@ impl Watch<'_> {
                     }
                 }
             }
+        };
+        let Ok(answered) = answered else {
+            *self.state = State::Lost;
+            return Err(sqlx::Error::Decode(
+                "a value is outside what its type holds here, as a time of `infinity` is".into(),
+            ));
         };
         *self.state = match &answered {
             Err(error) if ends_connection(error) => State::Lost,

@@ -108,6 +108,18 @@ const MIGRATIONS: &[(i64, &str, &str, &str)] = &[
         include_str!("../../../migrations/sqlite/0019_trailing_slash.sql"),
         include_str!("../../../migrations/postgres/0019_trailing_slash.sql"),
     ),
+    (
+        20,
+        "links_of_keys",
+        include_str!("../../../migrations/sqlite/0020_links_of_keys.sql"),
+        include_str!("../../../migrations/postgres/0020_links_of_keys.sql"),
+    ),
+    (
+        21,
+        "hosts",
+        include_str!("../../../migrations/sqlite/0021_hosts.sql"),
+        include_str!("../../../migrations/postgres/0021_hosts.sql"),
+    ),
 ];
 
 /// Run what is missing. On Postgres under an advisory lock, so that nodes that start together

@@ -40,6 +40,7 @@ pub use group::{Durability, Grouped, Lane};
 pub use held::{Held, Watch};
 pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
+pub use open::CONNECTIONS_MAX;
 pub use readable::Readable;
 pub(crate) use rows::insert_all;
 pub use rows::{ROWS_MAX, chunks, tuples};
@@ -50,6 +51,9 @@ use writer::Writer;
 
 /// For how long a write that callers wait for may go unanswered before the node is not ready.
 const STALLED_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+
+/// After how long such a write is taken for one that waits for a lock.
+const STUCK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Which database stands behind a [`Db`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +198,17 @@ impl Db {
         file.map_or(Ok(()), |file| file.check_room_for(bytes))
     }
 
+    /// Whether something new can be kept, by the last look at the disk. Postgres has a disk of its own.
+    pub fn has_room(&self) -> bool {
+        self.check_room().is_ok()
+    }
+
+    /// Whether a write that callers wait for is stuck: what begins now would only wait with it, and take
+    /// memory.
+    pub fn is_stuck(&self) -> bool {
+        self.inner.writer.stalled() > STUCK_AFTER
+    }
+
     fn check_room(&self) -> Result<(), StoreError> {
         let file = self.inner.file.as_ref();
         file.map_or(Ok(()), |file| file.check_room())
@@ -204,9 +219,8 @@ impl Db {
         Ok(file.map_or(Ok(()), |file| file.check_for_write())?)
     }
 
-    /// Ask the database for a sign of life. While writes work, that is an empty transaction,
-    /// so that an idle instance writes nothing; once one has failed, it is a write, and each table
-    /// is asked about.
+    /// Ask the database for a sign of life, and whether each table is open to us. While writes work,
+    /// that writes nothing, so that an idle instance is idle; once one has failed, it is a write.
     ///
     /// # Errors
     /// [`StoreError`] when it does not answer, refuses writes, or has no room for anything new.
@@ -222,10 +236,8 @@ impl Db {
             Box::pin(async move {
                 if is_failing {
                     migrate::touch(tx).await?;
-                    session::check_rights(tx.conn().await?).await
-                } else {
-                    Ok(())
                 }
+                session::check_rights(tx.conn().await?).await
             })
         })
         .await?;

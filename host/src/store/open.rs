@@ -29,7 +29,7 @@ const LOGGED_PAGE_BYTES: usize = 4096 + 24;
 /// What the writer on SQLite keeps of the file in memory: 16 MiB, in SQLite's notation.
 const WRITER_CACHE_KIB: &str = "-16384";
 /// Connections to Postgres of one node, where it has room for so many.
-const CONNECTIONS_MAX: u32 = 43;
+pub const CONNECTIONS_MAX: u32 = 43;
 /// Readers of Postgres for one node, and as many again for guests ([`super::Db::for_guests`]).
 const READERS_MAX: u32 = 16;
 /// How long nobody connects to Postgres again after a connection could not be made; it doubles.

@@ -194,18 +194,18 @@ pub(super) async fn end(conn: &mut PgConnection, session: &SessionId) -> Result<
         .unwrap_or_else(|_| Err(timed_out("a lost session cannot be ended")))?)
 }
 
-/// See that the role may still read and write what calls write to. It is asked once a write has failed:
-/// which table that was about, nobody knows then.
+/// See that the role may still read and write our tables: which of them a statement was about that
+/// failed, nobody knows later.
 ///
 /// # Errors
 /// [`StoreError::Unavailable`] names a table that it may not.
 pub(super) async fn check_rights(conn: &mut Conn) -> Result<(), StoreError> {
+    // Others may have tables in the same schema: ours are those of whoever ran our migrations.
     const SQL: &str = "
         select relname::text from pg_class
-        where relnamespace = (select oid from pg_namespace where nspname = current_schema())
-          and relkind = 'r'
-          and relname in ('outbox', 'executions', 'abandoned_executions', 'dead_letters',
-                          'idempotency_keys', 'kv', 'journal')
+        where relnamespace = current_schema()::regnamespace and relkind = 'r'
+          and relowner = (select relowner from pg_class where oid = '_sqlx_migrations'::regclass)
+          and relname <> '_sqlx_migrations'
           and not (has_table_privilege(oid, 'select') and has_table_privilege(oid, 'insert')
                    and has_table_privilege(oid, 'update') and has_table_privilege(oid, 'delete'))
         order by relname limit 1";

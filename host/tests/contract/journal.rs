@@ -5,12 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::TimeDelta;
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
 use picloud::apps::AppId;
 use picloud::journal::sweep::{Keep, sweep};
 use picloud::journal::{
-    Begin, Channel, Cursors, Entry, Journal, NewEntry, Subscription, Told, Until, Watch, sql,
+    Begin, Channel, Cursors, Entry, Journal, NewEntry, Subscription, Told, Watch, sql,
 };
 use picloud::pubsub::Topic;
 use picloud::pubsub::sql::Publication;
@@ -46,10 +44,6 @@ impl Watch for Anybody {
     fn shows(&self, _: &Entry) -> bool {
         true
     }
-
-    fn renew(&self) -> BoxFuture<'_, bool> {
-        std::future::ready(true).boxed()
-    }
 }
 
 struct Stream {
@@ -66,7 +60,7 @@ fn following(db: &Db) -> Arc<Journal> {
 async fn stream(journal: &Arc<Journal>, channel: &Channel, begin: Begin) -> Stream {
     let (_changes, changes) = watch::channel(0);
     let channels = vec![channel.clone()];
-    let subscription = journal.subscribe(channels, &begin, Until::Ever, changes, Box::new(Anybody));
+    let subscription = journal.subscribe(channels, &begin, changes, Box::new(Anybody));
     let mut stream = Stream {
         subscription: subscription.await.unwrap(),
         _changes,

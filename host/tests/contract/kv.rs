@@ -1,11 +1,14 @@
 //! The key-value store.
 
+use std::sync::Arc;
+
 use chrono::TimeDelta;
 use picloud::apps::{AppId, Slug, sql as apps};
 use picloud::directory::Directory;
 use picloud::dispatch::outbox::Outbox;
 use picloud::dispatch::{Fence, WorkerId};
-use picloud::kv::{Kv, KvError, KvStore, Stored};
+use picloud::kv::{Collection, Kv, KvError, KvStore, Stored, sql};
+use picloud::quotas::{Meter, Quotas};
 use picloud::store::StoreError;
 use picloud::triggers::firing::{Events, Origin};
 
@@ -16,6 +19,7 @@ use crate::outbox::{claim, delivery, insert};
 on_both_engines!(
     a_value_is_what_was_last_set,
     keys_are_listed_in_byte_order_page_by_page,
+    a_page_ends_with_the_value_that_takes_it_over_its_bytes,
     i01_the_app_of_a_statement_is_the_handles,
     many_writers_of_one_key_leave_one_of_their_values,
     i03_a_stale_worker_changes_no_value,
@@ -29,9 +33,21 @@ async fn app(test: &Database, name: &'static str) -> Kv {
     });
     insert.await.unwrap();
     let directory = Directory::open(test.db.clone()).await.unwrap();
-    let (outbox, _) = Outbox::new(test.db.clone(), 10, 60_000);
+    let (outbox, _) = Outbox::new(test.db.clone(), 10, 60_000, 1 << 30);
+    store(test, directory, outbox).of(id, Origin::act())
+}
+
+fn store(test: &Database, directory: Arc<Directory>, outbox: Arc<Outbox>) -> KvStore {
+    let bytes = 1 << 30;
+    let quotas = Quotas {
+        kv: bytes,
+        dead_letters: bytes,
+        executions: bytes,
+        messages: bytes,
+    };
+    let meter = Meter::new(test.db.clone(), directory.clone(), quotas);
     let events = Events::new(directory, outbox, 8);
-    KvStore::new(test.db.clone(), events, 1000).of(id, Origin::act())
+    KvStore::new(test.db.clone(), events, meter, 1000)
 }
 
 async fn get(kv: &Kv, key: &str) -> Option<String> {
@@ -104,6 +120,71 @@ async fn keys_are_listed_in_byte_order_page_by_page(test: Database) {
     ));
     let other = kv.list("d".into(), "", cursor.as_deref(), None).await;
     assert!(matches!(other, Err(KvError::InvalidCursor)));
+}
+
+async fn a_page_ends_with_the_value_that_takes_it_over_its_bytes(test: Database) {
+    let app_id = AppId::new();
+    let (directory, (outbox, _)) = (
+        Directory::open(test.db.clone()).await.unwrap(),
+        Outbox::new(test.db.clone(), 10, 60_000, 1 << 30),
+    );
+    let insert = test.db.write::<_, StoreError, _>(move |tx| {
+        let slug: Slug = "a".parse().unwrap();
+        Box::pin(async move { apps::insert(tx, app_id, &slug, "a").await })
+    });
+    insert.await.unwrap();
+    let kv = store(&test, directory, outbox).of(app_id, Origin::act());
+    // Bytes, not characters: each value has 100.
+    let value = format!("\"{}\"", "ä".repeat(49));
+    for n in 0..10 {
+        set(&kv, &format!("k{n}"), &value).await;
+    }
+    kv.set("d".into(), "other".into(), value.clone())
+        .await
+        .unwrap();
+    let collection = Collection::parse("c".into()).unwrap();
+    for (after, limit, bytes_max, count, more) in [
+        ("", 20, 10_000, 10, false),
+        ("", 10, 10_000, 10, false),
+        ("", 9, 10_000, 9, true),
+        ("", 20, 250, 3, true),
+        ("", 20, 200, 2, true),
+        ("", 20, 1, 1, true),
+        ("", 2, 250, 2, true),
+        ("k6", 20, 250, 3, false),
+        ("k6", 20, 200, 2, true),
+        ("k8", 20, 1, 1, false),
+        ("k9", 20, 1, 0, false),
+    ] {
+        let mut conn = test.db.read().await.unwrap();
+        let page = sql::page(&mut conn, app_id, &collection, "", after, limit, bytes_max);
+        let page = page.await.unwrap();
+        let what = format!("{limit} of {bytes_max} bytes after `{after}`");
+        assert_eq!((page.entries.len(), page.more), (count, more), "{what}");
+        let first = after
+            .strip_prefix('k')
+            .map_or(0, |n| n.parse().unwrap_or(0) + 1);
+        for (n, (key, text)) in page.entries.iter().enumerate() {
+            assert_eq!((key, text), (&format!("k{}", first + n), &value), "{what}");
+        }
+    }
+    let mut conn = test.db.read().await.unwrap();
+    let all = sql::page_of_all(&mut conn, app_id, "", "", 20)
+        .await
+        .unwrap();
+    assert_eq!((all.entries.len(), all.more), (11, false));
+    let rest = sql::page_of_all(&mut conn, app_id, "c", "k7", 2)
+        .await
+        .unwrap();
+    let names: Vec<_> = rest
+        .entries
+        .iter()
+        .map(|(c, k, _)| format!("{c}/{k}"))
+        .collect();
+    assert_eq!(
+        (names, rest.more),
+        (vec!["c/k8".into(), "c/k9".into()], true)
+    );
 }
 
 async fn i01_the_app_of_a_statement_is_the_handles(test: Database) {

@@ -11,6 +11,7 @@ use picloud::dead_letters::DeadLetter;
 use picloud::dispatch::dispatcher::Dispatcher;
 use picloud::dispatch::outbox::Outbox;
 use picloud::dispatch::record::never_ran;
+use picloud::dispatch::retry::RetryPolicy;
 use picloud::dispatch::sql::{self, Stuck, leases::Renewal};
 use picloud::dispatch::{Answer, Attempted, Delivery, Executor, WorkerId};
 use picloud::executions::tally::Tally;
@@ -28,6 +29,7 @@ on_both_engines!(
     a_lease_that_is_given_back_is_due_at_once,
     what_nothing_works_on_is_given_back_while_its_node_lives,
     a_delivery_at_whose_burying_we_panic_is_buried_all_the_same,
+    an_outcome_that_is_refused_ends_its_delivery_all_the_same,
     a_call_that_was_answered_is_not_left_recorded_as_abandoned,
     rows_that_nobody_moves_are_counted,
 );
@@ -47,7 +49,7 @@ async fn renewed(
         looks: true,
         beats: true,
     };
-    let mut leased = db.write_grouped(renewal).await.unwrap().unwrap();
+    let mut leased = db.write_grouped(renewal).await.unwrap().leased.unwrap();
     leased.sort_unstable();
     leased
 }
@@ -138,7 +140,7 @@ fn dispatcher(db: &Db, panics_at_burying: bool) -> (Arc<Dispatcher>, Arc<Outbox>
         attempts: AtomicU32::new(0),
         panics_at_burying,
     });
-    let (outbox, handed) = Outbox::new(db.clone(), 10, 1_500);
+    let (outbox, handed) = Outbox::new(db.clone(), 10, 1_500, 1 << 30);
     let tally = Tally::new(Journal::new(db.clone()));
     let dispatcher = Dispatcher::new(outbox.clone(), handed, failing.clone(), tally);
     tokio::spawn(
@@ -170,6 +172,24 @@ async fn a_delivery_at_whose_burying_we_panic_is_buried_all_the_same(test: Datab
         letters[0].last_error,
         "the platform failed at every attempt"
     );
+    dispatcher.stop();
+}
+
+/// Nor in a plainer form: an execution of its id is there already.
+async fn an_outcome_that_is_refused_ends_its_delivery_all_the_same(test: Database) {
+    let (dispatcher, _, failing) = dispatcher(&test.db, false);
+    let refused = Delivery {
+        retry: RetryPolicy::ONCE,
+        ..delivery()
+    };
+    let (id, error) = (refused.id.of(), ExecutionError::new("x"));
+    let ended = never_ran(&refused, id, OutcomeKind::Threw, error, chrono::Utc::now());
+    test.db.write_grouped(ended).await.unwrap();
+    insert(&test.db, &refused, None).await;
+    until_empty(&test.db).await;
+    assert_eq!(failing.attempts.load(Ordering::SeqCst), 1);
+    let letters = dead_letters_of(&test.db, &refused).await;
+    assert_eq!((letters.len(), letters[0].history.len()), (1, 0));
     dispatcher.stop();
 }
 

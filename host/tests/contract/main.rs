@@ -8,6 +8,7 @@
 mod audit;
 mod backup;
 mod database;
+mod dead_letters;
 mod instance;
 mod journal;
 mod kv;

@@ -30,6 +30,7 @@ use crate::on_both_engines;
 
 on_both_engines!(
     a_claim_takes_what_is_due_and_counts_the_attempt,
+    a_claim_takes_no_more_payloads_than_there_is_room_for,
     two_workers_never_claim_the_same,
     i03_a_stale_worker_cannot_complete_a_delivery,
     i03_a_stale_worker_among_others_cannot_either,
@@ -38,6 +39,7 @@ on_both_engines!(
     a_dead_workers_deliveries_are_taken_on,
     a_delivery_that_kills_its_workers_ends_all_the_same,
     an_attempt_that_panics_ends_all_the_same,
+    an_attempt_that_panics_is_made_again_and_buried,
     a_caller_who_leaves_leaves_an_abandoned_execution,
     i03_a_stale_worker_cannot_put_a_delivery_back,
     a_failed_attempt_is_due_again_and_then_dead,
@@ -79,7 +81,7 @@ pub async fn claim(db: &Db, worker: WorkerId, lease: TimeDelta, limit: usize) ->
             let mut claimed = Vec::new();
             for (app_id, _) in sql::apps_waiting(tx).await? {
                 let left = limit - claimed.len();
-                claimed.extend(sql::claim(tx, app_id, worker, lease, left).await?);
+                claimed.extend(sql::claim(tx, app_id, worker, lease, left, u64::MAX).await?);
             }
             Ok(claimed)
         })
@@ -150,6 +152,26 @@ async fn a_claim_takes_what_is_due_and_counts_the_attempt(test: Database) {
         claim(&test.db, mine, LEASE, 10).await.is_empty(),
         "what is leased stays leased"
     );
+}
+
+async fn a_claim_takes_no_more_payloads_than_there_is_room_for(test: Database) {
+    let app = AppId::new();
+    for _ in 0..6 {
+        let mut large = delivery();
+        large.app_id = app;
+        large.payload = Arc::new(Payload::of_text(&"x".repeat(100_000)));
+        insert(&test.db, &large, None).await;
+    }
+    let claim_of = async |bytes_max| {
+        let claim = test.db.write::<_, StoreError, _>(move |tx| {
+            let worker = WorkerId::new();
+            Box::pin(async move { sql::claim(tx, app, worker, LEASE, 10, bytes_max).await })
+        });
+        claim.await.unwrap().len()
+    };
+    assert_eq!(claim_of(250_000).await, 3, "the third takes it over");
+    assert_eq!(claim_of(1).await, 1, "one always goes on");
+    assert_eq!(claim_of(u64::MAX).await, 2);
 }
 
 async fn two_workers_never_claim_the_same(test: Database) {
@@ -325,7 +347,7 @@ impl Executor for Fake {
 }
 
 fn dispatcher(db: &Db, fake: &Arc<Fake>) -> Arc<Dispatcher> {
-    let (outbox, handed) = Outbox::new(db.clone(), 10, 60_000);
+    let (outbox, handed) = Outbox::new(db.clone(), 10, 60_000, 1 << 30);
     let tally = Tally::new(Journal::new(db.clone()));
     let dispatcher = Dispatcher::new(outbox, handed, fake.clone(), tally);
     tokio::spawn(
@@ -429,6 +451,18 @@ async fn an_attempt_that_panics_ends_all_the_same(test: Database) {
     until_empty(&test.db).await;
 }
 
+async fn an_attempt_that_panics_is_made_again_and_buried(test: Database) {
+    let fake = Fake::new(Duration::ZERO, true);
+    dispatcher(&test.db, &fake);
+    let poison = delivery();
+    insert(&test.db, &poison, None).await;
+    until_empty(&test.db).await;
+    assert_eq!(fake.attempts.load(Ordering::SeqCst), 3);
+    let letters = dead_letters_of(&test.db, &poison).await;
+    assert_eq!((letters.len(), letters[0].attempts), (1, 3));
+    assert_eq!(letters[0].last_error, "the platform failed");
+}
+
 async fn a_caller_who_leaves_leaves_an_abandoned_execution(test: Database) {
     let fake = Fake::new(Duration::from_secs(1), false);
     let dispatcher = dispatcher(&test.db, &fake);
@@ -475,9 +509,13 @@ async fn i03_a_stale_worker_cannot_put_a_delivery_back(test: Database) {
 pub async fn dead_letters_of(db: &Db, delivery: &Delivery) -> Vec<DeadLetter> {
     let mut conn = db.read().await.unwrap();
     let filter = dead_letters::Filter::default();
-    dead_letters::page(&mut conn, delivery.app_id, &filter, None, 10)
-        .await
-        .unwrap()
+    let bounds = dead_letters::Bounds {
+        limit: 10,
+        bytes_max: usize::MAX,
+    };
+    let order = dead_letters::Order::NewestFirst;
+    let whole = dead_letters::whole(&mut conn, delivery.app_id, &filter, None, order, bounds);
+    whole.await.unwrap().0
 }
 
 async fn a_failed_attempt_is_due_again_and_then_dead(test: Database) {

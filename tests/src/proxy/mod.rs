@@ -39,6 +39,7 @@ struct State {
     pace: Pace,
     open: Vec<Arc<Connection>>,
     made: usize,
+    tried: usize,
     rules: Vec<Arc<Rule>>,
     recorded: Option<Vec<Statement>>,
 }
@@ -412,6 +413,7 @@ impl Shared {
 
     fn accept(self: &Arc<Self>, client: TcpStream, target: &str) {
         let mut state = locked(&self.state);
+        state.tried += 1;
         let newcomers = state.newcomers;
         if newcomers == Newcomers::Refused {
             return;
@@ -493,6 +495,11 @@ impl Proxy {
     pub fn connections(&self) -> Vec<Connected> {
         let open = self.state().open.clone();
         open.iter().map(|connection| connection.seen()).collect()
+    }
+
+    /// How many connections were ever asked for, those that were refused among them.
+    pub fn tried(&self) -> usize {
+        self.state().tried
     }
 
     /// Cut every connection, and let none be made.

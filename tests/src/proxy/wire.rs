@@ -23,8 +23,8 @@ pub struct Statement {
     pub in_transaction: bool,
     /// The statements that wrote in the same transaction before it.
     pub before: Vec<String>,
-    /// Whether the server refused it, or another of the same round trip.
-    pub failed: bool,
+    /// The code (SQLSTATE) with which the server refused it, or another of the same round trip.
+    pub error: Option<String>,
 }
 
 impl Statement {
@@ -110,7 +110,7 @@ pub fn normalised(text: &str) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Cycle {
     pub(super) statements: Vec<Statement>,
-    failed: bool,
+    error: Option<String>,
 }
 
 /// What a piece of what the client sent is.
@@ -173,6 +173,18 @@ fn text(bytes: &[u8]) -> (&[u8], &[u8]) {
 fn number(bytes: &[u8]) -> Option<u32> {
     let four: [u8; 4] = bytes.get(..4)?.try_into().ok()?;
     Some(u32::from_be_bytes(four))
+}
+
+/// The code in what a server says of an error: fields, each a letter and a text.
+fn code(mut fields: &[u8]) -> String {
+    while let [kind, rest @ ..] = fields {
+        let (value, after) = text(rest);
+        if *kind == b'C' {
+            return String::from_utf8_lossy(value).into_owned();
+        }
+        fields = after;
+    }
+    String::new()
 }
 
 /// Take a message with a type off the front of `buffer`, if it is whole.
@@ -317,7 +329,7 @@ impl Wire {
             in_transaction: self.in_transaction || begun || is_begin(&text),
             before,
             text,
-            failed: false,
+            error: None,
         });
     }
 
@@ -332,7 +344,7 @@ impl Wire {
         let number = self.answered + self.waiting.len() as u64;
         self.waiting.push_back(Cycle {
             statements: statements.clone(),
-            failed: false,
+            error: None,
         });
         FromClient::Cycle(std::mem::take(&mut self.said), number, statements)
     }
@@ -346,20 +358,21 @@ impl Wire {
         let mut read = Vec::new();
         let mut part = Vec::new();
         while let Some(message) = take_message(&mut self.server) {
-            let (kind, state) = (message[0], message.get(5).copied());
-            part.extend(message);
-            match kind {
+            match message[0] {
                 b'E' => {
                     if let Some(cycle) = self.waiting.front_mut() {
-                        cycle.failed = true;
+                        cycle.error = Some(code(&message[5..]));
                     }
+                    part.extend(message);
                 }
                 b'Z' => {
+                    let state = message.get(5).copied().unwrap_or(b'I');
+                    part.extend(message);
                     let (all, number) = (std::mem::take(&mut part), self.answered);
-                    let statements = self.ready(state.unwrap_or(b'I'));
+                    let statements = self.ready(state);
                     read.push(FromServer::Ready(all, number, statements));
                 }
-                _ => {}
+                _ => part.extend(message),
             }
         }
         if !part.is_empty() {
@@ -380,7 +393,7 @@ impl Wire {
         }
         let mut statements = cycle.statements;
         for statement in &mut statements {
-            statement.failed = cycle.failed;
+            statement.error.clone_from(&cycle.error);
         }
         statements
     }
@@ -500,9 +513,13 @@ mod tests {
     fn a_refused_statement_is_known_as_such() {
         let mut wire = started();
         wire.client_sent(&query("insert into t values (1)"));
-        let answer = [message(b'E', b"Sx\0\0"), message(b'Z', b"I")].concat();
+        let refused = message(b'E', b"SERROR\0C57014\0Mcancelled\0\0");
+        let answer = [refused, message(b'Z', b"I")].concat();
         let read = wire.server_sent(&answer);
-        assert!(matches!(&read[..], [FromServer::Ready(_, 1, one)] if one[0].failed));
+        let [FromServer::Ready(_, 1, one)] = &read[..] else {
+            panic!("no answer");
+        };
+        assert_eq!(one[0].error.as_deref(), Some("57014"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ on_both_engines!(
     a_draft_is_run_and_deploys_nothing,
     the_instance_tells_how_it_is,
     what_is_wrong_with_a_body_is_named,
+    a_key_of_any_name_is_reached_by_the_query,
 );
 
 fn everything_needs_a_token(engine: Engine) {
@@ -400,6 +401,23 @@ fn the_instance_tells_how_it_is(engine: Engine) {
         "{metrics}"
     );
     assert!(server.get("/admin/").text().contains("PiCloud"));
+    // Whoever visits an app learns no more than that something is there.
+    server.api(
+        "POST",
+        "/apps",
+        Some(json!({ "slug": "b", "hosts": ["b.test"] })),
+    );
+    let on_app = |path: &str| server.call("GET", path, &[("host", "b.test")], None);
+    for path in ["/version", "/metrics"] {
+        assert_eq!(on_app(path).status, 404, "{path}");
+    }
+    for (path, body) in [
+        ("/healthz", json!({ "status": "ok" })),
+        ("/readyz", json!({ "status": "ready" })),
+    ] {
+        let answer = on_app(path);
+        assert_eq!((answer.status, answer.json()), (200, body));
+    }
 }
 
 fn what_is_wrong_with_a_body_is_named(engine: Engine) {
@@ -430,5 +448,55 @@ fn what_is_wrong_with_a_body_is_named(engine: Engine) {
             "{body}: {}",
             answer.text()
         );
+    }
+}
+
+/// Of a path, browsers take `.` and `..` out, however they are written.
+fn a_key_of_any_name_is_reached_by_the_query(engine: Engine) {
+    let server = Server::start(engine);
+    server.app("a");
+    for (collection, key) in [
+        (".", "%2E%2E"),
+        ("%2e%2E", "."),
+        ("c", "%3Fa%26b%3D%23%2F+%25"),
+        ("a%2Fb", "%C3%A4"),
+    ] {
+        let path = format!("/apps/a/kv-value?collection={collection}&key={key}");
+        assert_eq!(server.api("GET", &path, None).status, 404);
+        let token = format!("Bearer {}", server.token);
+        let put = |body: &[u8], seen: &str| {
+            let headers = [("authorization", token.as_str()), ("if-match", seen)];
+            let headers = &headers[..if seen.is_empty() { 1 } else { 2 }];
+            server.call("PUT", &format!("/api/v1{path}"), headers, Some(body))
+        };
+        assert_eq!(put(b"[10.0]", "").status, 204);
+        let audit = server.api("GET", "/audit?limit=1", None).json();
+        let entry = &audit["items"][0];
+        assert_eq!(entry["action"], "PUT /apps/{app}/kv-value");
+        let target = entry["target"].as_str().unwrap();
+        assert!(target.ends_with(&path), "{target}");
+        let shown = server.api("GET", &path, None);
+        assert_eq!((shown.status, shown.text().as_str()), (200, "[10.0]"));
+        let tag = shown.headers["etag"].to_str().unwrap();
+        assert_eq!(put(b"2", tag).status, 204);
+        assert_eq!(put(b"3", tag).status, 412);
+        let list = format!("/apps/a/kv-entries?collection={collection}");
+        let listed = server.api("GET", &list, None).json();
+        assert_eq!(listed["items"][0]["value"], 2, "{listed}");
+        let none = server.api("GET", &format!("{list}&prefix=zz"), None).json();
+        assert_eq!(none["items"], json!([]));
+        assert_eq!(server.api("DELETE", &path, None).status, 204);
+        assert_eq!(server.api("DELETE", &path, None).status, 404);
+    }
+    for (path, field) in [
+        ("/apps/a/kv-value?collection=c", "key"),
+        ("/apps/a/kv-value?key=k", "collection"),
+        ("/apps/a/kv-value?collection=c&key=", "key"),
+        ("/apps/a/kv-entries", "collection"),
+        ("/apps/a/kv-value?collection=c&key=k&more=1", "more"),
+    ] {
+        let refused = server.api("GET", path, None);
+        assert_eq!(refused.status, 422, "{path}: {}", refused.text());
+        assert_eq!(refused.json()["field"], field, "{path}");
     }
 }

@@ -93,6 +93,8 @@ fn odd_headers_are_carried_or_refused(engine: Engine) {
     let bytes = server.raw(b"GET /s HTTP/1.1\r\nHost: h\r\nX-A: \xff\r\nConnection: close\r\n\r\n");
     assert!(bytes.ends_with("[\"\u{ff}\"]"), "{bytes}");
     assert!(server.raw(b"NONSENSE\r\n\r\n").starts_with("HTTP/1.1 400"));
+    let connect = server.raw(b"CONNECT h:1 HTTP/1.1\r\nHost: h:1\r\n\r\n");
+    assert!(connect.starts_with("HTTP/1.1 405"), "{connect}");
     assert_eq!(server.get("/s").status, 200);
 }
 

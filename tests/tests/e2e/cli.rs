@@ -2,7 +2,7 @@
 
 use std::process::Stdio;
 
-use picloud_tests::{Engine, Server, err, fine, on_both_engines, out, wait_for};
+use picloud_tests::{Engine, Server, err, fails, fine, on_both_engines, out, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -10,6 +10,7 @@ on_both_engines!(
     a_mistake_in_a_script_is_shown_at_its_place,
     the_store_is_read_and_written,
     a_script_is_invoked_and_its_log_shown,
+    a_log_that_is_followed_moves_no_terminal,
     exit_codes_tell_what_happened,
     signing_in_is_remembered,
     the_configuration_is_explained,
@@ -105,6 +106,14 @@ fn a_mistake_in_a_script_is_shown_at_its_place(engine: Engine) {
         said.contains("bad.rhai:2:9: ") && said.contains("  let y = ;\n          ^"),
         "{said}"
     );
+    write(&server, "import.rhai", "let x = 1;\n  import \"y\" as y;\n");
+    let said = fails(&server.cli(&["deploy", "import.rhai", "--app", "a"]), 4);
+    assert!(
+        said.contains("import.rhai:2:3: ") && said.contains("    import \"y\" as y;\n    ^"),
+        "{said}"
+    );
+    let scripts = server.api("GET", "/apps/a/scripts", None).json();
+    assert_eq!(scripts["items"], json!([]));
 }
 
 fn the_store_is_read_and_written(engine: Engine) {
@@ -146,6 +155,14 @@ fn a_script_is_invoked_and_its_log_shown(engine: Engine) {
     app.script("t", "throw \"boom\"");
     let done = server.cli(&["invoke", "s", "--app", "a", "--data", "{\"n\": 41}"]);
     assert!(fine(done).contains("42"));
+    app.script(
+        "q",
+        r#"[ctx.request.query_all("t"), ctx.request.headers_all("x-a")]"#,
+    );
+    let mut twice = vec!["invoke", "q", "--app", "a"];
+    twice.extend(["--query", "t=1", "--query", "t=2", "--header", "x-a: 3"]);
+    let done = fine(server.cli(&twice));
+    assert!(done.contains(r#"[["1","2"],["3"]]"#), "{done}");
     let failed = server.cli(&["invoke", "t", "--app", "a"]);
     assert_eq!(failed.status.code(), Some(1));
     assert!(out(&failed).contains("boom"), "{}", out(&failed));
@@ -174,6 +191,7 @@ fn a_script_is_invoked_and_its_log_shown(engine: Engine) {
             &server.token,
         ])
         .stdout(log)
+        .stderr(std::process::Stdio::null())
         .spawn()
         .unwrap();
     let lines = || {
@@ -182,13 +200,42 @@ fn a_script_is_invoked_and_its_log_shown(engine: Engine) {
             .lines()
             .count()
     };
-    wait_for("what was there", || (lines() == 2).then_some(()));
+    wait_for("what was there", || (lines() == 3).then_some(()));
     for _ in 0..3 {
         server.cli(&["invoke", "s", "--app", "a", "--data", "{\"n\": 1}"]);
     }
-    wait_for("what is new", || (lines() == 5).then_some(()));
+    wait_for("what is new", || (lines() == 6).then_some(()));
     follow.kill().unwrap();
     follow.wait().unwrap();
+}
+
+fn a_log_that_is_followed_moves_no_terminal(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.serve("s", "log::info(ctx.request.body); throw ctx.request.body");
+    let evil = json!("x\u{1b}[2J\u{1b}]0;owned\u{7}\r\n  ERROR forged\u{9b}31m\u{202e}");
+    let log = server.folder().join("followed");
+    let mut follow = server.cli_command(&["logs", "--app", "a", "--follow"]);
+    let follow = follow.stdout(std::fs::File::create(&log).unwrap());
+    let mut follow = follow.stderr(Stdio::null()).spawn().unwrap();
+    // What was there, and what comes while it is followed.
+    for seen in [2, 4] {
+        server.post("/s", &evil);
+        wait_for("what the log tells", || {
+            let told = std::fs::read_to_string(&log).unwrap();
+            (told
+                .matches(r"x\u{1b}[2J\u{1b}]0;owned\u{7}\r\n  ERROR")
+                .count()
+                == seen)
+                .then_some(())
+        });
+    }
+    follow.kill().unwrap();
+    follow.wait().unwrap();
+    let told = std::fs::read_to_string(&log).unwrap();
+    let moves = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
+    assert!(!told.contains(moves), "{told:?}");
+    assert!(!told.contains("\n  ERROR forged"), "{told:?}");
 }
 
 fn exit_codes_tell_what_happened(engine: Engine) {
@@ -256,6 +303,17 @@ fn signing_in_is_remembered(engine: Engine) {
         std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
         0o600
     );
+    // Neither does one stay open that somebody copied, nor what a run left that was killed.
+    let open = || std::fs::Permissions::from_mode(0o644);
+    std::fs::set_permissions(&path, open()).unwrap();
+    fine(run(&["apps", "list"], ""));
+    let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(mode(), 0o600);
+    let part = path.with_extension("part");
+    std::fs::write(&part, "").unwrap();
+    std::fs::set_permissions(&part, open()).unwrap();
+    fine(run(&login, &format!("{}\n", server.password())));
+    assert_eq!((mode(), part.exists()), (0o600, false));
     // The token goes to nobody but the server that gave it.
     assert_eq!(
         run(
@@ -291,6 +349,14 @@ fn the_configuration_is_explained(engine: Engine) {
     );
     assert_eq!(shown["lease_ms"]["source"], "--lease-ms");
     assert_eq!(shown["listen"]["source"], "default");
+    // Not even where it stands where few look for one.
+    let url = "postgres://me:hunter2@db/x?password=hunter3&sslmode=require";
+    let shown = fine(server.cli(&["config", "--database-url", url]));
+    let without = "postgres://me:***@db/x?password=***&sslmode=require";
+    assert!(
+        !shown.contains("hunter") && shown.contains(without),
+        "{shown}"
+    );
     write(&server, "picloud.toml", "executons_max = 7\n");
     let refused = server.cli(&["config"]);
     assert_eq!(refused.status.code(), Some(2));

@@ -2,7 +2,7 @@
 
 use std::process::{Command, Stdio};
 
-use picloud_tests::{App, Engine, Server, fine, on_both_engines, out, wait_for};
+use picloud_tests::{App, Engine, Server, doubles, fine, on_both_engines, out, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -18,15 +18,7 @@ on_both_engines!(
 /// Numbers whose last digit, size or form is lost where they pass through a double that is read
 /// or written carelessly.
 fn numbers() -> String {
-    // xorshift64: the same doubles each time.
-    let mut bits = 0x9E37_79B9_7F4A_7C15_u64;
-    let doubles = std::iter::repeat_with(move || {
-        bits ^= bits << 13;
-        bits ^= bits >> 7;
-        bits ^= bits << 17;
-        f64::from_bits(bits)
-    });
-    let doubles = doubles.filter(|double| double.is_finite()).take(300);
+    let doubles = doubles(0x9E37_79B9_7F4A_7C15).take(300);
     let doubles: Vec<String> = doubles.map(|double| format!("{double:e}")).collect();
     format!(
         r#"{{"b":9007199254740993,"a":10.0,"c":[18446744073709551616,-0.0,1E+2,0.30000000000000004],"d":[{}]}}"#,

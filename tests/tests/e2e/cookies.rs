@@ -258,6 +258,11 @@ fn apps_neither_see_nor_set_nor_ride_the_cookie(engine: Engine) {
     assert_eq!(all(&own, "content-security-policy"), ["default-src 'self'"]);
     assert_eq!(own.text(), "none");
     let there = ("host", "shop.test");
+    let metrics = |host: &str| server.call("GET", "/metrics", &[("host", host)], None);
+    assert_eq!(metrics("shop.test").problem(), "not_found");
+    let whole = metrics("any.test");
+    assert_eq!(whole.status, 200);
+    assert!(whole.text().contains("picloud_"), "{}", whole.text());
     let me = |headers: &[(&str, &str)]| server.call("GET", "/api/v1/auth/me", headers, None).status;
     assert_eq!(me(&[("cookie", &cookie), there]), 401);
     assert_eq!(me(&[("cookie", &cookie)]), 200);
@@ -283,29 +288,35 @@ fn with_an_admin_host_nothing_else_is_there_and_it_is_nowhere_else(engine: Engin
         r#"#{ statusCode: 200, headers: #{ "content-type": "text/plain" }, body: "hello" }"#,
     );
     server.set_environment(vec![
-        ("PICLOUD_ADMIN_HOST", "Admin.test".to_owned()),
+        ("PICLOUD_ADMIN_HOST", "Admin.own.test".to_owned()),
         ("PICLOUD_TRUSTED_PROXIES", "127.0.0.1".to_owned()),
     ]);
     server.kill();
     server.launch();
     let on = |host: &str, path: &str| server.call("GET", path, &[("host", host)], None);
     for path in ["/api/v1/auth/me", "/api/v1", "/api", "/admin", "/admin/"] {
-        assert_eq!(on("admin.test", "/page").status, 404);
+        assert_eq!(on("admin.own.test", "/page").status, 404);
         let elsewhere = on("any.test", path);
         assert_eq!(
             (elsewhere.status, elsewhere.problem().as_str()),
             (404, "not_found")
         );
     }
-    assert_eq!(on("admin.test:8080", "/api/v1/auth/me").status, 401);
-    assert_eq!(on("admin.test", "/admin").status, 308, "to the dashboard");
+    assert_eq!(on("admin.own.test:8080", "/api/v1/auth/me").status, 401);
+    assert_eq!(
+        on("admin.own.test", "/admin").status,
+        308,
+        "to the dashboard"
+    );
     let page = on("any.test", "/page");
     assert_eq!((page.status, page.text().as_str()), (200, "hello"));
     assert!(!page.headers.contains_key("content-security-policy"));
     assert_eq!(on("any.test", "/readyz").status, 200, "probes know no host");
-    assert_eq!(on("any.test", "/metrics").status, 404);
-    assert_eq!(on("admin.test", "/metrics").status, 200);
-    let here = ("host", "admin.test");
+    for path in ["/metrics", "/version"] {
+        assert_eq!(on("any.test", path).status, 404);
+        assert_eq!(on("admin.own.test", path).status, 200);
+    }
+    let here = ("host", "admin.own.test");
     let tls = ("x-forwarded-proto", "https");
     let (cookie, answer) = sign_in(&server, &[here, tls]);
     assert!(cookie.starts_with("__Host-picloud=pcs_"), "{cookie}");
@@ -321,7 +332,7 @@ fn with_an_admin_host_nothing_else_is_there_and_it_is_nowhere_else(engine: Engin
             tls,
             ("cookie", cookie.as_str()),
             ("x-csrf-token", csrf.as_str()),
-            ("origin", "https://admin.test"),
+            ("origin", "https://admin.own.test"),
         ];
         let body = json!({ "host": host }).to_string();
         server.call(
@@ -331,13 +342,13 @@ fn with_an_admin_host_nothing_else_is_there_and_it_is_nowhere_else(engine: Engin
             Some(body.as_bytes()),
         )
     };
-    let refused = claim("admin.test");
+    let refused = claim("admin.own.test");
     assert_eq!(
         (refused.status, &refused.json()["field"]),
         (422, &json!("hosts"))
     );
     // Around it is fine: the instance goes before.
-    assert_eq!(claim("*.test").status, 201);
-    assert_eq!(on("admin.test", "/page").status, 404);
-    assert_eq!(on("any.test", "/page").status, 200);
+    assert_eq!(claim("*.own.test").status, 201);
+    assert_eq!(on("admin.own.test", "/page").status, 404);
+    assert_eq!(on("any.own.test", "/page").status, 200);
 }

@@ -14,6 +14,7 @@ on_both_engines!(
     a_guest_that_traps_each_time_dies_and_harms_nobody,
     bad_calls_are_refused_and_change_nothing,
     what_is_past_its_retention_goes,
+    an_app_keeps_no_more_bytes_of_dead_letters_than_it_may,
 );
 
 /// An app whose handler of `things` throws.
@@ -481,4 +482,25 @@ fn what_is_past_its_retention_goes(engine: Engine) {
     let swept = server.api("POST", "/gc", None).json();
     assert_eq!(swept["removed"]["dead_letters"], 0, "nothing is old yet");
     assert_eq!(app.dead_letters("").len(), 1);
+}
+
+fn an_app_keeps_no_more_bytes_of_dead_letters_than_it_may(engine: Engine) {
+    let options = Options::with(&[("PICLOUD_DEAD_LETTER_BYTES_MAX", "1MiB")]);
+    let server = Server::start_with(engine, options);
+    let (app, other) = (broken(&server, "a"), broken(&server, "b"));
+    let long = "x".repeat(200_000);
+    for n in 0..8 {
+        app.set("things", &format!("k{n}"), json!(long));
+        dead(&app, n + 1);
+    }
+    other.set("things", "k", json!(long));
+    dead(&other, 1);
+    let before = app.dead_letters("");
+    let swept = server.api("POST", "/gc", None).json();
+    let removed = swept["removed"]["dead_letters"].as_u64().unwrap();
+    // A sweep of the server's own may have come before.
+    let left = app.dead_letters("");
+    assert!(removed <= 3 && (4..=5).contains(&left.len()), "{swept}");
+    assert_eq!(left[..], before[..left.len()], "the newest are kept");
+    assert_eq!(other.dead_letters("").len(), 1);
 }

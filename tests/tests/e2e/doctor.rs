@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use picloud_tests::{Engine, Options, Place, Server, on_both_engines};
+use picloud_tests::{Engine, Options, Place, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
 
 on_both_engines!(
@@ -16,6 +16,8 @@ on_both_engines!(
     a_clock_that_was_wrong_is_found,
     settings_that_cannot_be_are_a_finding,
     a_row_that_cannot_be_read_is_left_out_and_told_of,
+    deliveries_that_nobody_moves_are_found,
+    deliveries_that_are_held_for_nothing_are_counted,
 );
 
 const KEY: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
@@ -86,6 +88,8 @@ fn a_server_checks_itself_and_says_how_to_mend_what_is_wrong(engine: Engine) {
             ("backup", "ok"),
         ],
     );
+    // A warning where the kernel has no Landlock.
+    assert_ne!(finding(&first, "compiler")["severity"], "error");
     let is_postgres = engine == Engine::Postgres;
     let key = if is_postgres { "warning" } else { "ok" };
     expect(&first, &[("master_key", key)]);
@@ -498,4 +502,129 @@ fn a_row_that_cannot_be_read_is_left_out_and_told_of(engine: Engine) {
     // With the server down it is found, too.
     server.stop();
     expect(&look(&server, &[]), &[("rows", "error")]);
+}
+
+fn deliveries_that_nobody_moves_are_found(engine: Engine) {
+    let mut server = Server::start(engine);
+    let app = server.app("a");
+    app.script_with(
+        "long",
+        r#"if ctx.attempt == 1 { sleep(50.0) }"#,
+        json!({ "timeout_ms": 60_000 }),
+    );
+    app.route_with("long", "POST /long", json!({ "dispatch_mode": "async" }));
+    assert_eq!(server.call("POST", "/long", &[], None).status, 202);
+    assert_eq!(server.rows("outbox"), 1);
+    server.kill();
+    server.sql("update outbox set due_at = '2020-01-01T00:00:00.000000Z'");
+    let found = look(&server, &[]);
+    let outbox = finding(&found, "outbox");
+    assert_eq!(outbox["severity"], "error", "{found}");
+    let words = outbox["found"].as_str().unwrap();
+    assert!(words.contains("1 whose lease ended"), "{words}");
+    server.launch();
+    server.assert_nothing_stuck();
+    expect(&look(&server, &[]), &[("outbox", "ok")]);
+    wait_for("the metric to tell", || {
+        let is_counted = server
+            .get("/metrics")
+            .text()
+            .contains("picloud_outbox_stuck{");
+        (is_counted && server.metric("picloud_outbox_stuck") == 0.0).then_some(())
+    });
+}
+
+fn deliveries_that_are_held_for_nothing_are_counted(engine: Engine) {
+    let mut server = Server::start(engine);
+    let app = server.app("a");
+    app.script("s", r#"kv::collection("ran").set(ctx.event.kv.key, 1)"#);
+    let trigger = app.trigger("kv", json!({ "script": "s", "collection": "c" }));
+    let pause = format!("/triggers/{}/pause", trigger["id"].as_str().unwrap());
+    assert_eq!(server.api("POST", &pause, None).status, 200);
+    app.set("c", "k", json!(1));
+    // Resumed behind its back. What is mended in a moment is held again until it was counted.
+    server.sql("update triggers set paused = false");
+    let later = "due_at = '2100-01-01T00:00:00.000000Z'";
+    let hold = format!("update outbox set held = true, {later}");
+    let stuck = || server.metric("picloud_outbox_stuck");
+    wait_for("the metric to count it", || {
+        server.sql(&hold);
+        (stuck() == 1.0).then_some(())
+    });
+    wait_for("it to be mended, and counted no more", || {
+        (stuck() == 0.0).then_some(())
+    });
+    server.kill();
+    server.sql(&hold.replace("2100", "2020"));
+    let found = look(&server, &[]);
+    let outbox = finding(&found, "outbox");
+    assert_eq!(outbox["severity"], "error", "{found}");
+    let words = outbox["found"].as_str().unwrap();
+    assert!(words.contains("1 held for a trigger"), "{words}");
+    server.launch();
+    wait_for("it to run", || {
+        let app = server.known_app("a");
+        (app.kv("ran", "k") == 1).then_some(())
+    });
+    expect(&look(&server, &[]), &[("outbox", "ok")]);
+}
+
+/// On a clock that runs ten times as fast: it takes more than a minute until this is odd.
+#[test]
+fn a_delivery_whose_outcome_cannot_be_written_is_found() {
+    let options = Options {
+        environment: vec![
+            ("PICLOUD_DEFAULT_TIMEOUT_MS", "10000".to_owned()),
+            ("PICLOUD_MAX_TIMEOUT_MS", "10000".to_owned()),
+        ],
+        clock: Some("+0 x10"),
+        ordinary_role: true,
+        ..Options::default()
+    };
+    let server = Server::start_with(Engine::Postgres, options);
+    let app = server.app("a");
+    app.script("job", r#"kv::collection("c").set("ran", 1)"#);
+    app.route_with("job", "POST /job", json!({ "dispatch_mode": "async" }));
+    let leases = || {
+        let report = server.api("GET", "/doctor", None);
+        assert_eq!(report.status, 200, "{}", report.text());
+        finding(&report.json(), "leases").clone()
+    };
+    assert_eq!(leases()["severity"], "ok");
+    server.allow_writes_to("executions", false);
+    assert_eq!(server.call("POST", "/job", &[], None).status, 202);
+    let found = wait_for("the finding", || {
+        let found = leases();
+        (found["severity"] == "error").then_some(found)
+    });
+    let says = found["found"].as_str().unwrap();
+    assert!(
+        says.contains("a delivery has been worked on for 7"),
+        "{says}"
+    );
+    assert!(
+        says.contains("no script may run for longer than 10 s"),
+        "{says}"
+    );
+    // Counted now and then.
+    wait_for("the metric", || {
+        (server.metric("picloud_leases_oldest_seconds") > 70.0).then_some(())
+    });
+    assert_eq!(server.metric("picloud_leases_held"), 1.0);
+    let (report, code) = told(&server.cli(&["doctor", "--json"]));
+    assert_eq!(
+        (finding(&report, "leases")["severity"].as_str(), code),
+        (Some("error"), Some(1))
+    );
+    server.allow_writes_to("executions", true);
+    wait_for("it to be over", || {
+        (leases()["severity"] == "ok" && app.executions("outcome=answered").len() == 1)
+            .then_some(())
+    });
+    assert_eq!(app.kv("c", "ran"), json!(1));
+    server.assert_nothing_stuck();
+    wait_for("the metric", || {
+        (server.metric("picloud_leases_held") == 0.0).then_some(())
+    });
+    assert_eq!(server.metric("picloud_leases_oldest_seconds"), 0.0);
 }

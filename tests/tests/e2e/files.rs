@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 fn status_of_a_write(server: &Server) -> u16 {
     let path = "/apps/a/kv/c/k";
-    server.api("PUT", path, Some(json!(1))).status
+    let answer = server.api("PUT", path, Some(json!(1)));
+    answer.status_in_an_outage()
 }
 
 fn ready(server: &Server) {
@@ -39,7 +40,7 @@ fn finding(server: &Server) -> Value {
 fn tells(server: &Server, words: &str) {
     not_ready(server);
     assert_eq!(status_of_a_write(server), 503);
-    assert_eq!(server.get("/s").status, 503);
+    assert_eq!(server.get("/s").status_in_an_outage(), 503);
     let found = finding(server);
     assert_eq!(found["severity"], "error", "{found}");
     assert!(found["found"].as_str().unwrap().contains(words), "{found}");
@@ -70,6 +71,56 @@ fn a_file_that_is_deleted_moved_or_replaced_is_noticed_until_it_is_back() {
     fs::rename(&away, &log).unwrap();
     ready(&server);
     assert_eq!(status_of_a_write(&server), 204);
+}
+
+/// What is unlinked cannot be put back, only a copy of it. Nothing may be acknowledged after that.
+#[test]
+fn files_that_are_unlinked_take_no_more_writes_and_a_copy_has_all_of_them() {
+    let [file, log, shared] = ["", "-wal", "-shm"];
+    for unlinked in [&[file][..], &[log], &[file, log, shared]] {
+        let mut server = Server::start(Engine::Sqlite);
+        let app = server.app("a");
+        app.serve("s", "1");
+        let path = |end: &str| PathBuf::from(format!("{}{end}", server.database_file().display()));
+        let copy = |end: &str| server.folder().join(format!("copy{end}"));
+        assert_eq!(status_of_a_write(&server), 204);
+        for end in unlinked {
+            // What a process has open can still be read there, as an operator would.
+            let open = open_file(&server, &path(end));
+            fs::remove_file(path(end)).unwrap();
+            fs::copy(open, copy(end)).unwrap();
+        }
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        assert_eq!(status_of_a_write(&server), 503, "{unlinked:?}");
+        let is_only_the_log = unlinked == [log];
+        tells(
+            &server,
+            match is_only_the_log {
+                true => "has lost its log",
+                false => "was deleted or moved away",
+            },
+        );
+        server.signal("TERM");
+        let grace_and_two_more = std::time::Duration::from_secs(4);
+        assert!(server.ends_within(grace_and_two_more), "{unlinked:?}");
+        for end in unlinked {
+            let path = format!("{}{end}", server.database_file().display());
+            fs::copy(server.folder().join(format!("copy{end}")), path).unwrap();
+        }
+        server.launch();
+        assert_eq!(server.known_app("a").kv("c", "k"), json!(1), "{unlinked:?}");
+        assert_eq!(status_of_a_write(&server), 204);
+        server.assert_nothing_stuck();
+    }
+}
+
+/// Where a file that the server has open can be read, whatever becomes of its name.
+fn open_file(server: &Server, path: &Path) -> PathBuf {
+    let open = fs::read_dir(format!("/proc/{}/fd", server.pid())).unwrap();
+    let mut open = open.map(|entry| entry.unwrap().path());
+    let is_it = |entry: &PathBuf| fs::read_link(entry).is_ok_and(|target| target == path);
+    let found = open.find(is_it);
+    found.unwrap_or_else(|| panic!("{} is not open", path.display()))
 }
 
 /// Start a second server on what is there, and answer what it said when it ended.
@@ -121,10 +172,10 @@ fn a_file_is_served_once_whatever_it_is_called() {
 }
 
 /// Files that cannot be written, which is what a file system is that went read-only. Dropped, they can.
-struct ReadOnly(Vec<PathBuf>);
+pub(super) struct ReadOnly(Vec<PathBuf>);
 
 impl ReadOnly {
-    fn make(server: &Server) -> Self {
+    pub(super) fn make(server: &Server) -> Self {
         let file = server.database_file();
         // Not the memory that its processes share (-shm): mapped, it would be a signal, which it is
         // on no file system that only refuses writes.
@@ -167,9 +218,11 @@ fn a_file_system_that_goes_read_only_is_unavailable_and_is_recovered_from() {
     let key = [("idempotency-key", "k")];
     let round = || {
         [
-            server.get("/s").status,
-            server.call("POST", "/job", &[], None).status,
-            server.call("POST", "/keyed", &key, None).status,
+            server.get("/s").status_in_an_outage(),
+            server.call("POST", "/job", &[], None).status_in_an_outage(),
+            server
+                .call("POST", "/keyed", &key, None)
+                .status_in_an_outage(),
             status_of_a_write(&server),
         ]
     };
@@ -188,4 +241,27 @@ fn a_file_system_that_goes_read_only_is_unavailable_and_is_recovered_from() {
     ready(&server);
     assert_eq!(round(), [200, 202, 200, 204]);
     assert_eq!(finding(&server)["severity"], "ok");
+}
+
+#[test]
+fn nobody_else_reads_the_database_whoever_made_its_files() {
+    use std::os::unix::fs::PermissionsExt;
+    let mut server = Server::start(Engine::Sqlite);
+    server.app("a").serve("s", "1");
+    let file = server.database_file();
+    let files = ["", "-wal", "-shm"].map(|end| PathBuf::from(format!("{}{end}", file.display())));
+    let modes = || {
+        let there = files.iter().filter(|file| file.exists());
+        let mode = |file: &PathBuf| fs::metadata(file).unwrap().permissions().mode() & 0o777;
+        there.map(mode).collect::<Vec<_>>()
+    };
+    assert_eq!(modes(), [0o600; 3]);
+    // As older versions made them.
+    server.kill();
+    for file in &files {
+        fs::set_permissions(file, fs::Permissions::from_mode(0o644)).unwrap();
+    }
+    server.launch();
+    assert_eq!(status_of_a_write(&server), 204);
+    assert_eq!(modes(), [0o600; 3]);
 }

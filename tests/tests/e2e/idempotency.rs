@@ -1,6 +1,6 @@
 //! Idempotency keys of routes.
 
-use picloud_tests::{Answer, App, Engine, Server, on_both_engines, wait_for};
+use picloud_tests::{Answer, App, Engine, Options, Server, on_both_engines, wait_for};
 use serde_json::json;
 
 on_both_engines!(
@@ -9,7 +9,9 @@ on_both_engines!(
     two_calls_at_once_make_one_execution,
     a_key_without_a_policy_is_a_header_like_any_other,
     nobody_gets_an_answer_or_a_cookie_of_another_caller,
+    callers_without_credentials_share_their_keys,
     a_call_that_never_began_does_not_hold_its_key,
+    a_call_that_found_no_room_does_not_hold_its_key,
     callers_and_requests_are_compared_by_their_bytes,
     a_tenants_host_has_keys_of_its_own,
 );
@@ -153,6 +155,57 @@ fn nobody_gets_an_answer_or_a_cookie_of_another_caller(engine: Engine) {
     }
 }
 
+/// As docs/api.md says: a session of an app's own in another header is none that counts, and neither
+/// does an address.
+fn callers_without_credentials_share_their_keys(engine: Engine) {
+    let environment = vec![("PICLOUD_TRUSTED_PROXIES", "127.0.0.1".to_owned())];
+    let options = Options {
+        environment,
+        ..Options::default()
+    };
+    let server = Server::start_with(engine, options);
+    let app = counting(&server, json!({ "idempotency": { "ttl_s": 60 } }));
+    let call = |headers: &[(&str, &str)]| {
+        let mut all = vec![("idempotency-key", "k")];
+        all.extend(headers);
+        let answer = server.call("POST", "/count", &all, Some(b"{}"));
+        assert_eq!(answer.status, 201, "{}", answer.text());
+        let is_replayed = answer.headers.contains_key("idempotency-replayed");
+        (answer.json()["n"].clone(), is_replayed)
+    };
+    let session = ("x-session", "a");
+    assert_eq!(
+        call(&[session, ("x-forwarded-for", "203.0.113.1")]),
+        (json!(1), false)
+    );
+    for same in [
+        &[("x-session", "b"), ("x-forwarded-for", "203.0.113.1")][..],
+        &[session, ("x-forwarded-for", "203.0.113.2")],
+        &[],
+    ] {
+        assert_eq!(call(same), (json!(1), true), "{same:?}");
+    }
+    for (n, credential) in [
+        ("authorization", "Bearer a"),
+        ("cookie", "session=a"),
+        ("x-api-key", "a"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert_eq!(
+            call(&[session, credential]),
+            (json!(n + 2), false),
+            "{credential:?}"
+        );
+        assert_eq!(
+            call(&[("x-session", "b"), credential]),
+            (json!(n + 2), true)
+        );
+    }
+    assert_eq!(app.kv("count", "n"), 4);
+}
+
 fn a_call_that_never_began_does_not_hold_its_key(engine: Engine) {
     let server = Server::start(engine);
     counting(&server, json!({ "idempotency": { "ttl_s": 60 } }));
@@ -174,6 +227,50 @@ fn a_call_that_never_began_does_not_hold_its_key(engine: Engine) {
     assert_eq!(server.api("PATCH", &path, Some(mended)).status, 200);
     let second = call(&server, "/count", "k", "{}");
     assert_eq!((second.status, second.json()["n"].clone()), (201, json!(1)));
+}
+
+fn a_call_that_found_no_room_does_not_hold_its_key(engine: Engine) {
+    let environment = vec![("PICLOUD_EXECUTIONS_MAX", "1".to_owned())];
+    let options = Options {
+        environment,
+        ..Options::default()
+    };
+    let server = Server::start_with(engine, options);
+    let app = counting(&server, json!({ "idempotency": { "ttl_s": 60 } }));
+    app.serve(
+        "stay",
+        r#"let c = kv::collection("stay"); c.set("begun", true);
+           while !c.has("may-go") { sleep(0.05); }"#,
+    );
+    std::thread::scope(|scope| {
+        let staying = scope.spawn(|| server.get("/stay").status);
+        wait_for("the only place to be taken", || {
+            (app.kv("stay", "begun") == true).then_some(())
+        });
+        // Whoever tries again is told the same again, not that the key is taken.
+        for _ in 0..2 {
+            let refused = call(&server, "/count", "k", "{}");
+            let problem = refused.problem();
+            assert_eq!(
+                (refused.status_in_an_outage(), &*problem),
+                (503, "overloaded")
+            );
+            assert!(!refused.headers.contains_key("idempotency-replayed"));
+        }
+        app.set("stay", "may-go", json!(true));
+        assert_eq!(staying.join().unwrap(), 200);
+    });
+    // The place is given back after the answer.
+    let answer = wait_for("room", || {
+        let answer = call(&server, "/count", "k", "{}");
+        (answer.status != 503).then_some(answer)
+    });
+    assert_eq!(answer.status, 201, "{}", answer.text());
+    assert_eq!(answer.json()["n"], 1);
+    assert!(!answer.headers.contains_key("idempotency-replayed"));
+    let again = call(&server, "/count", "k", "{}");
+    assert_eq!(again.headers["idempotency-replayed"], "true");
+    assert_eq!(app.kv("count", "n"), 1);
 }
 
 fn callers_and_requests_are_compared_by_their_bytes(engine: Engine) {

@@ -1,6 +1,8 @@
 //! Large apps: imported and deleted in batches that nobody sees, and without keeping others waiting.
 
 use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -12,6 +14,7 @@ use super::portable::succeed;
 
 on_both_engines!(
     a_large_import_keeps_no_running_delivery_from_its_lease,
+    a_file_of_twenty_mebibytes_is_imported,
     an_import_that_is_killed_leaves_nothing,
     an_import_goes_on_without_its_client_and_leaves_nothing_if_it_fails,
     a_large_app_is_gone_at_once_and_its_rows_soon,
@@ -73,6 +76,28 @@ fn a_large_import_keeps_no_running_delivery_from_its_lease(engine: Engine) {
     app.set("c", "stop", json!(true));
     wait_for("its end", || (app.kv("c", "ended") == true).then_some(()));
     assert_eq!(app.kv("c", "begun"), 1, "it was run more than once");
+}
+
+fn a_file_of_twenty_mebibytes_is_imported(engine: Engine) {
+    let server = Server::start(engine);
+    let (path, mut contents) = exported(&server, 0);
+    // Of random digits, which take half their length when they are packed.
+    let mut lines = String::new();
+    let mut random = vec![0; 250_000];
+    let mut source = File::open("/dev/urandom").unwrap();
+    for n in 0..90 {
+        source.read_exact(&mut random).unwrap();
+        let digits = random.iter().map(|byte| format!("{byte:02x}"));
+        let digits = digits.collect::<String>();
+        writeln!(lines, r#"["c","{n}","\"{digits}\""]"#).unwrap();
+    }
+    contents.set("kv.jsonl", lines.into_bytes());
+    contents.write(&path);
+    assert!(path.metadata().unwrap().len() > 20 << 20);
+    let made = succeed(&server.cli(&["import", "large.zip", "--as", "large", "--json"]));
+    assert_eq!(made["kv"], 90);
+    let app = server.known_app("large");
+    assert_eq!(app.kv("c", "79").as_str().map(str::len), Some(500_000));
 }
 
 fn an_import_that_is_killed_leaves_nothing(engine: Engine) {

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use picloud_tests::{Engine, EventStream, Options, Server, report, wait_for};
+use picloud_tests::{
+    Engine, EventStream, Lost, Options, Proxy, Server, Statement, Then, report, wait_for,
+};
 use serde_json::json;
 
 use super::realtime::{public, publish, ready, subscribe};
@@ -101,4 +103,81 @@ fn a_read_of_the_journal_that_hangs_makes_nobody_deaf() {
             .chain([&new])
             .for_each(|stream| hears(stream, n));
     }
+}
+
+/// How long a node may not know what was written before it says so, and what it may take to.
+const SAID_WITHIN: Duration = Duration::from_secs(14);
+const STALE_AFTER: Duration = Duration::from_secs(10);
+/// How soon everything must work again.
+const BACK: Duration = Duration::from_secs(10);
+
+/// Lose what this node asks, whenever it asks it, until it says that it cannot read the journal;
+/// then let it, and see that its stream is told what was written meanwhile.
+fn says_so_while(what: &str, then: Then, asks: fn(&Statement) -> bool) {
+    let proxy = Proxy::start();
+    let options = Options {
+        postgres_through: Some(proxy.port),
+        ..roomy()
+    };
+    let one = Server::start_with(Engine::Postgres, options);
+    public(&one.app("shop"), "a");
+    let stream = subscribe(&one, "/realtime/topics/a", &[]);
+    ready(&stream);
+    // What is published here would be told without a read.
+    let other = one.another_node(roomy());
+    let app = other.known_app("shop");
+    publish(&app, "a", json!(0));
+    assert_eq!(stream.messages(1), [0]);
+    let lost = proxy.lose_each(Lost::Request, then, asks);
+    let began = Instant::now();
+    publish(&app, "a", json!(1));
+    wait_for("the node to say so", || {
+        let told = one.get("/readyz");
+        let problems = told.json()["problems"].to_string();
+        (told.status == 503 && problems.contains("the journal cannot be read")).then_some(())
+    });
+    let after = began.elapsed();
+    report(format_args!(
+        "{what}: said after {after:?}, {} lost",
+        lost.fired()
+    ));
+    assert!(lost.fired() > 1, "hardly anything was lost");
+    // A moment's fault is not worth a word, and the last look may be a second old.
+    let at_least = STALE_AFTER - Duration::from_secs(2);
+    assert!((at_least..SAID_WITHIN).contains(&after), "{after:?}");
+    assert_eq!(other.get("/readyz").status, 200, "the other node reads it");
+    drop(lost);
+    let mended = Instant::now();
+    assert_eq!(stream.messages(1), [1]);
+    wait_for("readiness", || {
+        (one.get("/readyz").status == 200).then_some(())
+    });
+    let after = mended.elapsed();
+    report(format_args!("{what}: ready again after {after:?}"));
+    assert!(after < BACK, "{after:?}");
+    publish(&app, "a", json!(2));
+    assert_eq!(stream.messages(1), [2]);
+}
+
+#[test]
+fn a_node_whose_reads_of_the_journal_fail_says_so() {
+    says_so_while("reads of the journal that fail", Then::Close, |one| {
+        !one.writes() && one.text.contains("from journal where")
+    });
+}
+
+#[test]
+fn a_node_whose_reads_of_the_journal_hang_says_so() {
+    says_so_while("reads of the journal that hang", Then::Hang, |one| {
+        !one.writes() && one.text.contains("from journal where")
+    });
+}
+
+/// Without these looks it would not know that there is something to read.
+#[test]
+fn a_node_that_cannot_look_how_far_the_journal_is_says_so() {
+    says_so_while("looks at the journal that fail", Then::Close, |one| {
+        one.text
+            .contains("last_seq from channels where (app_id, topic) in")
+    });
 }

@@ -20,6 +20,7 @@ on_both_engines!(
     what_is_no_json_at_all_is_shown,
     a_stored_message_is_told,
     numbers_stay_as_they_are_written,
+    a_script_lists_what_is_no_json_at_all,
 );
 
 /// A value that some reader does not hold, its place, what is said of it, and how it is read
@@ -31,12 +32,10 @@ struct Odd {
     read: Value,
 }
 
-fn odd_values() -> [Odd; 4] {
+fn odd_values() -> [Odd; 6] {
     let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
-    let mut deep = json!(nested(100));
-    for _ in 0..100 {
-        deep = json!([deep]);
-    }
+    // What is deeper than anybody reads is read as text.
+    let deep = |left: usize| (0..100).fold(json!(nested(left)), |deep, _| json!([deep]));
     [
         Odd {
             text: r#"{"a":["\ud83d"]}"#.to_owned(),
@@ -51,22 +50,34 @@ fn odd_values() -> [Odd; 4] {
             read: json!({ "x": "1e999" }),
         },
         Odd {
+            text: r#"[0,-1e400]"#.to_owned(),
+            place: "/1".to_owned(),
+            says: "-1e400 is beyond what a double holds",
+            read: json!([0, "-1e400"]),
+        },
+        Odd {
             text: r#"{"n":[-79228162514264337593543950336]}"#.to_owned(),
             place: "/n/0".to_owned(),
             says: "is beyond what every reader holds",
             read: json!({ "n": ["-79228162514264337593543950336"] }),
         },
         Odd {
+            text: nested(101),
+            place: "/0".repeat(100),
+            says: "nested more than 10",
+            read: deep(1),
+        },
+        Odd {
             text: nested(200),
             place: "/0".repeat(100),
             says: "nested more than 10",
-            read: deep,
+            read: deep(100),
         },
     ]
 }
 
 /// A call of the API with a body that is no `Value`.
-fn api(server: &Server, method: &str, path: &str, body: &str) -> Answer {
+pub fn api(server: &Server, method: &str, path: &str, body: &str) -> Answer {
     let token = format!("Bearer {}", server.token);
     let headers = [("authorization", token.as_str())];
     let path = format!("/api/v1{path}");
@@ -315,6 +326,11 @@ fn a_stored_value_is_read_and_corrected(engine: Engine) {
         "list",
         r#"kv::collection("things").list().entries.map(|e| json::stringify(e.value))"#,
     );
+    app.serve(
+        "marks",
+        r#"["things", "whole"].map(|name| kv::collection(name).list().entries
+               .map(|e| e.get_or("value_repaired", false)))"#,
+    );
     let odd = odd_values();
     let mut statements = String::new();
     for (n, Odd { text, .. }) in odd.iter().enumerate() {
@@ -337,6 +353,9 @@ fn a_stored_value_is_read_and_corrected(engine: Engine) {
     assert_eq!(listed, read);
     let texts: Vec<String> = read.iter().map(Value::to_string).collect();
     assert_eq!(server.get("/list").json(), json!(texts));
+    app.set("whole", "k", json!(1));
+    let marks = json!([vec![true; odd.len()], [false]]);
+    assert_eq!(server.get("/marks").json(), marks);
     // What is exported can be imported.
     succeed(&server.cli(&["export", "a", "--kv"]));
     succeed(&server.cli(&["import", "a.zip", "--as", "b", "--without-domains"]));
@@ -593,4 +612,55 @@ fn numbers_stay_as_they_are_written(engine: Engine) {
         assert_eq!(set.status, 204);
         assert_eq!(api(&server, "GET", "/apps/a/kv/n/n", "").text(), body);
     }
+}
+
+fn a_script_lists_what_is_no_json_at_all(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.set("c", "a", json!({ "n": 1 }));
+    for (key, text) in [("m1", "{\"a\":"), ("m2", "no JSON at all"), ("m3", "1 2")] {
+        app.set("c", key, json!(0));
+        server.sql(&format!(
+            "update kv set value = '{text}' where key = '{key}'"
+        ));
+    }
+    app.set("c", "z", json!("after"));
+    let all = json!([
+        ["a", { "n": 1 }, false],
+        ["m1", "{\"a\":", true],
+        ["m2", "no JSON at all", true],
+        ["m3", "1 2", true],
+        ["z", "after", false],
+    ]);
+    app.serve(
+        "list",
+        r#"kv::collection("c").list().entries.map(|e| [e.key, e.value, e.get_or("value_repaired", false)])"#,
+    );
+    let listed = server.get("/list");
+    assert_eq!(listed.json(), all, "{}", listed.text());
+    // One on a page: a bad one is not the end.
+    app.serve(
+        "pages",
+        r#"let c = kv::collection("c"); let keys = []; let cursor = ();
+           loop {
+               let page = c.list(cursor, 1);
+               for e in page.entries { keys.push(e.key); }
+               cursor = page.cursor;
+               if cursor == () { break keys }
+           }"#,
+    );
+    let paged = server.get("/pages");
+    assert_eq!(
+        paged.json(),
+        json!(["a", "m1", "m2", "m3", "z"]),
+        "{}",
+        paged.text()
+    );
+    app.serve(
+        "get",
+        r#"["m1", "m2", "m3"].map(|key| kv::collection("c").get(key))"#,
+    );
+    let got = server.get("/get");
+    let texts = json!(["{\"a\":", "no JSON at all", "1 2"]);
+    assert_eq!(got.json(), texts, "{}", got.text());
 }

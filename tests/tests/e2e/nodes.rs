@@ -2,13 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use picloud_tests::{Engine, Options, Server, wait_for};
+use picloud_tests::{Engine, Options, Proxy, Server, report, wait_for};
 use serde_json::{Value, json};
+
+/// How long a lease lasts here.
+const LEASE: Duration = Duration::from_secs(2);
+/// How soon after its end somebody else has what was leased.
+const TAKEN_OVER: Duration = Duration::from_secs(2);
 
 fn options() -> Options {
     Options {
         environment: vec![
-            ("PICLOUD_LEASE_MS", "2000".to_owned()),
+            ("PICLOUD_LEASE_MS", LEASE.as_millis().to_string()),
             // Tokens are one node's affair here; time is not.
             ("FAKETIME_DONT_FAKE_MONOTONIC", "1".to_owned()),
         ],
@@ -27,15 +32,24 @@ fn a_frozen_nodes_late_completion_is_refused() {
     let app = frozen.app("a");
     app.script("slow", &SLOW.replace("SECONDS", "1.5"));
     app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    let other = frozen.another_node(options());
     let accepted = frozen.post("/slow", &json!({}));
     assert_eq!(accepted.status, 202);
     wait_for("the first attempt", || {
         (app.kv("begun", "n") == 1).then_some(())
     });
-    let other = frozen.another_node(options());
     frozen.signal("STOP");
+    let frozen_at = Instant::now();
     let seen = other.known_app("a");
     wait_for("another node to take it on", || {
+        (seen.kv("begun", "n") == 2).then_some(())
+    });
+    let took = frozen_at.elapsed();
+    report(format_args!(
+        "a frozen node's delivery was taken over after {took:?}"
+    ));
+    assert!(took < LEASE + TAKEN_OVER, "{took:?}");
+    wait_for("another node to end it", || {
         (seen.kv("ended", "n") == 1).then_some(())
     });
     frozen.signal("CONT");
@@ -52,6 +66,98 @@ fn a_frozen_nodes_late_completion_is_refused() {
     assert!(other.metric("picloud_leases_reclaimed_total") >= 1.0);
     assert!(seen.dead_letters("").is_empty());
     other.assert_nothing_stuck();
+}
+
+#[test]
+fn a_killed_nodes_delivery_is_taken_over_long_before_its_lease_ends() {
+    const WITHIN: Duration = Duration::from_secs(5);
+    // The lease is the one of every instance: 15 s.
+    let one = Server::start(Engine::Postgres);
+    let app = one.app("a");
+    app.script("slow", &SLOW.replace("SECONDS", "4"));
+    app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    let mut killed = one.another_node(Options::default());
+    let alive = "select 1 from pg_locks where locktype = 'advisory' and objsubid = 2
+        and database = (select oid from pg_database where datname = current_database())";
+    wait_for("both nodes to show that they live", || {
+        (one.query(alive).len() == 2).then_some(())
+    });
+    let shown_at = Instant::now();
+    assert_eq!(killed.post("/slow", &json!({})).status, 202);
+    wait_for("the first attempt", || {
+        // Who lives is looked at twice a second, and only who was seen is missed.
+        let is_seen = shown_at.elapsed() > Duration::from_secs(1);
+        (is_seen && app.kv("begun", "n") == 1).then_some(())
+    });
+    killed.kill();
+    let killed_at = Instant::now();
+    wait_for("another node to take it on", || {
+        (app.kv("begun", "n") == 2).then_some(())
+    });
+    let took = killed_at.elapsed();
+    report(format_args!(
+        "a killed node's delivery was taken over after {took:?}"
+    ));
+    assert!(took < WITHIN, "{took:?}");
+    assert!(one.metric("picloud_leases_taken_over_total") >= 1.0);
+    wait_for("its end", || (app.kv("ended", "n") == 1).then_some(()));
+    one.assert_nothing_stuck();
+}
+
+#[test]
+fn a_script_is_stopped_whose_lease_its_node_cannot_renew() {
+    let proxy = Proxy::start();
+    let cut_off = Server::start_with(
+        Engine::Postgres,
+        Options {
+            postgres_through: Some(proxy.port),
+            ..options()
+        },
+    );
+    let app = cut_off.app("a");
+    app.script("slow", &SLOW.replace("SECONDS", "6"));
+    app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    let other = cut_off.another_node(options());
+    let accepted = cut_off.post("/slow", &json!({}));
+    assert_eq!(accepted.status, 202);
+    wait_for("the first attempt", || {
+        (app.kv("begun", "n") == 1).then_some(())
+    });
+    assert!(proxy.black_hole_all() > 0);
+    let cut_at = Instant::now();
+    let seen = other.known_app("a");
+    let (mut stopped, mut begun) = (None, None);
+    wait_for("one to stop and the other to begin", || {
+        if stopped.is_none() && cut_off.metric("picloud_leases_lost_total") >= 1.0 {
+            stopped = Some(cut_at.elapsed());
+        }
+        if begun.is_none() && seen.kv("begun", "n") == 2 {
+            begun = Some(cut_at.elapsed());
+        }
+        stopped.zip(begun)
+    });
+    let (stopped, begun) = stopped.zip(begun).expect("it was waited for");
+    report(format_args!(
+        "a node without its database stopped a script after {stopped:?}, another began it after {begun:?}"
+    ));
+    assert!(begun < LEASE + TAKEN_OVER, "{begun:?}");
+    // Both are seen some milliseconds after they happen.
+    let both = stopped.saturating_sub(begun);
+    assert!(both < Duration::from_millis(500), "both ran for {both:?}");
+    wait_for("its end", || (seen.kv("ended", "n") == 1).then_some(()));
+    proxy.mend();
+    wait_for("the node to be back", || {
+        (cut_off.get("/readyz").status == 200).then_some(())
+    });
+    let delivery = accepted.json()["execution_id"].as_str().unwrap().to_owned();
+    let executions = wait_for("the execution", || {
+        let all = seen.executions(&format!("delivery_id={delivery}"));
+        Some(all).filter(|all| !all.is_empty())
+    });
+    assert_eq!(executions.len(), 1, "{executions:?}");
+    assert_eq!(executions[0]["attempt"], 2);
+    other.assert_nothing_stuck();
+    assert_eq!(seen.kv("ended", "n"), 1, "the one that was stopped went on");
 }
 
 #[test]

@@ -86,7 +86,8 @@ fn shape(app: &App<'_>) -> Value {
             route["path"],
             route["dispatch_mode"],
             route["idempotency"],
-            route["cors"]
+            route["cors"],
+            route["trailing_slash"]
         ])
     };
     let topic = |topic: &Value| {
@@ -134,7 +135,8 @@ fn furnish(server: &Server) -> App<'_> {
     let policy = json!({ "idempotency": { "ttl_s": 60, "keep_answer": false } });
     app.route_with("hello", "POST /hello/{name}", policy);
     let cors = json!({ "origins": ["https://shop.example.com"], "credentials": true });
-    app.route_with("hello", "GET /hello", json!({ "cors": cors }));
+    let more = json!({ "cors": cors, "trailing_slash": "redirect" });
+    app.route_with("hello", "GET /hello", more);
     app.route("gone", "GET /gone");
     app.trigger(
         "kv",
@@ -415,4 +417,26 @@ fn a_filter_for_what_was_deleted_still_hears_nothing(engine: Engine) {
             "{slug} hears more than before"
         );
     }
+}
+
+#[test]
+fn a_small_file_that_unpacks_to_millions_takes_no_more_than_it_may() {
+    let server = Server::start(Engine::Sqlite);
+    server.app("shop").set("c", "k", json!(1));
+    succeed(&server.cli(&["export", "shop", "--kv"]));
+    let file = |name: &str| server.folder().join(name);
+    let mut contents = super::backup::Contents::read(&file("shop.zip"));
+    let lines = (0..1_700_000).map(|n| format!("[\"c\",\"{n}\",\"1\"]\n"));
+    contents.set("kv.jsonl", lines.collect::<String>().into_bytes());
+    contents.write(&file("many.zip"));
+    let before = server.memory_kib();
+    let output = server.cli(&["import", "many.zip", "--as", "x", "--without-domains"]);
+    refused(&output, 4, "more entries than an import takes");
+    let peak = std::fs::read_to_string(format!("/proc/{}/status", server.pid())).unwrap();
+    let peak = peak.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let peak = peak.and_then(|line| line.split_whitespace().next());
+    let peak: u64 = peak.unwrap().parse().unwrap();
+    let more_mib = peak.saturating_sub(before) >> 10;
+    assert!(more_mib < 450, "{more_mib} MiB more");
+    assert_eq!(server.api("GET", "/apps/x", None).status, 404);
 }

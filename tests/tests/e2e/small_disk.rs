@@ -14,12 +14,12 @@ use super::imports::exported;
 const MIB: u64 = 1 << 20;
 
 /// A file system of the test's own, in memory.
-struct SmallDisk {
+pub(super) struct SmallDisk {
     folder: tempfile::TempDir,
 }
 
 impl SmallDisk {
-    fn mount() -> Self {
+    pub(super) fn mount() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let mounted = Command::new("mount")
             .args(["-t", "tmpfs", "-o", "size=256m", "tmpfs"])
@@ -29,7 +29,7 @@ impl SmallDisk {
         Self { folder }
     }
 
-    fn path(&self) -> &Path {
+    pub(super) fn path(&self) -> &Path {
         self.folder.path()
     }
 
@@ -37,9 +37,14 @@ impl SmallDisk {
         self.path().join("ballast")
     }
 
-    /// Leave about so much room.
-    fn leave(&self, mib: u64) {
+    /// Leave all the room that there is.
+    pub(super) fn empty(&self) {
         let _ = fs::remove_file(self.ballast());
+    }
+
+    /// Leave about so much room.
+    pub(super) fn leave(&self, mib: u64) {
+        self.empty();
         let asked = Command::new("stat")
             .args(["--file-system", "--format", "%a %S"])
             .arg(self.path())
@@ -96,10 +101,14 @@ fn a_disk_with_hardly_any_room_takes_nothing_new_and_can_be_emptied() {
         (told.status == 503 && told.text().contains("there is no room on the disk")).then_some(())
     });
     let put = server.api("PUT", "/apps/a/kv/c/new", Some(json!(1)));
-    assert_eq!((put.status, put.problem().as_str()), (503, "unavailable"));
+    assert_eq!(
+        (put.status_in_an_outage(), put.problem().as_str()),
+        (503, "unavailable")
+    );
     assert!(put.text().contains("MiB are free"), "{}", put.text());
-    assert_eq!(server.get("/s").status, 503);
-    assert_eq!(server.call("POST", "/long", &[], None).status, 503);
+    assert_eq!(server.get("/s").status_in_an_outage(), 503);
+    let long = server.call("POST", "/long", &[], None);
+    assert_eq!(long.status_in_an_outage(), 503);
     // To delete is to make room.
     assert_eq!(server.api("DELETE", "/apps/a/kv/c/k", None).status, 204);
     assert_eq!(app.kv("c", "k"), json!(null));
@@ -121,6 +130,39 @@ fn a_disk_with_hardly_any_room_takes_nothing_new_and_can_be_emptied() {
     server.assert_nothing_stuck();
     let ended = app.executions("outcome=answered");
     assert!(ended.iter().any(|one| one["attempt"] == 2), "{ended:?}");
+}
+
+/// What writes would only fail there, attempt after attempt.
+#[test]
+fn what_is_due_waits_for_room_and_keeps_its_attempts() {
+    let disk = SmallDisk::mount();
+    let server = start(&disk);
+    let app = server.app("a");
+    app.script(
+        "keep",
+        r#"if ctx.attempt == 1 { throw "not yet" } kv::collection("c").set("kept", ctx.attempt);"#,
+    );
+    let retry =
+        json!({ "attempts_max": 2, "base_ms": 3_000, "jitter_pct": 0, "backoff": "constant" });
+    app.trigger(
+        "kv",
+        json!({ "script": "keep", "collection": "things", "retry": retry }),
+    );
+    app.set("things", "k", json!(1));
+    wait_for("the first attempt", || {
+        (app.executions("").len() == 1).then_some(())
+    });
+    disk.leave(40);
+    wait_for("it to be overdue", || {
+        (server.metric("picloud_outbox_oldest_due_seconds") > 1.5).then_some(())
+    });
+    assert_eq!(app.executions("").len(), 1, "it has not been tried");
+    disk.leave(100);
+    wait_for("the second attempt", || {
+        (app.kv("c", "kept") == json!(2)).then_some(())
+    });
+    server.assert_nothing_stuck();
+    assert!(app.dead_letters("").is_empty());
 }
 
 #[test]
@@ -145,7 +187,7 @@ fn an_import_that_does_not_fit_is_refused_and_leaves_the_disk_to_others() {
     };
     disk.leave(80);
     let refused = import();
-    assert_eq!(refused.status, 503, "{}", refused.text());
+    assert_eq!(refused.status_in_an_outage(), 503, "{}", refused.text());
     let problem = refused.json()["detail"].as_str().unwrap().to_owned();
     assert!(problem.contains("39 more are needed"), "{problem}");
     assert_eq!(server.get("/readyz").status, 200);
@@ -153,7 +195,7 @@ fn an_import_that_does_not_fit_is_refused_and_leaves_the_disk_to_others() {
         wait_for(table, || (server.rows(table) == 0).then_some(()));
     }
     server.app("b").set("c", "k", json!(1));
-    let _ = fs::remove_file(disk.ballast());
+    disk.empty();
     let taken = import();
     assert_eq!(taken.status, 201, "{}", taken.text());
 }

@@ -180,10 +180,8 @@ fn a_node_that_cannot_read_its_directory_says_so_and_decides_nothing_by_it() {
 fn a_node_whose_writes_wait_for_a_lock_says_so() {
     let server = Server::start(Engine::Postgres);
     server.app("a").serve("s", "1");
-    // As VACUUM FULL does, or a migration.
-    const LOCK: &str = "lock table executions in access exclusive mode; select pg_sleep(12)";
     std::thread::scope(|scope| {
-        let locked = scope.spawn(|| server.query(LOCK));
+        let locked = scope.spawn(|| server.query(&lock("executions", 12)));
         let problem = wait_for("the node to say so", || {
             let within = Duration::from_millis(500);
             // The end of a call is written after its answer.
@@ -202,4 +200,123 @@ fn a_node_whose_writes_wait_for_a_lock_says_so() {
         (server.get("/readyz").status == 200).then_some(())
     });
     server.assert_nothing_stuck();
+}
+
+/// Lock a table as VACUUM FULL does, or a migration, for so many seconds.
+fn lock(table: &str, seconds: u32) -> String {
+    format!("lock table {table} in access exclusive mode; select pg_sleep({seconds})")
+}
+
+fn until_locked(server: &Server, table: &str) {
+    let locks = format!(
+        "select 1 from pg_locks where relation = '{table}'::regclass and granted
+         and mode = 'AccessExclusiveLock'"
+    );
+    wait_for("the lock", || {
+        (!server.query(&locks).is_empty()).then_some(())
+    });
+}
+
+#[test]
+fn a_call_that_could_not_begin_in_time_is_told_so_and_never_begins() {
+    let server = Server::start(Engine::Postgres);
+    let app = server.app("a");
+    let limits = json!({ "timeout_ms": 500 });
+    app.script_with("s", r#"kv::collection("c").set("ran", 1)"#, limits);
+    app.route_with("s", "POST /s", json!({ "idempotency": { "ttl_s": 60 } }));
+    let key = [("idempotency-key", "k")];
+    std::thread::scope(|scope| {
+        let locked = scope.spawn(|| server.query(&lock("outbox", 9)));
+        until_locked(&server, "outbox");
+        let told = server.call("POST", "/s", &key, None);
+        assert_eq!(
+            (told.status, told.problem().as_str()),
+            (503, "unavailable"),
+            "{}",
+            told.text()
+        );
+        assert!(told.headers.contains_key("retry-after"));
+        locked.join().unwrap();
+    });
+    server.assert_nothing_stuck();
+    assert_eq!(app.kv("c", "ran"), json!(null));
+    assert!(app.executions("").is_empty());
+    // What its late commit wrote is taken back a moment after.
+    wait_for("the key to be free", || {
+        let again = server.call("POST", "/s", &key, None);
+        assert!([200, 409].contains(&again.status), "{}", again.text());
+        (again.status == 200).then_some(())
+    });
+    assert_eq!(app.kv("c", "ran"), json!(1));
+}
+
+#[test]
+fn the_checks_end_while_somebody_holds_a_lock() {
+    let server = Server::start(Engine::Postgres);
+    std::thread::scope(|scope| {
+        let locked = scope.spawn(|| server.query(&lock("audit", 14)));
+        until_locked(&server, "audit");
+        let report = server.api("GET", "/doctor", None);
+        let told = report.json();
+        let findings = told["findings"].as_array().unwrap();
+        let database = findings.iter().find(|one| one["name"] == "database");
+        let database = database.unwrap_or_else(|| panic!("{told}"));
+        assert_eq!(database["severity"], "error", "{told}");
+        let found = database["found"].as_str().unwrap();
+        assert!(found.contains("did not answer"), "{found}");
+        let is_over = locked.is_finished();
+        locked.join().unwrap();
+        assert!(!is_over, "it waited for the lock");
+    });
+}
+
+/// Whichever it is: what reads or writes it fails, though the rest works.
+#[test]
+fn a_table_that_is_closed_to_the_server_is_told() {
+    let options = Options {
+        ordinary_role: true,
+        ..Options::default()
+    };
+    let server = Server::start_with(Engine::Postgres, options);
+    for table in ["channels", "idempotency_keys", "nodes", "oidc_subjects"] {
+        server.allow_writes_to(table, false);
+        wait_for("the node to say so", || {
+            (server.get("/readyz").status == 503).then_some(())
+        });
+        let says = format!("its role may not read and write the table {table}");
+        assert!(server.log().contains(&says), "{}", server.log());
+        server.allow_writes_to(table, true);
+        wait_for("the node to be ready again", || {
+            (server.get("/readyz").status == 200).then_some(())
+        });
+    }
+}
+
+/// A time for which no clock has a number: reading it fails in a way that is nobody's answer. The
+/// server never writes one, and it is the only way from outside that is known to end a task.
+#[test]
+fn a_time_that_no_reader_holds_makes_a_node_unready_and_ends_no_task() {
+    let server = Server::start(Engine::Postgres);
+    server.app("a").serve("s", "1");
+    let set = |time: &str| {
+        server.sql(&format!(
+            "update apps set created_at = {time};
+             update directory_version set version = version + 1"
+        ));
+    };
+    set("'infinity'");
+    wait_for("the node not to be ready", || {
+        (server.get("/readyz").status == 503).then_some(())
+    });
+    let restarts = r#"picloud_task_restarts_total{task="directory.keep_fresh"}"#;
+    assert_eq!(server.metric(restarts), 0.0);
+    assert_eq!(server.get("/s").status, 200, "what is known is served");
+    set("now()");
+    let began = Instant::now();
+    wait_for("the node to be ready again", || {
+        (server.get("/readyz").status == 200).then_some(())
+    });
+    let after = began.elapsed();
+    assert!(after < Duration::from_secs(12), "{after:?}");
+    assert_eq!(server.api("GET", "/apps", None).status, 200);
 }

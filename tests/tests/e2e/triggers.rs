@@ -13,11 +13,13 @@ on_both_engines!(
     i13_a_handler_runs_as_who_registered_it,
     a_failed_delivery_is_tried_again_after_its_backoff,
     what_waits_for_a_deleted_app_ends_with_it,
+    whoever_waits_for_a_script_that_fails_without_its_app_is_told,
     a_paused_trigger_keeps_its_deliveries,
     deliveries_of_one_key_keep_their_order,
     one_apps_flood_delays_no_other_app,
     a_tree_shows_what_a_request_led_to,
     an_events_key_makes_one_delivery,
+    keys_of_events_are_as_different_as_they_are_written,
     bad_triggers_are_refused_and_named,
 );
 
@@ -287,6 +289,30 @@ fn what_waits_for_a_deleted_app_ends_with_it(engine: Engine) {
     assert!(outcome("dead").is_none());
 }
 
+/// What runs is let finish; but that it failed may be for want of its app.
+fn whoever_waits_for_a_script_that_fails_without_its_app_is_told(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.serve(
+        "s",
+        r#"let c = kv::collection("c"); c.set("began", 1); sleep(0.5); throw "no app""#,
+    );
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| server.get("/s"));
+        wait_for("the script to begin", || {
+            (app.kv("c", "began") == json!(1)).then_some(())
+        });
+        assert_eq!(server.api("DELETE", "/apps/a", None).status, 204);
+        let told = waiting.join().unwrap();
+        assert_eq!(
+            (told.status, told.problem().as_str()),
+            (410, "app_deleted"),
+            "{}",
+            told.text()
+        );
+    });
+}
+
 fn a_paused_trigger_keeps_its_deliveries(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
@@ -446,6 +472,44 @@ fn an_events_key_makes_one_delivery(engine: Engine) {
         app.entries("charged"),
         [("7".to_owned(), json!(1)), ("8".to_owned(), json!(1))]
     );
+}
+
+/// As they are written: JSON of ours would make doubles of the last two.
+fn keys_of_events_are_as_different_as_they_are_written(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script(
+        "charge",
+        r#"kv::collection("charged").set(ctx.event.id, ctx.event.kv.key);"#,
+    );
+    app.trigger(
+        "kv",
+        json!({ "script": "charge", "collection": "orders",
+                "idempotency": { "key": "/kv/value/order", "ttl_s": 60 } }),
+    );
+    let token = format!("Bearer {}", server.token);
+    let orders = ["1", "\"1\"", "18446744073709551616", "18446744073709551617"];
+    // Each once more: of the same key there is one delivery.
+    for turn in ["first", "again"] {
+        for (n, order) in orders.iter().enumerate() {
+            let path = format!("/api/v1/apps/a/kv/orders/{turn}-{n}");
+            let body = format!("{{\"order\": {order}}}");
+            let headers = [("authorization", token.as_str())];
+            let put = server.call("PUT", &path, &headers, Some(body.as_bytes()));
+            assert_eq!(put.status, 204, "{}", put.text());
+        }
+    }
+    let charged = || {
+        let mut keys: Vec<_> = app.entries("charged");
+        keys.sort_by_key(|(_, key)| key.to_string());
+        keys.into_iter().map(|(_, key)| key).collect::<Vec<_>>()
+    };
+    wait_for("four deliveries", || {
+        (charged().len() >= orders.len()).then_some(())
+    });
+    server.assert_nothing_stuck();
+    assert_eq!(charged(), ["first-0", "first-1", "first-2", "first-3"]);
+    assert_eq!(app.executions("invocation_type=kv").len(), 4);
 }
 
 fn bad_triggers_are_refused_and_named(engine: Engine) {

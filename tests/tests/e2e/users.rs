@@ -2,8 +2,11 @@
 
 use std::time::Duration;
 
+use picloud_tests::provider::Browser;
 use picloud_tests::{Engine, Options, Server, on_both_engines, wait_for};
 use serde_json::{Value, json};
+
+use super::oidc::begin;
 
 on_both_engines!(
     somebody_joins_forgets_and_leaves,
@@ -14,6 +17,7 @@ on_both_engines!(
     guessing_is_slowed_down,
     nobody_locks_another_out,
     names_that_look_the_same_are_one,
+    a_twin_comes_by_no_other_door,
     what_changes_nothing_is_not_in_the_audit_log,
     scripts_may_what_those_who_run_them_may,
     the_audit_log_tells_who_did_what,
@@ -337,14 +341,9 @@ fn guessing_is_slowed_down(engine: Engine) {
 }
 
 fn nobody_locks_another_out(engine: Engine) {
-    let server = Server::start_with(
-        engine,
-        Options {
-            environment: vec![("PICLOUD_TRUSTED_PROXIES", "127.0.0.1".to_owned())],
-            ..Options::default()
-        },
-    );
-    let log_in_from = |address: &str, password: &str| {
+    let options = Options::with(&[("PICLOUD_TRUSTED_PROXIES", "127.0.0.1")]);
+    let mut server = Server::start_with(engine, options);
+    let log_in_at = |server: &Server, address: &str, password: &str| {
         let body = json!({ "name": "owner", "password": password }).to_string();
         let headers = [
             ("content-type", "application/json"),
@@ -356,23 +355,31 @@ fn nobody_locks_another_out(engine: Engine) {
             .status
     };
     let right = server.password();
-    let tries: Vec<u16> = (0..15)
-        .map(|_| log_in_from("203.0.113.66:4711", "wrong"))
-        .collect();
-    assert!(tries.contains(&429), "{tries:?}");
-    for _ in 0..5 {
-        assert_eq!(log_in_from("198.51.100.7:81", right), 200);
+    for (bad, good) in [
+        ("203.0.113.66:4711", "198.51.100.7:81"),
+        ("[2001:db8:66::1]:4711", "[2001:db8:7::1]:81"),
+    ] {
+        let tries: Vec<u16> = (0..15).map(|_| log_in_at(&server, bad, "wrong")).collect();
+        assert!(tries.contains(&429), "{bad}: {tries:?}");
+        for _ in 0..5 {
+            assert_eq!(log_in_at(&server, good, right), 200, "{good}");
+        }
     }
-    // From everywhere: strangers together are stopped, and whoever was there before is not.
-    let spread: Vec<u16> = (0..130)
-        .map(|n| log_in_from(&format!("203.0.113.{n}"), "wrong"))
-        .collect();
-    assert!(
-        spread.iter().filter(|status| **status == 429).count() > 10,
-        "{spread:?}"
-    );
-    assert_eq!(log_in_from("192.0.2.9", right), 429);
-    assert_eq!(log_in_from("198.51.100.7:82", right), 200);
+    let sessions = server.api("GET", "/auth/sessions", None).json();
+    assert_eq!(sessions["items"][0]["address"], "2001:db8:7::1");
+    // From everywhere: strangers together are stopped, and whoever was there before is not; nor
+    // when the server has been started anew.
+    for _ in 0..2 {
+        let from = |n| format!("203.0.113.{n}");
+        let spread = (0..130).map(|n| log_in_at(&server, &from(n), "wrong"));
+        let stopped = spread.filter(|status| *status == 429).count();
+        assert!(stopped > 10, "{stopped}");
+        assert_eq!(log_in_at(&server, "192.0.2.9", right), 429);
+        assert_eq!(log_in_at(&server, "198.51.100.7:82", right), 200);
+        assert_eq!(log_in_at(&server, "[2001:db8:7::1]", right), 200);
+        server.kill();
+        server.launch();
+    }
     assert_eq!(log_in(&server, "nobody else", "wrong"), 401);
 }
 
@@ -418,6 +425,16 @@ fn names_that_look_the_same_are_one(engine: Engine) {
         200
     );
     assert_eq!(log_in(&server, " OWNER", server.password()), 200);
+    // Of a sigma, capitals do not say which of the two small ones is meant.
+    let joined = join("\u{39f}\u{3b4}\u{3c5}\u{3c3}\u{3c3}\u{3b5}\u{3cd}\u{3c2}");
+    assert_eq!(joined.status, 201, "{}", joined.text());
+    let name = text(&joined.json()["user"]["name"]);
+    assert!(name.ends_with('\u{3c2}'), "{name}");
+    let stored = server.query("select name from users where name like '%\u{3c2}'");
+    assert_eq!(stored, [[Some(name)]]);
+    let capitals = "\u{39f}\u{394}\u{3a5}\u{3a3}\u{3a3}\u{395}\u{38e}\u{3a3}";
+    assert_eq!(log_in(&server, capitals, "jos\u{e9} jos\u{e9}"), 200);
+    assert_eq!(join(capitals).problem(), "name_taken");
     // What an older version let in goes on, and is told.
     join("bob");
     server.sql("update users set name = 'Owner' where name = 'bob'");
@@ -438,6 +455,29 @@ fn names_that_look_the_same_are_one(engine: Engine) {
     );
 }
 
+fn a_twin_comes_by_no_other_door(engine: Engine) {
+    let (_provider, server) = begin(engine, &[]);
+    server.join("ann", "member", json!({}));
+    for (n, twin) in ["Ann", "\u{ff41}nn", "OWNER", "ann "].iter().enumerate() {
+        let claims = json!({ "sub": format!("{n}"), "preferred_username": twin });
+        let refused = Browser::default().sign_in(&server, &claims);
+        assert_eq!(refused.status, 409, "{twin}: {}", refused.text());
+    }
+    assert_eq!(server.rows("users"), 2);
+    let options = Options {
+        without_owner: true,
+        ..Options::default()
+    };
+    let server = Server::start_with(engine, options);
+    let output = server.output();
+    let mut lines = output.lines();
+    let token = lines.find_map(|line| line.strip_prefix("set-up token: "));
+    let owner = json!({ "token": token, "name": "\u{ff21}da ", "password": "a good long one" });
+    let made = server.post("/api/v1/setup", &owner);
+    assert_eq!(made.status, 201, "{}", made.text());
+    assert_eq!(made.json()["user"]["name"], "ada");
+}
+
 fn what_changes_nothing_is_not_in_the_audit_log(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("a");
@@ -453,6 +493,14 @@ fn what_changes_nothing_is_not_in_the_audit_log(engine: Engine) {
         assert_eq!(answer.status, 200, "{path}: {}", answer.text());
     }
     assert_eq!(last(), before);
+    // What only has a name like that of what takes much.
+    app.set("c", "backup", json!(1));
+    let written = last();
+    for key in ["backup", "k"] {
+        let read = server.api("GET", &format!("/apps/a/kv/c/{key}"), None);
+        assert_eq!(read.status, 200);
+    }
+    assert_eq!(last(), written);
     // What a task of its own writes is written down like the rest.
     app.script("hear", "1");
     app.trigger("kv", json!({ "script": "hear", "collection": "heard" }));

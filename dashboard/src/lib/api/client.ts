@@ -87,6 +87,8 @@ export async function tagged<E extends Endpoint>(
 	const path = template.replace(/\{(\w+)\}/g, (_, name: string) => {
 		const value = options.path?.[name];
 		if (value === undefined) throw new Error(`${endpoint} needs ${name}`);
+		// A browser takes it out of the path, and would ask for something else.
+		if (value === '.' || value === '..') throw new Error(`no address has a part called ${value}`);
 		return encodeURIComponent(value);
 	});
 	const search = new URLSearchParams();

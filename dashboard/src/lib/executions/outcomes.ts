@@ -14,6 +14,7 @@ export const OUTCOMES = [
 	'host_calls_exceeded',
 	'trapped',
 	'no_capacity',
+	'no_memory',
 	'script_deleted',
 	'app_deleted',
 	'trigger_deleted',

@@ -21,7 +21,7 @@ test('a form that is turned on has what is usual, and lists as people type them'
 		origins: ['https://a.test', 'https://b.test'],
 		methods: ['GET', 'POST'],
 		headers: ['authorization', 'content-type', 'idempotency-key'],
-		exposed_headers: ['idempotency-replayed', 'retry-after', 'x-execution-id'],
+		exposed_headers: ['idempotency-ignored', 'idempotency-replayed', 'retry-after', 'x-execution-id'],
 		credentials: false,
 		max_age_s: 600
 	});

@@ -17,7 +17,7 @@ const USUAL: Cors = {
 	origins: [],
 	methods: null,
 	headers: ['authorization', 'content-type', 'idempotency-key'],
-	exposed_headers: ['idempotency-replayed', 'retry-after', 'x-execution-id'],
+	exposed_headers: ['idempotency-ignored', 'idempotency-replayed', 'retry-after', 'x-execution-id'],
 	credentials: false,
 	max_age_s: 600
 };

@@ -35,54 +35,67 @@ pub struct Renewal {
     pub beats: bool,
 }
 
-impl Grouped for Renewal {
+/// What came of a [`Renewal`].
+pub struct Renewed {
+    /// The deliveries whose leases last longer now.
+    pub renewed: Vec<DeliveryId>,
     /// What is leased to the worker after it, where that is asked.
-    type Output = Option<Vec<Claim>>;
+    pub leased: Option<Vec<Claim>>,
+}
+
+impl Grouped for Renewal {
+    type Output = Renewed;
 
     fn lane(&self) -> Lane {
         Lane::Reserved
     }
 
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<Self::Output>, StoreError> {
-        let mut leased = Vec::with_capacity(items.len());
+        let mut done = Vec::with_capacity(items.len());
         for item in items {
             if item.beats {
                 say_alive(tx, item.worker).await?;
             }
-            renew(tx, item.worker, item.lease, &item.renew).await?;
+            let renewed = renew(tx, item.worker, item.lease, &item.renew).await?;
             for claim in item.give_back.iter().filter(|claim| !(item.is_held)(claim)) {
                 give_back(tx, item.worker, *claim).await?;
             }
-            leased.push(match item.looks {
+            let leased = match item.looks {
                 true => Some(leased_to(tx, item.worker).await?),
                 false => None,
-            });
+            };
+            done.push(Renewed { renewed, leased });
         }
-        Ok(leased)
+        Ok(done)
     }
 }
 
-/// Renew the leases of `worker` on the rows of `claims`. A row that is locked is being settled, or
-/// claimed by somebody else: it is not waited for.
+/// Renew the leases of `worker` on the rows of `claims`, and answer which were. A row that is locked
+/// is being settled, or claimed by somebody else: it is not waited for.
 pub async fn renew(
     tx: &mut Tx,
     worker: WorkerId,
     lease: TimeDelta,
     claims: &[Claim],
-) -> Result<(), StoreError> {
+) -> Result<Vec<DeliveryId>, StoreError> {
     const POSTGRES: &str = "
         update outbox set due_at = $3 where id = any(array(
             select id from outbox where id = any($1) and lease_owner = $2
-            for update skip locked))";
+            for update skip locked))
+        returning id";
+    let mut renewed = Vec::new();
     if claims.is_empty() {
-        return Ok(());
+        return Ok(renewed);
     }
     let until = tx.now + lease;
     match tx.conn().await? {
         Conn::Postgres(held) => {
             let ids: Vec<DeliveryId> = claims.iter().map(|(id, _)| *id).collect();
-            let renewing = sqlx::query(POSTGRES).bind(ids).bind(worker).bind(until);
-            bounded!(held, |c| renewing.execute(c).await)?;
+            let renewing = sqlx::query_scalar(POSTGRES)
+                .bind(ids)
+                .bind(worker)
+                .bind(until);
+            renewed = bounded!(held, |c| renewing.fetch_all(c).await)?;
         }
         Conn::Sqlite(held) => {
             for chunk in chunks(claims) {
@@ -93,13 +106,13 @@ pub async fn renew(
                 for (id, _) in chunk {
                     ids.push_bind(*id);
                 }
-                statement.push(")");
-                let renewing = statement.build();
-                bounded!(held, |c| renewing.execute(c).await)?;
+                statement.push(") returning id");
+                let renewing = statement.build_query_scalar::<DeliveryId>();
+                renewed.extend(bounded!(held, |c| renewing.fetch_all(c).await)?);
             }
         }
     }
-    Ok(())
+    Ok(renewed)
 }
 
 /// Let a row be claimed that nothing works on.

@@ -340,6 +340,8 @@ pub struct Claimed {
     pub attempt: u32,
     /// In whose inbox a sync caller waits, if one does.
     pub reply_to: Option<WorkerId>,
+    /// The size of its payload as it stands in the database.
+    pub payload_bytes: u64,
     /// The delivery, or why it cannot be read, with its payload as it stands.
     pub delivery: Result<Delivery, (StoreError, String)>,
 }
@@ -369,13 +371,15 @@ pub async fn apps_waiting(tx: &mut Tx) -> Result<Vec<(AppId, DateTime<Utc>)>, St
         .await)?)
 }
 
-/// Claim at most `limit` due rows of an app for `worker`, those longest due first.
+/// Claim at most `limit` due rows of an app for `worker`, those longest due first, up to the one whose
+/// payload takes them over `bytes_max`.
 pub async fn claim(
     tx: &mut Tx,
     app_id: AppId,
     worker: WorkerId,
     lease: TimeDelta,
     limit: usize,
+    bytes_max: u64,
 ) -> Result<Vec<Claimed>, StoreError> {
     // The selection uses the index outbox_due. The condition on due_at stands outside again:
     // that is what makes it right when two claim at once; skipping locked rows only saves
@@ -384,11 +388,14 @@ pub async fn claim(
         ($lock:literal, $is_due:literal) => {
             concat!(
                 "with due as materialized (
-                    select id from outbox
+                    select id, due_at, octet_length(payload) as bytes from outbox
                     where app_id = $1 and due_at <= $2 and not held and not blocked
                     order by due_at limit $3 ",
                 $lock,
-                ")
+                "), fitting as materialized (
+                    select id from (
+                        select id, sum(bytes) over (order by due_at, id) - bytes as before from due
+                    ) as summed where before < $6)
                 update outbox
                 set attempt = attempt + 1, lease_owner = $4, due_at = $5
                 where id ",
@@ -403,9 +410,12 @@ pub async fn claim(
         };
     }
     let now = tx.now;
-    let sqlite = claim_text!("", "in (select id from due)");
+    let sqlite = claim_text!("", "in (select id from fitting)");
     // An array, so that Postgres looks each row up, whatever it believes to know of the table.
-    let postgres = claim_text!("for update skip locked", "= any(array(select id from due))");
+    let postgres = claim_text!(
+        "for update skip locked",
+        "= any(array(select id from fitting))"
+    );
     let sql = tx.text(sqlite, postgres);
     let rows: Vec<DeliveryRow> = on!(tx.conn().await?, |c| {
         sqlx::query_as(sql)
@@ -414,6 +424,7 @@ pub async fn claim(
             .bind(i64::try_from(limit).unwrap_or(i64::MAX))
             .bind(worker)
             .bind(now + lease)
+            .bind(i64::try_from(bytes_max).unwrap_or(i64::MAX))
             .fetch_all(c)
             .await
     })?;
@@ -425,6 +436,7 @@ pub async fn claim(
             script_id: row.script_id,
             attempt: u32::try_from(row.attempt).unwrap_or(u32::MAX),
             reply_to: row.reply_to,
+            payload_bytes: row.payload.len() as u64,
             delivery: row.try_into().map_err(|error| (error, payload)),
         }
     });

@@ -12,9 +12,10 @@ use schemars::generate::SchemaSettings;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
+use crate::http::admission::Admission;
 use crate::http::answer::{Created, NoContent, With, Zip};
 use crate::http::cookie::Browser;
-use crate::http::extract::{Body, PLAIN, Path, Query, SignedIn, WITHOUT_NUL};
+use crate::http::extract::{Archive, Body, Guess, PLAIN, Path, Query, SignedIn, WITHOUT_NUL};
 use crate::http::problem::{Problem, ProblemType};
 use crate::http::stream::EventStream;
 use crate::node::Node;
@@ -181,6 +182,13 @@ impl Input for Method {}
 impl Input for axum::extract::Request {}
 impl<T> Input for Extension<T> {}
 impl Input for SignedIn {}
+impl Input for Admission {}
+
+impl Input for Guess {
+    fn describe(operation: &mut Operation<'_>) {
+        operation.may_fail(ProblemType::TooManyAttempts);
+    }
+}
 
 impl Input for Browser {
     fn describe(operation: &mut Operation<'_>) {
@@ -200,21 +208,25 @@ impl<T: JsonSchema> Input for Body<T> {
             ProblemType::UnsupportedMediaType,
             ProblemType::TooSlow,
             ProblemType::BodyTooLarge,
-            ProblemType::TooSlow,
+            ProblemType::Overloaded,
             ProblemType::InvalidRequest,
         ]);
     }
 }
 
 /// The one body that is taken as it comes is an archive.
-impl Input for axum::body::Body {
+impl Input for Archive {
     fn describe(operation: &mut Operation<'_>) {
         let bytes = json!({ "type": "string", "format": "binary" });
         operation.body = Some(json!({
             "required": true,
             "content": { "application/zip": { "schema": bytes } },
         }));
-        let problems = [ProblemType::BodyTooLarge, ProblemType::InvalidRequest];
+        let problems = [
+            ProblemType::BodyTooLarge,
+            ProblemType::InvalidRequest,
+            ProblemType::Overloaded,
+        ];
         operation.problems.extend(problems);
     }
 }

@@ -101,7 +101,7 @@ types! {
     HeadersTooLarge = "headers_too_large", REQUEST_HEADER_FIELDS_TOO_LARGE, "The header is too large",
         "The header fields have more than 64 KiB, or are more than 100; cookies are often why.";
     TooSlow = "too_slow", REQUEST_TIMEOUT, "The request came too slowly",
-        "The body was not there in time: `client_timeout_ms`, and longer while it comes at 16 KiB/s.";
+        "The body was not there in time: `client_timeout_ms`, and longer while it comes at 16 KiB/s, at most 5 minutes.";
     BodyTooLarge = "body_too_large", PAYLOAD_TOO_LARGE, "The body is too large",
         "The body, or a value in it, has more bytes than the limit.";
     UnsupportedMediaType = "unsupported_media_type", UNSUPPORTED_MEDIA_TYPE, "The body is of another type",
@@ -129,9 +129,11 @@ types! {
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available now",
         "The database cannot be reached now, the node has not been able to read for too long to tell what you may do, or it is stopping; `Retry-After` says when to try again.";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much at once",
-        "As many executions run as may at once.";
+        "As many executions run as may at once, they or requests' bodies hold as much memory as they may, or as much code waits to be compiled as may; all of them or those of one app or address.";
     TimedOut = "timed_out", GATEWAY_TIMEOUT, "The script took too long",
         "A route: its script took longer than its time limit.";
+    QuotaUsedUp = "quota_used_up", INSUFFICIENT_STORAGE, "There is no room for it",
+        "The app keeps as many bytes of this kind of data as it may; `GET /apps/{app}/usage` tells.";
     FuelUsedUp = "fuel_used_up", INSUFFICIENT_STORAGE, "The script used up its fuel",
         "A route: its script used up its fuel before it answered.";
 }

@@ -165,6 +165,17 @@ pub async fn delete_others(
     Ok(())
 }
 
+/// Remove the codes that a program would begin a session of a user with.
+pub async fn delete_codes(tx: &mut Tx, user_id: UserId) -> Result<(), StoreError> {
+    const SQL: &str = "delete from sign_in_codes where user_id = $1";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
+        .bind(user_id)
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    Ok(())
+}
+
 /// From where the sessions of a user were begun.
 pub async fn addresses(conn: &mut Conn, user_id: UserId) -> Result<Vec<String>, StoreError> {
     const SQL: &str =

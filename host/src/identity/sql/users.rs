@@ -90,6 +90,20 @@ pub async fn get(conn: &mut Conn, id: UserId) -> Result<Option<User>, StoreError
     row.map(|row| Ok(row.split()?.0)).transpose()
 }
 
+/// A user who may sign in and the hash of their password. Nobody else changes them until the
+/// transaction ends: SQLite has one writer, and on Postgres the row is locked.
+pub async fn hold(tx: &mut Tx, id: UserId) -> Result<Option<(User, String)>, StoreError> {
+    const SQL: &str = select_users!("where id = $1 and disabled_at is null");
+    const SQL_POSTGRES: &str =
+        select_users!("where id = $1 and disabled_at is null for no key update");
+    let sql = tx.text(SQL, SQL_POSTGRES);
+    let row: Option<Row> = on!(tx.conn().await?, |c| sqlx::query_as(sql)
+        .bind(id)
+        .fetch_optional(c)
+        .await)?;
+    row.map(Row::split).transpose()
+}
+
 /// A user and the hash of their password. The name may be written in any way that means it.
 pub async fn by_name(conn: &mut Conn, name: &str) -> Result<Option<(User, String)>, StoreError> {
     // As it is written comes first: older versions took names as they came.
@@ -180,7 +194,7 @@ async fn add(
     Ok(added)
 }
 
-/// Write a user's role and whether they are disabled.
+/// Write a user's role and whether they are disabled. Links that are good no more by that go with it.
 pub async fn update(tx: &mut Tx, user: &User) -> Result<(), StoreError> {
     const SQL: &str = "update users set role = $2, disabled_at = $3 where id = $1";
     on!(tx.conn().await?, |c| sqlx::query(SQL)
@@ -190,7 +204,7 @@ pub async fn update(tx: &mut Tx, user: &User) -> Result<(), StoreError> {
         .execute(c)
         .await
         .map(|_| ()))?;
-    Ok(())
+    super::links::sweep(tx).await
 }
 
 /// Write the hash of a user's password.

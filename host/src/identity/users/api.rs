@@ -45,6 +45,7 @@ pub fn endpoints() -> Api {
             "createResetLink",
             "Make a link with which a user sets a new password",
         )
+        .may_fail(&[ProblemType::InvalidRequest])
         .get("/invitations", users, invitations)
         .called(
             "listInvitations",
@@ -103,7 +104,7 @@ async fn change(
     let change = Change { role, disabled };
     let user = node
         .sessions
-        .change_user(who.user.role, user_id, change, expected)
+        .change_user(who, user_id, change, expected)
         .await?;
     node.refresh_directory().await;
     Ok(Tagged::of(user))
@@ -135,7 +136,7 @@ async fn reset_link(
     SignedIn(who): SignedIn,
     Path(user_id): Path<UserId>,
 ) -> Result<Created<ResetLink>, Problem> {
-    let (link, token) = node.sessions.reset_link(&who.user, user_id).await?;
+    let (link, token) = node.sessions.reset_link(&who, user_id).await?;
     Ok(Created(ResetLink {
         user_id,
         token,
@@ -184,10 +185,7 @@ async fn invite(
             .ok_or_else(|| Problem::invalid_field("apps", format!("there is no app `{named}`")))?;
         apps.insert(app.id, role);
     }
-    let (link, token) = node
-        .sessions
-        .invite(&who.user, invitation.role, apps)
-        .await?;
+    let (link, token) = node.sessions.invite(&who, invitation.role, apps).await?;
     Ok(Created(WithToken { of: link, token }))
 }
 
@@ -244,6 +242,7 @@ struct NewMember {
 
 async fn set_member(
     State(node): State<Arc<Node>>,
+    SignedIn(who): SignedIn,
     Path((app, user)): Path<(String, String)>,
     expected: Expected,
     Body(NewMember { role }): Body<NewMember>,
@@ -251,7 +250,7 @@ async fn set_member(
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let user_id = user_named(&node, &user).await?;
     node.sessions
-        .set_member(app_id, user_id, role, expected)
+        .set_member(who, app_id, user_id, role, expected)
         .await?;
     node.refresh_directory().await;
     Ok(NoContent)

@@ -38,7 +38,7 @@ use super::group::{
 };
 use super::open::Connector;
 use super::session::{self, Session};
-use super::{Announcement, Conn, Engine, StoreError, Tx, Witness, micros, on};
+use super::{Announcement, Conn, Engine, StoreError, Tx, Witness, bounded, micros, on};
 
 /// How much may wait for a lane before callers wait to queue.
 const QUEUE: usize = 4096;
@@ -259,28 +259,53 @@ impl LaneWorker {
     async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
         let mut next = None;
         loop {
-            let job = match next.take() {
-                Some(job) => job,
-                None => match self.next_job(&mut queue).await {
-                    Some(Job::Grouped(group)) if group.is_patient() => {
-                        let (groups, alone) = with_company(group, &mut queue).await;
-                        next = alone;
-                        self.guarded(async |lane| lane.together(groups).await).await;
-                        continue;
-                    }
-                    Some(job) => job,
-                    None => return,
-                },
-            };
-            match job {
-                Job::Alone(work) => self.guarded(async |lane| lane.alone(work).await).await,
-                Job::Grouped(first) => {
-                    let mut groups = vec![first];
-                    next = gather_waiting(&mut groups, &mut queue);
-                    self.guarded(async |lane| lane.together(groups).await).await;
+            // The lane outlives a mistake of ours in its own code. Whoever waited learns that it was cut
+            // off.
+            let turn = AssertUnwindSafe(self.turn(&mut next, &mut queue)).catch_unwind();
+            match turn.await {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(_) => {
+                    panicked();
                 }
             }
         }
+    }
+
+    /// Do the next job, with what goes together with it. Says whether there was one: there is none
+    /// once the store is closed.
+    async fn turn(&mut self, next: &mut Option<Job>, queue: &mut mpsc::Receiver<Job>) -> bool {
+        let job = match next.take() {
+            Some(job) => job,
+            None => match self.next_job(queue).await {
+                Some(job) => job,
+                None => return false,
+            },
+        };
+        let at_work = self.at_work.clone();
+        match job {
+            Job::Alone(work) => {
+                let _working = at_work.begin();
+                self.alone(work).await;
+            }
+            Job::Grouped(group) => {
+                let groups = match group.is_patient() {
+                    true => {
+                        let (groups, alone) = with_company(group, queue).await;
+                        *next = alone;
+                        groups
+                    }
+                    false => {
+                        let mut groups = vec![group];
+                        *next = gather_waiting(&mut groups, queue);
+                        groups
+                    }
+                };
+                let _working = at_work.begin();
+                self.together(groups).await;
+            }
+        }
+        true
     }
 
     /// The next job; meanwhile the connection is closed if others have no room for theirs.
@@ -294,15 +319,6 @@ impl LaneWorker {
                 job = queue.recv() => return job,
                 () = connector.is_crowded() => self.conn = None,
             }
-        }
-    }
-
-    /// The lane outlives a mistake of ours in its own code. Whoever waited learns that it was cut off.
-    async fn guarded(&mut self, work: impl AsyncFnOnce(&mut Self)) {
-        let at_work = self.at_work.clone();
-        let _working = at_work.begin();
-        if AssertUnwindSafe(work(self)).catch_unwind().await.is_err() {
-            panicked();
         }
     }
 
@@ -548,7 +564,7 @@ impl LaneWorker {
             (false, true) => "pragma synchronous = normal",
             _ => return Ok(()),
         };
-        sqlx::raw_sql(change).execute(&mut **held).await?;
+        bounded!(held, |c| sqlx::raw_sql(change).execute(c).await)?;
         Ok(())
     }
 

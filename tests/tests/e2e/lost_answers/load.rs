@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 use picloud_tests::report;
 use serde_json::{Value, json};
 
-use super::rig::{Listener, Rig, SETTLED, Told, accepted};
+use super::rig::{Listener, Rig, Told, accepted};
 use super::steps::in_order;
 
 /// How many call at once.
 const THREADS: usize = 6;
+/// How many kinds of calls there are.
+const KINDS: usize = 6;
 
 /// What callers were told.
 #[derive(Default)]
@@ -55,12 +57,12 @@ impl Ledger {
     }
 }
 
-/// Call all of `nodes` in turn until `breaking` has done its work; answers what the callers were
-/// told and what a stream heard meanwhile.
+/// Call all of `nodes` in turn until `breaking` has done its work, which says since when nothing is
+/// broken any more; answers what the callers were told, what a stream heard meanwhile, and since when.
 pub(super) fn under_load(
     nodes: &[&Rig],
-    breaking: impl FnOnce() -> Told,
-) -> Told<(Ledger, Listener)> {
+    breaking: impl FnOnce() -> Told<Instant>,
+) -> Told<(Ledger, Listener, Instant)> {
     let over = AtomicBool::new(false);
     let listener = Listener::start(&nodes[nodes.len() - 1].server);
     let (ledger, broken) = std::thread::scope(|scope| {
@@ -76,8 +78,7 @@ pub(super) fn under_load(
         }
         (ledger, broken)
     });
-    broken?;
-    Ok((ledger, listener))
+    Ok((ledger, listener, broken?))
 }
 
 fn call_until(nodes: &[&Rig], thread: usize, over: &AtomicBool) -> Ledger {
@@ -86,7 +87,8 @@ fn call_until(nodes: &[&Rig], thread: usize, over: &AtomicBool) -> Ledger {
         if over.load(Ordering::Relaxed) {
             break;
         }
-        let node = nodes[(turn + thread) % nodes.len()];
+        // Each kind of call at each node.
+        let node = nodes[(turn / KINDS + thread) % nodes.len()];
         if let Err(odd) = call_one(node, thread, turn, &mut ledger) {
             ledger.odd.push(odd);
         }
@@ -97,7 +99,8 @@ fn call_until(nodes: &[&Rig], thread: usize, over: &AtomicBool) -> Ledger {
 
 fn call_one(node: &Rig, thread: usize, turn: usize, ledger: &mut Ledger) -> Told {
     let n = format!("{thread}-{turn}");
-    let was_taken = match turn % 6 {
+    // Each thread something else at a time: all of them could be waiting for the same.
+    let was_taken = match (turn + thread) % KINDS {
         0 => {
             let answer = node.call("GET", &format!("/sync?c=sync&n={n}"), None)?;
             accepted(&answer, 200)? && {
@@ -177,14 +180,19 @@ fn entries(rig: &Rig, collection: &str) -> Told<BTreeMap<String, Value>> {
     }
 }
 
-/// Wait until nothing is stuck, and compare what callers were told with what came of it.
-pub(super) fn settle(rig: &Rig, ledger: &Ledger, listener: &Listener) -> Told {
-    let settled = rig.server.until_nothing_is_stuck()?;
+/// Wait until nothing is stuck, and compare what callers were told with what came of it: all of it
+/// within one lease and five seconds of `since`.
+pub(super) fn settle(rig: &Rig, ledger: &Ledger, listener: &Listener, since: Instant) -> Told {
+    rig.server.until_nothing_is_stuck()?;
+    let settled = since.elapsed();
     report(format_args!(
         "{} taken, {} refused, settled {settled:?} after",
         ledger.taken(),
         ledger.refused
     ));
+    if settled > rig.settled() {
+        return Err(format!("something was stuck for {settled:?}"));
+    }
     if !ledger.odd.is_empty() {
         let odd = &ledger.odd[..ledger.odd.len().min(5)];
         let count = ledger.odd.len();
@@ -204,16 +212,13 @@ pub(super) fn settle(rig: &Rig, ledger: &Ledger, listener: &Listener) -> Told {
             "sync call {n} was answered 200 and ran {count:?} times"
         ));
     }
-    let abandoned: BTreeSet<_> = rig.abandoned()?.into_iter().collect();
-    let both = ledger
-        .answered
-        .iter()
-        .filter(|(_, id)| abandoned.contains(*id));
-    let both: Vec<_> = both.map(|(n, _)| n).collect();
-    if !both.is_empty() {
-        return Err(format!(
-            "sync calls that were answered 200 and are recorded as abandoned: {both:?}"
-        ));
+    while let Err(error) = none_is_abandoned(rig, ledger) {
+        let waited = since.elapsed();
+        report(format_args!("after {waited:?}: {error}"));
+        if waited > rig.settled() {
+            return Err(format!("after {waited:?}: {error}"));
+        }
+        std::thread::sleep(Duration::from_millis(100));
     }
     for id in ledger.answered.values() {
         let outcome = rig.ask(&format!("/executions/{id}"))?["outcome"].take();
@@ -224,16 +229,32 @@ pub(super) fn settle(rig: &Rig, ledger: &Ledger, listener: &Listener) -> Told {
         }
     }
     settle_keys(rig, ledger)?;
-    let begun = Instant::now();
     while let Err(error) = all_came(rig, ledger, listener) {
-        if begun.elapsed() > SETTLED {
-            return Err(error);
+        let waited = since.elapsed();
+        if waited > rig.settled() {
+            return Err(format!("after {waited:?}: {error}"));
         }
         std::thread::sleep(Duration::from_millis(100));
     }
     match listener.twice() {
         twice if twice.is_empty() => Ok(()),
         twice => Err(format!("messages that a stream heard twice: {twice:?}")),
+    }
+}
+
+/// A call whose outcome could not be written within its lease is recorded as abandoned, until it can.
+fn none_is_abandoned(rig: &Rig, ledger: &Ledger) -> Told {
+    let abandoned: BTreeSet<_> = rig.abandoned()?.into_iter().collect();
+    let both = ledger
+        .answered
+        .iter()
+        .filter(|(_, id)| abandoned.contains(*id));
+    let both: Vec<_> = both.map(|(n, _)| n).collect();
+    match both.is_empty() {
+        true => Ok(()),
+        false => Err(format!(
+            "sync calls that were answered 200 and are recorded as abandoned: {both:?}"
+        )),
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use picloud_tests::report;
 use serde_json::json;
 
-use super::lasting::{broken, ok, ordinary};
+use super::lasting::{broken, for_a_while, ok, watch};
 use super::load::{settle, under_load};
 use super::rig::Rig;
 use super::steps;
@@ -16,8 +16,9 @@ const ALIVE_CLASS: u32 = 1_885_954_924;
 
 /// Refuse under load.
 fn refuses(what: &str, set: impl Fn(&Rig, bool)) {
-    let rig = ordinary();
-    broken(what, &rig, true, || set(&rig, false), || set(&rig, true));
+    let rig = Rig::ordinary();
+    let refused = for_a_while(|| set(&rig, false), || set(&rig, true));
+    broken(what, &rig, true, refused);
     ok(steps::keyed_call(&rig, "after"));
     ok(steps::key_value_store(&rig, "after"));
 }
@@ -43,6 +44,34 @@ fn executions_that_may_not_be_written_for_a_while() {
     });
 }
 
+/// A node that may have no more makes do with ten: it asks for no eleventh.
+#[test]
+fn a_node_that_is_started_where_ten_connections_are_allowed() {
+    const ALLOWED: u32 = 10;
+    let mut rig = Rig::ordinary();
+    rig.server.stop();
+    rig.server.limit_database_connections(Some(ALLOWED));
+    let logged = rig.server.log().len();
+    rig.server.launch();
+    let mut was_ready = false;
+    let told = under_load(&[&rig], || {
+        let (seen, ()) = watch(&rig, || std::thread::sleep(Duration::from_secs(5)));
+        was_ready = !seen.was_not_ready;
+        Ok(Instant::now())
+    });
+    let (ledger, listener, ended_at) = told.unwrap();
+    ok(settle(&rig, &ledger, &listener, ended_at));
+    assert!(was_ready, "it was not ready all the time");
+    assert_eq!(ledger.refused, 0, "calls that were refused");
+    let log = rig.server.log();
+    let log = &log[logged..];
+    assert!(!log.contains("cannot be reached"), "{log}");
+    report(format_args!(
+        "started with {ALLOWED} connections: {} calls taken, none refused",
+        ledger.taken()
+    ));
+}
+
 /// Another node takes over what a node has leased whose session has ended, though the node lives.
 #[test]
 fn the_session_that_shows_a_nodes_life_ends_again_and_again() {
@@ -60,14 +89,14 @@ fn the_session_that_shows_a_nodes_life_ends_again_and_again() {
             ended += rig.server.query(&end).len();
             std::thread::sleep(Duration::from_millis(50));
         }
-        Ok(())
+        Ok(Instant::now())
     });
     assert!(ended > 2, "{ended} sessions were ended");
     report(format_args!(
         "{ended} sessions that show a node's life ended"
     ));
-    let (ledger, listener) = told.unwrap();
-    ok(settle(&rig, &ledger, &listener));
+    let (ledger, listener, mended_at) = told.unwrap();
+    ok(settle(&rig, &ledger, &listener, mended_at));
 }
 
 /// A call whose outcome cannot be written is answered all the same, in its time.

@@ -2,6 +2,7 @@
 //! writes, and what is known of it from outside.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -9,10 +10,12 @@ use std::time::{Duration, Instant};
 use picloud_tests::{Answer, Engine, EventStream, Options, Proxy, Server};
 use serde_json::{Value, json};
 
+use super::lasting::{BROKEN, broken_for};
+
 /// How long a call may take before the server counts as hanging. Nothing that is lost here lasts.
 pub(super) const CALL: Duration = Duration::from_secs(15);
-/// After this, what was accepted has its outcome: one lease and five seconds.
-pub(super) const SETTLED: Duration = Duration::from_secs(LEASE_MS / 1_000 + 5);
+/// What was accepted has its outcome after one lease and this.
+const SETTLED_AFTER_LEASE: Duration = Duration::from_secs(5);
 /// How soon the server must take calls again after the one that broke.
 const BACK: Duration = Duration::from_secs(10);
 pub(super) const LEASE_MS: u64 = 2_000;
@@ -20,23 +23,28 @@ pub(super) const LEASE_MS: u64 = 2_000;
 /// What went wrong, in words.
 pub(super) type Told<T = ()> = Result<T, String>;
 
-/// A node and its way to the database.
+/// A node and its way to the database. The node goes first: it is looked at once more when it does.
 pub(super) struct Rig {
-    pub(super) proxy: Proxy,
     pub(super) server: Server,
+    pub(super) proxy: Proxy,
+    /// What calls were answered with 502: a script failed because of what it called.
+    pub(super) failed: Mutex<Vec<String>>,
+    lease_ms: u64,
 }
 
-pub(super) fn environment(lease_ms: u64) -> Vec<(&'static str, String)> {
+fn environment(lease_ms: u64) -> Vec<(&'static str, String)> {
+    // Tried for longer than anything is broken here: what is buried before that has its outcome, but
+    // not the one that is looked for.
     vec![
         ("PICLOUD_LEASE_MS", lease_ms.to_string()),
-        ("PICLOUD_TRIGGER_RETRY_MAX_ATTEMPTS", "20".to_owned()),
-        ("PICLOUD_TRIGGER_RETRY_BASE_MS", "50".to_owned()),
+        ("PICLOUD_TRIGGER_RETRY_MAX_ATTEMPTS", "100".to_owned()),
+        ("PICLOUD_TRIGGER_RETRY_BASE_MS", "100".to_owned()),
         ("PICLOUD_TRIGGER_RETRY_BACKOFF", "constant".to_owned()),
     ]
 }
 
 /// What the app's scripts do; each writes down what it was called for.
-const SCRIPTS: [(&str, &str); 9] = [
+const SCRIPTS: [(&str, &str); 10] = [
     (
         "count",
         r#"let c = kv::collection(ctx.request.query.c); let n = ctx.request.query.n;
@@ -63,6 +71,10 @@ const SCRIPTS: [(&str, &str); 9] = [
            to.set(`${e.collection}-${e.key}-${ctx.event.op}`, true);"#,
     ),
     (
+        "hear-too",
+        r#"kv::collection("heard-too").set(ctx.event.kv.key, 1);"#,
+    ),
+    (
         "append",
         r#"let e = ctx.event.kv; let to = kv::collection("order"); let list = to.get(e.key);
            if list == () { list = []; } list.push(e.value); to.set(e.key, list);"#,
@@ -80,34 +92,87 @@ const SCRIPTS: [(&str, &str); 9] = [
 impl Rig {
     /// A new one, with a database of its own.
     pub(super) fn start() -> Self {
-        Self::start_with(Options {
-            environment: environment(LEASE_MS),
-            ..Options::default()
-        })
+        Self::start_with(LEASE_MS, Options::default())
     }
 
-    pub(super) fn start_with(options: Options) -> Self {
+    /// The same, whose server signs in to Postgres as an ordinary role.
+    pub(super) fn ordinary() -> Self {
+        let ordinary_role = true;
+        Self::start_with(
+            LEASE_MS,
+            Options {
+                ordinary_role,
+                ..Options::default()
+            },
+        )
+    }
+
+    pub(super) fn start_with(lease_ms: u64, options: Options) -> Self {
         let proxy = Proxy::start();
         let server = Server::start_with(
             Engine::Postgres,
             Options {
+                environment: environment(lease_ms),
                 postgres_through: Some(proxy.port),
                 ..options
             },
         );
         furnish(&server);
-        Self { proxy, server }
+        Self {
+            server,
+            proxy,
+            failed: Mutex::default(),
+            lease_ms,
+        }
+    }
+
+    /// One on SQLite, with its data in this folder, if one is given. Its proxy leads nowhere.
+    pub(super) fn on_sqlite(data_dir: Option<PathBuf>) -> Self {
+        let options = Options {
+            environment: environment(LEASE_MS),
+            data_dir,
+            ..Options::default()
+        };
+        let server = Server::start_with(Engine::Sqlite, options);
+        furnish(&server);
+        Self {
+            server,
+            proxy: Proxy::to("127.0.0.1:1"),
+            failed: Mutex::default(),
+            lease_ms: LEASE_MS,
+        }
     }
 
     /// Another node of the same instance, on a way of its own.
     pub(super) fn another(&self) -> Self {
         let proxy = Proxy::start();
+        let lease_ms = self.lease_ms;
         let server = self.server.another_node(Options {
-            environment: environment(LEASE_MS),
+            environment: environment(lease_ms),
             postgres_through: Some(proxy.port),
             ..Options::default()
         });
-        Self { proxy, server }
+        Self {
+            server,
+            proxy,
+            failed: Mutex::default(),
+            lease_ms,
+        }
+    }
+
+    /// After this, what was accepted has its outcome.
+    pub(super) fn settled(&self) -> Duration {
+        Duration::from_millis(self.lease_ms) + SETTLED_AFTER_LEASE
+    }
+
+    /// What the node is called where leases are, once it has said that it is there.
+    pub(super) fn worker(&self) -> Told<String> {
+        self.eventually("a node to say that it is there", || {
+            let instance = self.ask("/instance")?;
+            let mut nodes = instance["nodes"].as_array().into_iter().flatten();
+            let this = nodes.find(|node| node["is_this"] == true);
+            Ok(this.and_then(|node| node["id"].as_str().map(str::to_owned)))
+        })
     }
 
     /// A call of a route, or of the API as its owner, which must be answered in time.
@@ -128,7 +193,14 @@ impl Rig {
         if path.starts_with("/api/") {
             all.push(("authorization", &authorization));
         }
-        let answered = self.server.call_within(CALL, method, path, &all, body);
+        // In the soak a call waits for longer for what is broken for longer.
+        let within = CALL + broken_for().saturating_sub(BROKEN);
+        let answered = self.server.call_within(within, method, path, &all, body);
+        if let Ok(answer) = &answered
+            && answer.status == 502
+        {
+            self.failed.lock().unwrap().push(answer.text());
+        }
         answered.map_err(|error| format!("{method} {path} was not answered: {error}"))
     }
 
@@ -193,7 +265,7 @@ impl Rig {
             if let Some(found) = look()? {
                 return Ok(found);
             }
-            if begun.elapsed() > SETTLED {
+            if begun.elapsed() > self.settled() {
                 return Err(format!("waited in vain for {what}"));
             }
             std::thread::sleep(Duration::from_millis(20));
@@ -234,9 +306,9 @@ impl Rig {
 
 /// Whether a call was taken; one that was not must say that it is the server's fault.
 pub(super) fn accepted(answer: &Answer, status: u16) -> Told<bool> {
-    match answer.status {
+    match answer.status_in_an_outage() {
         taken if taken == status => Ok(true),
-        500 | 503 => Ok(false),
+        503 => Ok(false),
         // The script failed, because what it called did, or took too long.
         502 | 504 => Ok(false),
         other => Err(format!("answered {other}: {}", answer.text())),
@@ -244,7 +316,7 @@ pub(super) fn accepted(answer: &Answer, status: u16) -> Told<bool> {
 }
 
 /// The app, with something for every path that writes.
-pub(super) fn furnish(server: &Server) {
+fn furnish(server: &Server) {
     let app = server.app("a");
     for (name, source) in SCRIPTS {
         app.script(name, source);
@@ -267,6 +339,8 @@ pub(super) fn furnish(server: &Server) {
     );
     app.trigger("dead_letter", json!({ "script": "mourn" }));
     app.trigger("kv", json!({ "script": "hear", "collection": "things" }));
+    app.trigger("kv", json!({ "script": "hear", "collection": "twice" }));
+    app.trigger("kv", json!({ "script": "hear-too", "collection": "twice" }));
     app.trigger(
         "kv",
         json!({ "script": "hear", "collection": "paused", "name": "paused" }),
@@ -282,6 +356,14 @@ pub(super) fn furnish(server: &Server) {
         Some(json!({ "auth_mode": "public" })),
     );
     assert_eq!(opened.status, 200, "{}", opened.text());
+    // Nothing of it works: not even the handler of its dead letters.
+    let unlucky = server.app("unlucky");
+    unlucky.script("doomed", r#"throw "never""#);
+    unlucky.trigger(
+        "kv",
+        json!({ "script": "doomed", "collection": "doomed", "retry": once }),
+    );
+    unlucky.trigger("dead_letter", json!({ "script": "doomed", "retry": once }));
     let tiny = server.app("tiny");
     tiny.script("s", "1");
     tiny.route("s", "GET /s");

@@ -8,7 +8,7 @@ use picloud_tests::{Lost, Then, nth, report};
 use serde_json::json;
 
 use super::load::{settle, under_load};
-use super::rig::{LEASE_MS, Rig, SETTLED, Told, accepted};
+use super::rig::{LEASE_MS, Rig, Told, accepted};
 use super::steps::{in_order, seen};
 
 /// How many answers are lost under load, unless `PICLOUD_TEST_LOST_ANSWERS` says more: `cargo
@@ -58,10 +58,10 @@ fn random_losses(nodes: usize) {
             armed.wait(Duration::from_secs(5));
             lost += armed.fired();
         }
-        Ok(())
+        Ok(Instant::now())
     });
     let took = begun.elapsed();
-    let (ledger, listener) = done.unwrap();
+    let (ledger, listener, mended_at) = done.unwrap();
     report(format_args!(
         "seed {seed}, {nodes} nodes: {lost} of {losses} answers lost in {took:?}, {} calls taken, {} refused",
         ledger.taken(),
@@ -71,7 +71,7 @@ fn random_losses(nodes: usize) {
     for node in &all {
         node.until_ready().unwrap();
     }
-    let settled = settle(&first, &ledger, &listener);
+    let settled = settle(&first, &ledger, &listener, mended_at);
     assert!(settled.is_ok(), "seed {seed}: {}", settled.unwrap_err());
 }
 
@@ -127,13 +127,7 @@ fn order_holds_while_nodes_die_and_freeze() {
     let (frozen, last) = (first.another(), first.another());
     let over = AtomicBool::new(false);
     let pid = killed.server.pid().to_string();
-    let worker = killed.eventually("a node to say that it is there", || {
-        let instance = killed.ask("/instance")?;
-        let mut nodes = instance["nodes"].as_array().into_iter().flatten();
-        let this = nodes.find(|node| node["is_this"] == true);
-        Ok(this.and_then(|node| node["id"].as_str().map(str::to_owned)))
-    });
-    let worker = worker.unwrap();
+    let worker = killed.worker().unwrap();
     // It dies in the middle of something.
     let slow = killed.call("POST", "/slow?s=1.0&n=died", None).unwrap();
     assert_eq!(slow.status, 202, "{}", slow.text());
@@ -190,6 +184,6 @@ fn order_holds_while_nodes_die_and_freeze() {
                 .then_some(seen))
         });
         in_order(key, &all.unwrap()).unwrap();
-        assert!(begun.elapsed() < 3 * SETTLED, "it takes too long");
+        assert!(begun.elapsed() < 3 * first.settled(), "it takes too long");
     }
 }

@@ -5,18 +5,21 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use super::mishaps::{pausable, until_no_app};
 use super::rig::{Listener, Rig, Told, accepted};
 
 /// Drives a path once; the text makes what it writes its own.
 pub(super) type Step = fn(&Rig, &str) -> Told;
 
-/// Every path that writes.
-pub(super) const STEPS: [(&str, Step); 17] = [
+/// Every path that writes, but for [what goes wrong](super::mishaps).
+pub(super) const STEPS: [(&str, Step); 22] = [
     // First, so that what a node does by itself is known as that.
     ("idle", idle),
     ("sync call", sync_call),
+    ("sync calls at once", calls_at_once),
     ("call with a key", keyed_call),
     ("async call", async_call),
+    ("async calls in a row", calls_in_a_row),
     ("retry", retry),
     ("long delivery", long_delivery),
     ("dead letter", dead_letter),
@@ -24,8 +27,11 @@ pub(super) const STEPS: [(&str, Step); 17] = [
     ("resolve", resolve),
     ("bulk replay and resolve", bulk),
     ("key-value store", key_value_store),
+    ("key that nothing hears", plain_key),
+    ("key with two triggers", key_with_two_triggers),
     ("ordered key", ordered_key),
     ("publish", publish),
+    ("messages at once", messages_at_once),
     ("import", import),
     ("script", script),
     ("pause and resume", pause_and_resume),
@@ -68,6 +74,16 @@ pub(super) fn sync_call(rig: &Rig, n: &str) -> Told {
         )),
         false => Ok(()),
     }
+}
+
+/// What becomes of several is written together.
+fn calls_at_once(rig: &Rig, n: &str) -> Told {
+    std::thread::scope(|scope| {
+        let call = |call| scope.spawn(move || sync_call(rig, &format!("{n}-{call}")));
+        let calls = [0, 1, 2, 3, 4, 5, 6, 7].map(call);
+        let told = calls.map(|call| call.join().expect("it says what it saw"));
+        told.into_iter().collect()
+    })
 }
 
 pub(super) fn keyed_call(rig: &Rig, n: &str) -> Told {
@@ -118,6 +134,11 @@ pub(super) fn async_call(rig: &Rig, n: &str) -> Told {
         true => ran(rig, "async", n, 1),
         false => Ok(()),
     }
+}
+
+/// The clock is known after the first of them: the others are a single statement each.
+fn calls_in_a_row(rig: &Rig, n: &str) -> Told {
+    (0..4).try_for_each(|call| async_call(rig, &format!("{n}-{call}")))
 }
 
 pub(super) fn retry(rig: &Rig, n: &str) -> Told {
@@ -236,7 +257,7 @@ fn bulk(rig: &Rig, n: &str) -> Told {
     })
 }
 
-fn heard(rig: &Rig, what: &str) -> Told {
+pub(super) fn heard(rig: &Rig, what: &str) -> Told {
     rig.eventually(&format!("the trigger of {what}"), || {
         Ok((rig.kv("heard", what)? == true).then_some(()))
     })
@@ -251,6 +272,29 @@ pub(super) fn key_value_store(rig: &Rig, n: &str) -> Told {
     let gone = rig.call("DELETE", &path, None)?;
     match accepted(&gone, 204)? {
         true => heard(rig, &format!("things-{n}-delete")),
+        false => Ok(()),
+    }
+}
+
+fn plain_key(rig: &Rig, n: &str) -> Told {
+    if !rig.put("plain", n, &json!(1))? {
+        return Ok(());
+    }
+    let path = format!("/api/v1/apps/a/kv/plain/{n}");
+    let gone = rig.call("DELETE", &path, None)?;
+    match accepted(&gone, 204)? && !rig.kv("plain", n)?.is_null() {
+        true => Err(format!("key {n} was deleted and is there")),
+        false => Ok(()),
+    }
+}
+
+/// Both deliveries are written by one statement.
+fn key_with_two_triggers(rig: &Rig, n: &str) -> Told {
+    match rig.put("twice", n, &json!(1))? {
+        true => {
+            heard(rig, &format!("twice-{n}-insert"))?;
+            ran(rig, "heard-too", n, 1)
+        }
         false => Ok(()),
     }
 }
@@ -320,6 +364,28 @@ fn publish(rig: &Rig, n: &str) -> Told {
     }
 }
 
+/// Several are written to the topic together.
+fn messages_at_once(rig: &Rig, n: &str) -> Told {
+    let path = "/api/v1/apps/a/topics/news/messages";
+    let publish = |n: String| -> Told {
+        let body = json!({ "message": { "n": n } });
+        let answer = rig.call("POST", path, Some(&body))?;
+        if !accepted(&answer, 200)? {
+            return Ok(());
+        }
+        rig.eventually(&format!("the trigger of message {n}"), || {
+            Ok((rig.kv("news", &n)? == true).then_some(()))
+        })
+    };
+    std::thread::scope(|scope| {
+        let publish = &publish;
+        let one = |place| scope.spawn(move || publish(format!("{n}-{place}")));
+        let all = [0, 1, 2, 3, 4, 5].map(one);
+        let told = all.map(|one| one.join().expect("it says what it saw"));
+        told.into_iter().collect()
+    })
+}
+
 fn import(rig: &Rig, n: &str) -> Told {
     let file = rig
         .insist("GET", "/api/v1/apps/tiny/export?kv=true", None, &[])?
@@ -353,7 +419,8 @@ fn import(rig: &Rig, n: &str) -> Told {
     let gone = format!("/api/v1/apps/{slug}");
     rig.insist("DELETE", &gone, None, &[404])?;
     match rig.ask(&format!("/apps/{slug}"))?.is_null() {
-        true => Ok(()),
+        // Nobody sees it, but it is there for a while.
+        true => until_no_app(rig, "remove_at is not null"),
         false => Err("an app that was deleted is there".to_owned()),
     }
 }
@@ -394,11 +461,7 @@ fn script(rig: &Rig, n: &str) -> Told {
 }
 
 fn pause_and_resume(rig: &Rig, n: &str) -> Told {
-    let list = rig.ask("/apps/a/triggers?limit=200")?;
-    let mut triggers = list["items"].as_array().into_iter().flatten();
-    let trigger = triggers.find(|trigger| trigger["name"] == "paused");
-    let id = trigger.and_then(|trigger| trigger["id"].as_str());
-    let path = format!("/api/v1/triggers/{}", id.ok_or("the trigger is not there")?);
+    let path = pausable(rig)?;
     // One that is on its way when it is paused, one that comes after.
     let before = rig.put("paused", &format!("{n}-before"), &json!(1))?;
     rig.insist("POST", &format!("{path}/pause"), None, &[])?;

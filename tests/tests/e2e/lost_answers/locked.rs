@@ -1,0 +1,156 @@
+//! Somebody locks a table for a while, as a migration does or a hand in `psql`: what needs it waits,
+//! and neither fills the memory nor keeps the rest from its leases.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use picloud_tests::report;
+use serde_json::json;
+
+use super::lasting::{broken, broken_for, ok, watch};
+use super::rig::{LEASE_MS, Rig, Told, accepted};
+
+/// Begin a delivery that takes this long; answers how to ask how often it was begun.
+pub(super) fn begin_to_run(rig: &Rig, takes: Duration) -> impl Fn() -> Told<i64> + '_ {
+    let app = rig.server.known_app("a");
+    let source = r#"let c = kv::collection("lasting"); let known = c.get("n");
+                    c.set("n", if known == () { 1 } else { known + 1 }); sleep(SECONDS)"#;
+    let source = source.replace("SECONDS", &format!("{:?}", takes.as_secs_f64()));
+    app.script_with("lasting", &source, json!({ "timeout_ms": 60_000 }));
+    app.route_with(
+        "lasting",
+        "POST /lasting",
+        json!({ "dispatch_mode": "async" }),
+    );
+    let answer = rig.call("POST", "/lasting", None).unwrap();
+    assert_eq!(answer.status, 202, "{}", answer.text());
+    let begun = || Ok(rig.kv("lasting", "n")?.as_i64().unwrap_or(0));
+    let has_begun = || Ok((begun()? == 1).then_some(()));
+    ok(rig.eventually("a delivery to begin", has_begun));
+    begun
+}
+
+/// No lease of this node has ended while it was held.
+pub(super) fn no_lease_ended(rig: &Rig) {
+    let metrics = [
+        "picloud_leases_reclaimed_total",
+        "picloud_completions_refused_total",
+    ];
+    let ended = metrics.map(|name| rig.server.metric(name));
+    assert_eq!(ended, [0.0, 0.0], "leases that ended while they were held");
+}
+
+/// Lock values under a load of which the most waits for it.
+fn locked(what: &str, rig: &Rig, must_be_unready: bool) {
+    const THREADS: usize = 32;
+    let over = AtomicBool::new(false);
+    let call = |thread: usize| {
+        for n in 0.. {
+            if over.load(Ordering::Relaxed) {
+                break;
+            }
+            let (method, path, status) = match n % 2 {
+                0 => ("POST", "/async", 202),
+                _ => ("GET", "/sync", 200),
+            };
+            let answer = rig.call(method, &format!("{path}?c=more&n={thread}-{n}"), None);
+            ok(answer
+                .and_then(|answer| accepted(&answer, status))
+                .map(drop));
+        }
+    };
+    broken(what, rig, must_be_unready, || {
+        let lock = rig.server.lock("kv");
+        std::thread::scope(|scope| {
+            let call = &call;
+            (0..THREADS).for_each(|thread| drop(scope.spawn(move || call(thread))));
+            std::thread::sleep(broken_for());
+            over.store(true, Ordering::Relaxed);
+            drop(lock);
+        });
+    });
+}
+
+#[test]
+fn values_that_are_locked_for_a_while() {
+    // Reads wait, too, so that not each lane of writes may have one that waits: then it is ready.
+    locked("locked values", &Rig::start(), false);
+}
+
+#[test]
+fn a_file_of_sqlite_that_is_locked_for_a_while() {
+    locked("a locked file", &Rig::on_sqlite(None), true);
+}
+
+/// Longer than a transaction may take: what waits is cut off, and the connection is replaced.
+#[test]
+fn values_that_are_locked_for_longer_than_a_transaction_may_take() {
+    const LASTS: Duration = Duration::from_secs(35);
+    const WRITERS: usize = 16;
+    const JOBS: usize = 20;
+    let rig = Rig::start();
+    let lock = rig.server.lock("kv");
+    let begun = Instant::now();
+    let mut told = Vec::new();
+    std::thread::scope(|scope| {
+        let writing = (0..WRITERS).map(|n| {
+            let (server, path) = (&rig.server, format!("/apps/a/kv/plain/k{n}"));
+            scope.spawn(move || server.api("PUT", &path, Some(json!(n))))
+        });
+        let writing: Vec<_> = writing.collect();
+        for n in 0..JOBS {
+            let answer = rig.call("POST", &format!("/async?c=waited&n={n}"), None);
+            assert_eq!(answer.unwrap().status, 202);
+        }
+        let waiting = || std::thread::sleep(LASTS.saturating_sub(begun.elapsed()));
+        let (seen, ()) = watch(&rig, waiting);
+        assert!(seen.was_not_ready, "it was ready all the time");
+        drop(lock);
+        let answers = writing.into_iter().map(|one| one.join().unwrap());
+        told.extend(answers.map(|answer| accepted(&answer, 204).unwrap()));
+    });
+    let back = rig.until_ready().unwrap();
+    let taken = told.iter().filter(|was_taken| **was_taken).count();
+    report(format_args!(
+        "values locked for {LASTS:?}: {taken} of {WRITERS} written, ready {back:?} after"
+    ));
+    rig.server.assert_nothing_stuck();
+    for (n, _) in told.iter().enumerate().filter(|(_, was_taken)| **was_taken) {
+        assert_eq!(rig.kv("plain", &format!("k{n}")).unwrap(), n);
+    }
+    for n in 0..JOBS {
+        let ran = || Ok((rig.kv("waited", &n.to_string())?.as_i64() >= Some(1)).then_some(()));
+        ok(rig.eventually("what was accepted", ran));
+    }
+    assert!(rig.put("plain", "after", &json!(1)).unwrap());
+    let log = rig.server.log();
+    assert!(log.contains("and was cut off"), "nothing was cut off");
+    assert!(!log.contains("the store is closed"), "{log}");
+}
+
+/// No outcome can be written, and no lease ends for that: each delivery runs once.
+#[test]
+fn leases_are_renewed_while_executions_are_locked_for_longer() {
+    const DELIVERIES: u32 = 20;
+    let rig = Rig::start();
+    let lease = Duration::from_millis(LEASE_MS);
+    let long = begin_to_run(&rig, 2 * lease);
+    let lock = rig.server.lock("executions");
+    let begun = Instant::now();
+    for n in 0..DELIVERIES {
+        let path = format!("/async?c=locked&n={n}");
+        let answer = rig.call("POST", &path, None).unwrap();
+        assert_eq!(answer.status, 202, "{}", answer.text());
+    }
+    std::thread::sleep((3 * lease).saturating_sub(begun.elapsed()));
+    let waiting = rig.server.rows("outbox");
+    drop(lock);
+    report(format_args!("{waiting} outcomes waited for a lock"));
+    assert!(waiting > 1, "nothing waited for the lock");
+    rig.server.assert_nothing_stuck();
+    assert_eq!(long().unwrap(), 1, "runs of the long one");
+    for n in 0..DELIVERIES {
+        assert_eq!(rig.kv("locked", &n.to_string()).unwrap(), 1, "runs of {n}");
+    }
+    no_lease_ended(&rig);
+}
