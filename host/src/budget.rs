@@ -140,6 +140,9 @@ impl<S: Eq + Hash + Clone> Hold<S> {
     }
 
     fn take(&self, held: &mut Held<S>, more: u64) {
+        if more == 0 {
+            return;
+        }
         held.bytes += more;
         for share in self.shares.iter().flatten() {
             match held.of.get_mut(&share.of) {

@@ -125,7 +125,7 @@ pub fn run(root: &Path, kind: Kind) -> Result<()> {
         let mut build = Command::new(crate::cargo());
         build
             .current_dir(root)
-            .args(["build", "--locked", "--package", "picloud", "--bins"])
+            .args(["build", "--locked", "--bins"])
             .args(["--profile", profile])
             .args(["--example", "sandbox_bench", "--example", "claim_bench"])
             .args(["--example", "stream_bench"]);

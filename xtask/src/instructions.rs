@@ -160,8 +160,6 @@ fn build_program(root: &Path, build: Build) -> Result<()> {
         "--profile",
         build.profile(),
         "--locked",
-        "--package",
-        "picloud",
         "--example",
         "count_bench",
     ]);

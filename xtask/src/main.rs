@@ -108,8 +108,8 @@ enum Task {
         yes: bool,
     },
     /// Kill a server under load, break its database and lose its answers, for hours, and compare
-    /// with a ledger outside of it; attack it beside an app that goes on; hold scripts, and Rhai's own suite where it can be had, against
-    /// native Rhai. `PICLOUD_TEST_SEED` repeats a run
+    /// with a ledger outside of it; attack it beside an app that goes on; hold scripts, and Rhai's own
+    /// suite where it can be had, against native Rhai. `PICLOUD_TEST_SEED` repeats a run
     Soak {
         /// How often, on each database
         #[arg(long, default_value_t = 1_000)]
@@ -128,7 +128,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, guest, dashboard, unit, e2e, hostile, schemathesis, browser, sdk, instructions, bench
+        /// Only these steps: fmt, clippy, deny, build, guest, dashboard, unit, e2e, hostile, schemathesis, browser, sdk, instructions, bench
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking
@@ -211,6 +211,7 @@ fn perform(task: Task) -> Result<()> {
             setup::set_up(setup::For::Testing, yes)?;
             let mut longer = vec![
                 ("PICLOUD_TEST_KILLS", kills.to_string()),
+                ("PICLOUD_TEST_CUTS", "1000".to_owned()),
                 ("PICLOUD_TEST_BROKEN_SECS", "15".to_owned()),
                 ("PICLOUD_TEST_LOST_ANSWERS", lost_answers.to_string()),
                 ("PICLOUD_RHAI_CASES", scripts.to_string()),
@@ -222,7 +223,9 @@ fn perform(task: Task) -> Result<()> {
                 "p1_",
                 "p2_",
                 "p3_",
+                "p5_",
                 "kills::",
+                "cuts_of_",
                 "what_was_accepted",
                 "lost_answers::",
                 "generated_scripts",

@@ -11,10 +11,11 @@ use crate::postgres::Postgres;
 use crate::{cargo, dashboard, guest, instructions, npm, schemathesis, sdk, setup};
 
 /// Names of the steps, for `--only`.
-pub const STEPS: [&str; 13] = [
+pub const STEPS: [&str; 14] = [
     "fmt",
     "clippy",
     "deny",
+    "build",
     "guest",
     "dashboard",
     "unit",
@@ -107,42 +108,30 @@ fn step(
             crate::run(&mut cargo_in("guest-rhai", &["fmt", "--check"]))
         }
         "clippy" => {
-            let words = [
-                "clippy",
-                "--workspace",
-                "--all-targets",
-                "--locked",
-                "--",
-                "-D",
-                "warnings",
-            ];
-            crate::run(&mut cargo_in("", &words))?;
-            let words = [
-                "clippy",
-                "--all-targets",
-                "--locked",
-                "--",
-                "-D",
-                "warnings",
-            ];
-            crate::run(&mut cargo_in("guest-rhai", &words))
+            let lint = |folder: &str, packages: &[&str]| {
+                let mut command = cargo_in(folder, &["clippy", "--all-targets", "--locked"]);
+                command.args(packages).args(["--", "-D", "warnings"]);
+                crate::run(&mut command)
+            };
+            lint("", &[])?;
+            lint("", &["--package", "xtask"])?;
+            lint("guest-rhai", &[])
         }
         "deny" => deny(root),
+        // All at once: while one core is busy with a large crate, the other has the next.
+        "build" => crate::run(&mut cargo_in("", &["test", "--locked", "--no-run"])),
         "guest" => {
             let mut tests = cargo_in("guest-rhai", &["test", "--locked"]);
             tests.envs(environment.iter().map(|(name, value)| (name, value)));
             tested(&mut tests, filters, counts)
         }
-        // Package by package: all at once, cargo would unite their features and compile every
-        // heavy dependency a second time.
         "unit" => {
             let url = postgres_url(postgres)?;
             let mut own = cargo_in("", &["test", "--locked", "--package", "xtask"]);
             let own = tested(&mut own, filters, counts);
-            let mut tests = cargo_in(
-                "",
-                &["test", "--locked", "--no-fail-fast", "--package", "picloud"],
-            );
+            let words = ["test", "--locked", "--no-fail-fast", "--lib", "--bins"];
+            let mut tests = cargo_in("", &words);
+            tests.args(["--test", "contract", "--test", "sandbox"]);
             tested(tests.env("PICLOUD_TEST_POSTGRES_URL", url), filters, counts)?;
             own
         }
@@ -150,8 +139,7 @@ fn step(
             let url = postgres_url(postgres)?;
             build_server(root)?;
             npm::install(&root.join("tests/oidc"))?;
-            let words = ["test", "--locked", "--package", "picloud-tests"];
-            let mut tests = cargo_in("", &words);
+            let mut tests = cargo_in("", &["test", "--locked", "--test", "e2e"]);
             // More than there are cores: many wait, for a lease to end or a database to come back.
             let cores = std::thread::available_parallelism().map_or(1, usize::from);
             tests.env("RUST_TEST_THREADS", (cores + cores.div_ceil(2)).to_string());
@@ -170,22 +158,24 @@ fn step(
         "hostile" => {
             let url = postgres_url(postgres)?;
             build_server(root)?;
-            let words = ["test", "--locked", "--package", "picloud-tests"];
-            let mut tests = cargo_in("", &words);
-            tests.args(["--test", "hostile"]);
+            let mut tests = cargo_in("", &["test", "--locked", "--test", "hostile"]);
             tests.env("PICLOUD_TEST_POSTGRES_URL", url);
             tests.env("PICLOUD_BIN", root.join("target/debug/picloud"));
             tests.env("RUST_TEST_THREADS", "1");
             tests.envs(environment.iter().map(|(name, value)| (name, value)));
-            tested(&mut tests, filters, counts)
+            // Most attacks touch no database; `soak` has all of them on both.
+            let short = ["sqlite::", "stored::postgres::", "computing::postgres::"];
+            tested(
+                &mut tests,
+                if filters.is_empty() { &short } else { filters },
+                counts,
+            )
         }
         "schemathesis" => {
             let program = schemathesis::install(root)?;
             let url = postgres_url(postgres)?;
             build_server(root)?;
-            let words = ["test", "--locked", "--package", "picloud-tests"];
-            let mut tests = cargo_in("", &words);
-            tests.args(["--test", "schemathesis"]);
+            let mut tests = cargo_in("", &["test", "--locked", "--test", "schemathesis"]);
             tests.env("PICLOUD_TEST_POSTGRES_URL", url);
             tests.env("PICLOUD_BIN", root.join("target/debug/picloud"));
             tests.env("PICLOUD_SCHEMATHESIS", program);
@@ -211,14 +201,13 @@ fn step(
     }
 }
 
-/// Build what the tests start. With an example, because then cargo gives the dependencies the same
-/// features as for the unit tests: without, it compiles wasmtime and what SQL needs once more.
+/// Build what the tests start. With an example, because only then cargo gives the dependencies the
+/// features that they have in tests: without, it would compile wasmtime and sqlx once more.
 fn build_server(root: &Path) -> Result<()> {
     let mut build = Command::new(cargo());
     build
         .current_dir(root)
-        .args(["build", "--locked", "--package", "picloud"])
-        .args(["--bins", "--example", "count_bench"]);
+        .args(["build", "--locked", "--bins", "--example", "count_bench"]);
     crate::run(&mut build)
 }
 

@@ -363,7 +363,8 @@ async fn add_domain(
         (app.id, app.hosts.contains(&host))
     };
     check_host(&node, &host)?;
-    if !has_it && !gives_hosts(&who) {
+    let gives = gives_hosts(&who);
+    if !has_it && !gives {
         ask(&node, app, host.clone()).await?;
         let state = DomainState::Asked;
         return Ok(Created(Domain { host, state }));
@@ -373,6 +374,10 @@ async fn add_domain(
         state: DomainState::Claimed,
     };
     change_hosts(&node, app, false, move |tx, mut hosts| {
+        if !gives && !hosts.contains(&host) {
+            // It was taken away a moment ago.
+            return Err(AppError::HostNotClaimed(host));
+        }
         tx.creates(&host);
         hosts.push(host);
         Ok(hosts)

@@ -142,7 +142,7 @@ async fn next<R>(
 ) -> Result<Option<R>, sqlx::Error> {
     let next = tokio::time::timeout(ROW_TIMEOUT, rows.try_next());
     next.await
-        .unwrap_or_else(|_| Err(sqlx::Error::PoolTimedOut))
+        .unwrap_or_else(|_| Err(sqlx::Error::Io(std::io::ErrorKind::TimedOut.into())))
 }
 
 fn unknown_type(table: &Table, column: &str, kind: &str) -> StoreError {

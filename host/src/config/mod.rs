@@ -602,6 +602,11 @@ mod tests {
             ),
             ("postgres://me:hunt?er2@db/x", "postgres://me:***@db/x"),
             (
+                "postgres://db/x?user=me&password=hunt@er2",
+                "postgres://db/x?user=me&password=***",
+            ),
+            ("postgres://db:5432?password=hunt@er2", "postgres://***"),
+            (
                 "postgres://me:hunter2@db/x?options=a@b",
                 "postgres://me:***@db/x?options=a@b",
             ),

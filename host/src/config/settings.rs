@@ -47,8 +47,17 @@ fn without_passwords(text: &str) -> String {
         return text.to_owned();
     };
     let (address, query) = match rest.split_once('?') {
-        // One with a question mark in its password: the host comes after the last @.
-        Some((before, after)) if !before.contains('@') && after.contains('@') => (rest, None),
+        // One with a question mark in its password: the host comes after the last @. Or a password as a
+        // parameter, with an @ in it.
+        Some((before, after)) if !before.contains(['@', '/']) && after.contains('@') => {
+            if after.split(['&', '@']).any(|pair| {
+                let name = pair.split_once('=');
+                name.is_some_and(|(name, _)| is_secret_parameter(name))
+            }) {
+                return format!("{scheme}://***");
+            }
+            (rest, None)
+        }
         Some((before, after)) => (before, Some(after)),
         None => (rest, None),
     };

@@ -403,7 +403,7 @@ fn edited_request(text: &str) -> Result<Request, String> {
 pub type Named = (DeadLetterId, ScriptId);
 
 /// About how many bytes one bulk replay moves: its transaction holds up every other write.
-const REPLAY_BYTES: usize = 8 * 1024 * 1024;
+const REPLAY_BYTES: usize = 1024 * 1024;
 
 /// How many dead letters an event names.
 const NAMED_MAX: usize = 20;

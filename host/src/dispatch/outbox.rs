@@ -133,8 +133,7 @@ impl Outbox {
         permit: Option<&mut Permit>,
         held: bool,
     ) -> NewDelivery {
-        let permit = permit.filter(|_| !held);
-        let permit = permit.and_then(|permit| self.counting_payload(&delivery, permit));
+        let permit = permit.filter(|_| !held && self.room_for_payloads(delivery.app_id) > 0);
         let claimed = permit.is_some();
         delivery.attempt = u32::from(claimed);
         if let Some(permit) = permit {
@@ -147,21 +146,6 @@ impl Outbox {
             held,
             key: None,
         }
-    }
-
-    /// The permit, with which the payload of a delivery is counted that is about to be written and run
-    /// here; none if there is no room for it.
-    fn counting_payload<'p>(
-        &self,
-        delivery: &Delivery,
-        permit: &'p mut Permit,
-    ) -> Option<&'p mut Permit> {
-        if let Payload::Event(event) = &*delivery.payload {
-            let hold = self.hold_of(delivery.app_id);
-            hold.grow_by(event.get().len() as u64).ok()?;
-            permit.payload = Some(hold);
-        }
-        Some(permit)
     }
 
     /// How many bytes of payloads of an app's deliveries there is room for.
@@ -185,8 +169,13 @@ impl Outbox {
     /// What [`Self::row`] made is committed.
     pub fn placed(&self, delivery: Delivery, permit: Option<Permit>, placed: &Placed) {
         match (placed, permit) {
-            (Placed::Claimed, Some(permit)) => {
+            (Placed::Claimed, Some(mut permit)) => {
                 permit.placed();
+                if let Payload::Event(event) = &*delivery.payload {
+                    let hold = self.hold_of(delivery.app_id);
+                    hold.note(event.get().len() as u64);
+                    permit.payload = Some(hold);
+                }
                 // The receiver goes only with the process.
                 let _ = self.handed.send((delivery, permit));
                 return;

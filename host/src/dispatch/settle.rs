@@ -150,7 +150,11 @@ impl Dispatcher {
             });
             match written.await {
                 Ok(()) => return true,
-                Err(error) if error.is_unavailable() && Instant::now() < gives_up_at => {
+                // Another node, or a completion of ours whose answer was lost, may be at the same rows.
+                Err(error)
+                    if (!error.blames_value() || matches!(error, StoreError::Duplicate))
+                        && Instant::now() < gives_up_at =>
+                {
                     tokio::time::sleep(SETTLE_PAUSE_MAX).await;
                 }
                 Err(error) => {

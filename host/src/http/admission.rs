@@ -16,9 +16,9 @@ use crate::identity::{Caller, UserId};
 use crate::node::Node;
 use crate::pubsub::tokens::Grant;
 
-/// How often is looked whether a session, an API key or a token is good that may have ended on another
-/// node. What ends on this one is known at once, and so is on all what the directory tells: that users
-/// are disabled or removed, and which roles they have.
+/// How often a stream's session, API key or token is looked up again, which may have ended on another
+/// node. What ends on this node is noticed at once, and so is on every node what the directory tells:
+/// roles, and users that are disabled or removed.
 const LOOK_AGAIN: Duration = Duration::from_secs(15);
 
 /// Why somebody is let in no more.

@@ -266,7 +266,7 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
                 key,
             };
             let answer = node.dispatcher.call(order).await?;
-            // The caller's own connection is the only one who could have left; we are it.
+            // `None` means the wait timed out: while this future lives, the caller is connected.
             let answer = answer.unwrap_or(Answer::Outcome(Outcome::TimedOut));
             respond(answer, &execution_id, pages)
         }

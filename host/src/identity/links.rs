@@ -178,6 +178,8 @@ impl Sessions {
         let hash = self.hasher.hash(new_password).await?;
         let joined = self.db.write(move |tx| {
             Box::pin(async move {
+                // First, as whoever changes a user does, who takes their links after it.
+                crate::directory::raise_version(tx).await?;
                 let link = sql::links::take(tx, &token_hash).await?;
                 let link = link.filter(|link| link.user_id.is_none());
                 let link = link.ok_or(IdentityError::DeadLink)?;
@@ -199,7 +201,6 @@ impl Sessions {
                         sql::members::set(tx, app_id, user.id, role).await?;
                     }
                 }
-                crate::directory::raise_version(tx).await?;
                 Ok(user)
             })
         });
@@ -221,6 +222,8 @@ impl Sessions {
         let hash = self.hasher.hash(new_password).await?;
         let reset = self.db.write(move |tx| {
             Box::pin(async move {
+                // First, as whoever changes a user does, who takes their links after it.
+                crate::directory::raise_version(tx).await?;
                 let link = sql::links::take(tx, &token_hash).await?;
                 let user_id = link.and_then(|link| link.user_id);
                 let user_id = user_id.ok_or(IdentityError::DeadLink)?;

@@ -376,7 +376,9 @@ impl Kv {
     /// [`KvError`]; nothing was changed.
     pub async fn delete(&self, collection: String, key: String) -> Result<bool, KvError> {
         let removed = self.mutate(collection, key, None).await?;
-        self.store.quotas.note_removed_kv(self.app_id);
+        if removed {
+            self.store.quotas.note_removed_kv(self.app_id);
+        }
         Ok(removed)
     }
 
@@ -387,11 +389,16 @@ impl Kv {
         value: Option<Value>,
     ) -> Result<bool, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
-        if let Some(value) = &value {
-            let bytes = collection.as_str().len() + key.as_str().len() + value.as_str().len();
-            self.store.quotas.count_kv(self.app_id, bytes as u64)?;
+        let bytes = value.as_ref().map_or(0, |value| {
+            (collection.as_str().len() + key.as_str().len() + value.as_str().len()) as u64
+        });
+        let KvStore {
+            db, events, quotas, ..
+        } = self.store.clone();
+        let app_id = self.app_id;
+        if value.is_some() {
+            quotas.count_kv(app_id, bytes)?;
         }
-        let KvStore { db, events, .. } = self.store.clone();
         let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
         let is_heard = !listening.is_empty();
         let mutation = sql::Mutation {
@@ -411,6 +418,9 @@ impl Kv {
                 }
                 Err(error) => {
                     events.not_fired(places, &error);
+                    if !error.is_in_doubt() {
+                        quotas.uncount_kv(app_id, bytes);
+                    }
                     Err(error.into())
                 }
             }

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Instant;
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
 use super::sql::{self, Aged};
@@ -45,22 +45,26 @@ pub struct Removed {
 }
 
 impl Meter {
-    /// Measure all apps, and keep them within their quotas, for ever.
+    /// Measure all apps, and keep them within their quotas, for ever. Beside it, and not after it, the
+    /// key-value stores that are nearly full: of all apps together there may be much to measure.
     pub async fn keep_measuring(self: Arc<Self>) {
-        loop {
-            self.measure_all(Pace::Beside).await;
-            let next = tokio::time::Instant::now() + EVERY;
-            while tokio::time::timeout_at(next, self.is_wanted.notified())
-                .await
-                .is_ok()
-            {
+        let all = async {
+            loop {
+                self.measure_all(Pace::Beside).await;
+                tokio::time::sleep(EVERY).await;
+            }
+        };
+        let wanted = async {
+            loop {
+                self.is_wanted.notified().await;
                 tokio::time::sleep(SOON).await;
                 let wanted = std::mem::take(&mut *lock(&self.wanted));
                 for app in wanted {
                     tell(app, self.measure_kv(app, Pace::Beside).await);
                 }
             }
-        }
+        };
+        tokio::join!(all, wanted);
     }
 
     /// Measure all apps now, and remove what is beyond their quotas.
@@ -206,9 +210,10 @@ impl Meter {
             let oldest = sql::oldest_kept_message(&mut conn, app, self.quotas.messages).await?;
             drop(conn);
             let picture = self.directory.picture();
-            let age = oldest.map(|at| Utc::now() - at);
+            // Where even the newest takes more than there may be, none is kept.
+            let age = oldest.map_or(TimeDelta::zero(), |at| Utc::now() - at);
             let keep = |keep: Keep| Keep {
-                age: age.map_or(keep.age, |age| keep.age.min(age)),
+                age: keep.age.min(age),
                 ..keep
             };
             removed = journal::sweep::sweep_app(&self.db, app, |channel| {

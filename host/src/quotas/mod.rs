@@ -232,6 +232,13 @@ impl Meter {
         }
     }
 
+    /// Take back what was counted and then not written.
+    pub fn uncount_kv(&self, app: AppId, bytes: u64) {
+        if let Some(of_app) = lock(&self.kv).get_mut(&app) {
+            of_app.written = of_app.written.saturating_sub(bytes);
+        }
+    }
+
     /// Note that an app removed something from its key-value store.
     pub fn note_removed_kv(&self, app: AppId) {
         let kv = lock(&self.kv);

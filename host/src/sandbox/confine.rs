@@ -1,8 +1,9 @@
 //! The confinement of the process that compiles uploads: limits on what it uses up, and a list of
 //! the few system calls that compiling needs. Everything else ends the process.
 //!
-//! What it answers is loaded as native code, so whoever could take over the compiler by a crafted
-//! component must find nothing to do there: no file, no socket, no other process.
+//! Whoever took over the compiler by a crafted component finds no file, no socket and no other process
+//! there. What it answers is loaded as native code all the same: this bounds what the compiler uses up
+//! and reaches, and is no second sandbox around what it made.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -109,12 +110,9 @@ fn filter() -> Result<BpfProgram, ConfineError> {
     let is = |argument, value| condition(argument, SeccompCmpOp::Eq, value);
     let lacks = |argument, bits| condition(argument, SeccompCmpOp::MaskedEq(bits), 0);
     let prot_exec = libc::PROT_EXEC as u64;
-    let map_type = libc::MAP_TYPE as u64;
-    let private = condition(
-        3,
-        SeccompCmpOp::MaskedEq(map_type),
-        libc::MAP_PRIVATE as u64,
-    )?;
+    // What grows downwards is not counted to the limit on data.
+    let kind = (libc::MAP_TYPE | libc::MAP_GROWSDOWN) as u64;
+    let private = condition(3, SeccompCmpOp::MaskedEq(kind), libc::MAP_PRIVATE as u64)?;
     let this = std::process::id().into();
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
     for call in [

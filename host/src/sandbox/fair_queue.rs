@@ -50,10 +50,16 @@ struct Queue {
     /// How many places each app has, where it has any.
     taken: HashMap<Uuid, usize>,
     /// Who waits, app by app, in the order in which the apps came.
-    waiting: Vec<(Uuid, VecDeque<oneshot::Sender<Place>>)>,
-    /// When an app got a place last, by `turn`; of apps that have one or wait.
+    waiting: Vec<(Uuid, VecDeque<Waiting>)>,
+    /// When an app got a place last, by `turn`; of apps that have one, and of all while somebody waits:
+    /// whoever comes again and again is no newcomer.
     served: HashMap<Uuid, u64>,
     turn: u64,
+}
+
+struct Waiting {
+    patience: Patience,
+    sender: oneshot::Sender<Place>,
 }
 
 /// A place; dropping it gives it to whoever is next.
@@ -77,19 +83,26 @@ impl FairQueue {
     pub(super) async fn place(&self, app: Uuid, patience: Patience) -> Result<Place, QueueFull> {
         let waits = self.wait(app, patience)?;
         self.give();
-        // Not closed: the queue drops a sender only after it sent, or where nobody receives.
-        waits.await.map_err(|_| QueueFull { waiting: 0 })
+        let place = waits.await;
+        Ok(place.expect("the queue drops a sender only after it sent, or where nobody receives"))
     }
 
     fn wait(&self, app: Uuid, patience: Patience) -> Result<oneshot::Receiver<Place>, QueueFull> {
         let mut queue = self.lock();
         for (_, waiting) in &mut queue.waiting {
-            waiting.retain(|sender| !sender.is_closed());
+            waiting.retain(|waiting| !waiting.sender.is_closed());
         }
         queue.waiting.retain(|(_, waiting)| !waiting.is_empty());
-        let all: usize = queue.waiting.iter().map(|(_, waiting)| waiting.len()).sum();
+        // Executions are counted at the gate, and take nobody's place in this queue.
+        let bounded = |waiting: &VecDeque<Waiting>| {
+            let bounded = waiting.iter();
+            bounded
+                .filter(|waiting| waiting.patience == Patience::Bounded)
+                .count()
+        };
+        let all: usize = queue.waiting.iter().map(|(_, waits)| bounded(waits)).sum();
         let place = queue.waiting.iter().position(|(waits, _)| *waits == app);
-        let of_app = place.map_or(0, |place| queue.waiting[place].1.len());
+        let of_app = place.map_or(0, |place| bounded(&queue.waiting[place].1));
         if patience == Patience::Bounded {
             if of_app >= self.room.waiting_per_app {
                 return Err(QueueFull { waiting: of_app });
@@ -99,9 +112,10 @@ impl FairQueue {
             }
         }
         let (sender, receiver) = oneshot::channel();
+        let waiting = Waiting { patience, sender };
         match place {
-            Some(place) => queue.waiting[place].1.push_back(sender),
-            None => queue.waiting.push((app, [sender].into())),
+            Some(place) => queue.waiting[place].1.push_back(waiting),
+            None => queue.waiting.push((app, [waiting].into())),
         }
         Ok(receiver)
     }
@@ -126,7 +140,7 @@ impl FairQueue {
         let next = may.min_by_key(|(_, (app, _))| queue.served.get(app).copied())?;
         let (position, app) = (next.0, next.1.0);
         let waiting = &mut queue.waiting[position].1;
-        let sender = waiting.pop_front()?;
+        let sender = waiting.pop_front()?.sender;
         if waiting.is_empty() {
             queue.waiting.remove(position);
         }
@@ -160,10 +174,10 @@ impl Drop for Place {
             }
         }
         let queue_of = &mut *queue;
-        let (taken, waiting) = (&queue_of.taken, &queue_of.waiting);
-        let is_here =
-            |app: &Uuid| taken.contains_key(app) || waiting.iter().any(|(waits, _)| waits == app);
-        queue_of.served.retain(|app, _| is_here(app));
+        if queue_of.waiting.is_empty() {
+            let taken = &queue_of.taken;
+            queue_of.served.retain(|app, _| taken.contains_key(app));
+        }
         drop(queue);
         self.queue.give();
     }
@@ -238,6 +252,33 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn an_app_that_comes_again_and_again_is_no_newcomer() {
+        let queue = queue(1, 1);
+        let mut held = queue.place(app(9), Patience::Bounded).await.unwrap();
+        let wait = |n| (n, queue.wait(app(n), Patience::Bounded).unwrap());
+        // The first has a crowd; of the others each has one, and comes again once it had its place.
+        let mut waiting: Vec<_> = [1, 1, 1, 1, 2, 3].map(wait).into();
+        let mut order = Vec::new();
+        for _ in 0..9 {
+            let last = order.last().copied();
+            drop(held);
+            waiting.extend(last.filter(|last| *last != 1).map(wait));
+            let mut given = None;
+            waiting.retain_mut(|(n, receiver)| match receiver.try_recv() {
+                Ok(place) => {
+                    given = Some((*n, place));
+                    false
+                }
+                Err(_) => true,
+            });
+            let (n, place) = given.unwrap();
+            order.push(n);
+            held = place;
+        }
+        assert_eq!(order, [1, 2, 3, 1, 2, 3, 1, 2, 3]);
+    }
+
+    #[tokio::test]
     async fn too_many_are_refused_unless_they_must_not_be() {
         let queue = queue(1, 1);
         let holding = queue.place(app(1), Patience::Bounded).await.unwrap();
@@ -246,10 +287,16 @@ mod tests {
         assert_eq!(wait(1).unwrap_err(), QueueFull { waiting: 8 });
         let of_others: Vec<_> = (2..6).map(|n| wait(n).unwrap()).collect();
         assert_eq!(wait(7).unwrap_err(), QueueFull { waiting: 12 });
-        assert!(queue.wait(app(1), Patience::Unbounded).is_ok());
+        let executions: Vec<_> = (0..20)
+            .map(|_| queue.wait(app(9), Patience::Unbounded).unwrap())
+            .collect();
         // Whoever left does not count.
         drop((of_one, of_others));
-        assert!(wait(1).is_ok());
+        assert!(
+            wait(1).is_ok(),
+            "executions that wait take no request's room"
+        );
+        drop(executions);
         drop(holding);
         assert!(queue.lock().taken.is_empty() && queue.lock().served.is_empty());
     }

@@ -136,6 +136,10 @@ impl Queues {
             if was_waiting {
                 self.waiting.insert((known.used, app));
             }
+            // Where nobody waits, what is used is taken from nobody.
+            if self.waiting.is_empty() {
+                self.clock = self.clock.max(known.used);
+            }
         }
     }
 }
@@ -341,6 +345,17 @@ mod tests {
         let queues = turns.lock();
         assert!(queues.apps.is_empty() && queues.waiting.is_empty());
         assert_eq!(queues.free, 1);
+    }
+
+    #[test]
+    fn what_was_used_while_nobody_waited_is_not_owed() {
+        let turns = Turns::new(2);
+        let (busy, newcomer) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let _stays = turns.share(busy, async {});
+        turns.lock().count(busy, Duration::from_secs(3_600));
+        let _comes = turns.share(newcomer, async {});
+        let queues = turns.lock();
+        assert_eq!(queues.apps[&newcomer].used, queues.apps[&busy].used);
     }
 
     #[test]

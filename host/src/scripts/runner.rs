@@ -46,6 +46,8 @@ const KEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(2);
 
 /// What the executions of drafts have for a version; those of scripts begin at 1.
 const DRAFT_VERSION: u32 = 0;
+/// The least time between two trims: what is used again is loaded again.
+const TRIM_EVERY: Duration = Duration::from_secs(20);
 
 /// Runs the scripts of this instance.
 pub struct Runner {
@@ -144,6 +146,7 @@ impl Runner {
             if let Err(error) = self.sandbox.trim().await {
                 tracing::warn!(%error, "idle instances' memory could not be given back");
             }
+            tokio::time::sleep(TRIM_EVERY).await;
         }
     }
 
@@ -212,8 +215,9 @@ impl Runner {
         self.imports(app, Uuid::nil().into(), None, Origin::act(), None)
     }
 
-    /// What a guest reaches, working on a delivery or called directly. Where somebody acts, it is what they may; the script of a public
-    /// route acts as nobody and is the gate itself, but dead letters are for somebody only.
+    /// What a guest reaches, working on a delivery or called directly. Where a principal acts, it is what
+    /// they may. The script of a public route has no principal and decides by itself what callers may,
+    /// but reaches no dead letters.
     fn imports(
         &self,
         app: &App,

@@ -48,9 +48,9 @@ fn compilers(server: &Server) -> Vec<(u32, u64)> {
 }
 
 fn a_neighbours_upload_is_compiled_while_another_app_uploads_ten_bombs(engine: Engine) {
-    // The bombs take 3 s each, one after the other.
+    // The bombs take 2 s each, one after the other.
     const WITHIN: Duration = Duration::from_secs(10);
-    let server = start(engine, &[("PICLOUD_COMPILE_TIMEOUT_MS", "3000")]);
+    let server = start(engine, &[("PICLOUD_COMPILE_TIMEOUT_MS", "2000")]);
     server.app("bomber");
     server.app("neighbour");
     let server = &server;

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 on_both_engines!(kills_under_load_lose_nothing_and_double_nothing);
 
 /// How many kills, unless `PICLOUD_TEST_KILLS` says more: `cargo xtask soak` does.
-const KILLS: u64 = 50;
+const KILLS: u64 = 30;
 
 /// What the callers know.
 #[derive(Default)]

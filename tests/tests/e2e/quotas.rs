@@ -10,6 +10,7 @@ on_both_engines!(
     a_value_that_takes_the_place_of_another_is_not_counted_beside_it,
     beyond_their_quotas_the_oldest_executions_go,
     beyond_their_quota_the_oldest_messages_go,
+    what_an_event_carries_is_counted_while_its_delivery_runs,
 );
 
 const KIB: usize = 1024;
@@ -174,4 +175,24 @@ fn beyond_their_quota_the_oldest_messages_go(engine: Engine) {
     assert!((14..=17).contains(&first), "{first}");
     let newest = resumed.messages(usize::try_from(29 - first).unwrap());
     assert_eq!(newest.last().unwrap()[0], 29);
+    // One that is larger than all there may be.
+    publish(&app, "a", json!("x".repeat(200 * KIB)));
+    collect(&server);
+    assert_eq!(kept(&app, "messages")["rows"], 0);
+}
+
+fn what_an_event_carries_is_counted_while_its_delivery_runs(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("shop");
+    app.script("slow", "sleep(2)");
+    app.trigger(
+        "kv",
+        json!({ "script": "slow", "collection": "things", "name": "hears" }),
+    );
+    assert_eq!(put(&app, "k", &of_size(500 * KIB)), 204);
+    let bytes = || server.metric("picloud_payloads_bytes");
+    wait_for("the event to be counted", || {
+        (bytes() > 500.0 * KIB as f64).then_some(())
+    });
+    wait_for("it to be given back", || (bytes() == 0.0).then_some(()));
 }
