@@ -315,7 +315,7 @@ impl Dispatcher {
             // Dropped, the guest ends: another node may have begun the same.
             () = lease.over() => {
                 metrics::counter!("picloud_leases_lost_total").increment(1);
-                tracing::warn!(delivery_id = %delivery.id, "an attempt is stopped: its lease is over");
+                tracing::info!(delivery_id = %delivery.id, "an attempt is stopped: its lease is over");
                 Err(("it was stopped: its lease could not be renewed", Answer::Stopped))
             }
         };

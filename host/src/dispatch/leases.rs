@@ -212,8 +212,10 @@ impl Leases {
         let stuck: Vec<Claim> = unheld.intersection(&state.unheld).copied().collect();
         if !stuck.is_empty() {
             metrics::counter!("picloud_leases_rescued_total").increment(stuck.len() as u64);
+            let first: Vec<_> = stuck.iter().take(3).map(|(id, _)| id.to_string()).collect();
             tracing::warn!(
                 count = stuck.len(),
+                delivery_ids = first.join(" "),
                 "deliveries were leased to this node and nothing worked on them; given back"
             );
             state.let_go.extend(stuck);

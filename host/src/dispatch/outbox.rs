@@ -133,7 +133,9 @@ impl Outbox {
         permit: Option<&mut Permit>,
         held: bool,
     ) -> NewDelivery {
-        let permit = permit.filter(|_| !held && self.room_for_payloads(delivery.app_id) > 0);
+        let is_event = matches!(*delivery.payload, Payload::Event(_));
+        let has_room = !is_event || self.room_for_payloads(delivery.app_id) > 0;
+        let permit = permit.filter(|_| !held && has_room);
         let claimed = permit.is_some();
         delivery.attempt = u32::from(claimed);
         if let Some(permit) = permit {
