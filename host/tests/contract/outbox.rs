@@ -34,6 +34,7 @@ on_both_engines!(
     two_workers_never_claim_the_same,
     i03_a_stale_worker_cannot_complete_a_delivery,
     i03_a_stale_worker_among_others_cannot_either,
+    i03_of_two_attempts_that_end_together_the_stale_one_is_refused,
     i04_a_delivery_leaves_together_with_its_outcome,
     i05_a_sync_delivery_is_attempted_at_most_once,
     a_dead_workers_deliveries_are_taken_on,
@@ -239,6 +240,42 @@ async fn i03_a_stale_worker_cannot_complete_a_delivery(test: Database) {
         ),
         (0, 1)
     );
+}
+
+/// A worker whose lease was over, and itself again, which has claimed the same delivery since.
+async fn i03_of_two_attempts_that_end_together_the_stale_one_is_refused(test: Database) {
+    let again = || Then::DueAfter(TimeDelta::zero(), Vec::new());
+    for is_stale_first in [true, false] {
+        for (stale_then, fresh_then, left) in [
+            (Then::Gone, Then::Gone, 0),
+            (Then::Gone, again(), 1),
+            (again(), Then::Gone, 0),
+        ] {
+            let (worker, delivery) = (WorkerId::new(), delivery());
+            insert(&test.db, &delivery, None).await;
+            claim(&test.db, worker, NO_LEASE, 1).await;
+            claim(&test.db, worker, LEASE, 1).await;
+            let ending = |attempt, then| {
+                Arc::new(Completion {
+                    then,
+                    ..completion(&delivery, attempt, worker)
+                })
+            };
+            let mut items = vec![ending(1, stale_then), ending(2, fresh_then)];
+            let mut expected = vec![false, true];
+            if !is_stale_first {
+                items.reverse();
+                expected.reverse();
+            }
+            let written = test.db.write::<_, StoreError, _>(move |tx| {
+                Box::pin(async move { Grouped::apply(tx, &items).await })
+            });
+            assert_eq!(written.await.unwrap(), expected);
+            assert_eq!(executions_of(&test.db, &delivery).await, 1);
+            assert_eq!(rows(&test.db).await, left);
+            test.execute("delete from outbox").await;
+        }
+    }
 }
 
 /// However many end together, and whether or not they are as many as a statement has tuples.

@@ -141,22 +141,11 @@ impl Grouped for Arc<Completion> {
     }
 
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<bool>, StoreError> {
-        let mut held = HashSet::with_capacity(items.len());
         if let Some(worker) = only_end(tx, items) {
-            held.extend(end(tx, items, worker).await?);
+            let held: HashSet<_> = end(tx, items, worker).await?.into_iter().collect();
             return Ok(items.iter().map(|item| held.contains(&item.id)).collect());
         }
-        let gone: Vec<&Self> = items
-            .iter()
-            .filter(|item| matches!(item.then, Then::Gone))
-            .collect();
-        held.extend(delete_fenced(tx, &gone).await?);
-        for item in items {
-            if put_back(tx, item).await? {
-                held.insert(item.id);
-            }
-        }
-        let fenced: Vec<bool> = items.iter().map(|item| held.contains(&item.id)).collect();
+        let fenced = fence(tx, items).await?;
         let kept: Vec<&Self> = items
             .iter()
             .zip(&fenced)
@@ -172,7 +161,34 @@ impl Grouped for Arc<Completion> {
     }
 }
 
-/// The worker of `items`, if on SQLite all that is written of them is that they ran and go.
+/// Delete the rows of `items`, or put them back. Answers for each whether its lease still held: of one
+/// delivery there may be several, of a worker whose lease was over and of those who claimed it since.
+async fn fence(tx: &mut Tx, items: &[Arc<Completion>]) -> Result<Vec<bool>, StoreError> {
+    let mut fenced = vec![false; items.len()];
+    let mut left: Vec<usize> = (0..items.len())
+        .filter(|place| matches!(items[*place].then, Then::Gone))
+        .collect();
+    // What a statement answers tells deliveries apart, and not the attempts of one.
+    while !left.is_empty() {
+        let mut seen = HashSet::with_capacity(left.len());
+        let (once, again): (Vec<_>, Vec<_>) = left
+            .into_iter()
+            .partition(|place| seen.insert(items[*place].id));
+        let gone: Vec<_> = once.iter().map(|place| &items[*place]).collect();
+        let held: HashSet<_> = delete_fenced(tx, &gone).await?.into_iter().collect();
+        for place in once {
+            fenced[place] = held.contains(&items[place].id);
+        }
+        left = again;
+    }
+    for (item, fenced) in items.iter().zip(&mut fenced) {
+        *fenced |= put_back(tx, item).await?;
+    }
+    Ok(fenced)
+}
+
+/// The worker of `items`, if on SQLite all that is written of them is that they ran and go, each of
+/// another delivery.
 fn only_end(tx: &Tx, items: &[Arc<Completion>]) -> Option<WorkerId> {
     let worker = items.first()?.worker;
     let ran = |item: &Completion| {
@@ -188,7 +204,10 @@ fn only_end(tx: &Tx, items: &[Arc<Completion>]) -> Option<WorkerId> {
             && item.order_key.is_none()
             && item.also.is_empty()
     };
-    (tx.engine() == Engine::Sqlite && items.iter().all(only_ends)).then_some(worker)
+    let mut seen = HashSet::with_capacity(items.len());
+    let is_other = |item: &Arc<Completion>| seen.insert(item.id);
+    let is_sqlite = tx.engine() == Engine::Sqlite;
+    (is_sqlite && items.iter().all(only_ends) && items.iter().all(is_other)).then_some(worker)
 }
 
 /// Keep the executions and delete the rows of those of `items` whose leases still hold, in one
