@@ -156,28 +156,3 @@ fn to_try(program: &Path, port: u16) -> String {
         program.display()
     )
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_example_has_a_host_of_its_own_and_that_is_what_to_try() {
-        let url = "http://127.0.0.1:8080";
-        assert_eq!(
-            claiming(url).join(" "),
-            "--url http://127.0.0.1:8080 domains add example.localhost --app example"
-        );
-        let told = to_try(Path::new("target/release/picloud"), 8080);
-        assert!(told.contains("'http://example.localhost:8080/hello?name=Ada'"));
-        assert!(told.contains("target/release/picloud logs --app example"));
-        assert!(!url.contains(EXAMPLE_HOST), "the dashboard is elsewhere");
-    }
-
-    #[test]
-    fn the_readme_says_in_a_line_why_the_example_has_a_host_of_its_own() {
-        let mut lines = include_str!("../../README.md").lines();
-        let says = ["a host of its own", EXAMPLE_HOST, "sandbox"];
-        assert!(lines.any(|line| says.iter().all(|word| line.contains(word))));
-    }
-}

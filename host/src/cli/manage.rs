@@ -312,7 +312,8 @@ pub(super) enum Domains {
         #[command(flatten)]
         app: AppArg,
     },
-    /// Claim one, like shop.example.com or '*.example.com'
+    /// Claim one, like shop.example.com or '*.example.com'; or ask for it, where you do not manage the
+    /// instance
     Add {
         /// The host
         host: String,

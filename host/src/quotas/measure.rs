@@ -109,7 +109,9 @@ impl Meter {
         let mut known = lock(&self.known);
         let usage = known.entry(app).or_default();
         usage.sizes.insert(data, size);
-        usage.measured_at = Some(Utc::now());
+        if usage.sizes.len() == Data::ALL.len() {
+            usage.measured_at = Some(Utc::now());
+        }
     }
 
     async fn measure_kv(&self, app: AppId, pace: Pace) -> Result<(), StoreError> {

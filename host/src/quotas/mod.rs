@@ -115,7 +115,7 @@ pub struct Size {
 /// What an app keeps, as it was measured.
 #[derive(Debug, Clone, Default)]
 pub struct Usage {
-    /// When the last kind was measured; none before the first time.
+    /// When a kind was measured last; none until all were.
     pub measured_at: Option<DateTime<Utc>>,
     sizes: HashMap<Data, Size>,
 }

@@ -282,6 +282,7 @@ fn json_that_is_made_to_hurt_is_refused(engine: Engine) {
             );
         }
     }
+    // Also where a connection ended: the server goes on.
     assert_eq!(server.post("/s", &json!([1])).json(), json!([1]));
 }
 

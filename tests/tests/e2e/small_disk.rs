@@ -143,7 +143,7 @@ fn what_is_due_waits_for_room_and_keeps_its_attempts() {
         r#"if ctx.attempt == 1 { throw "not yet" } kv::collection("c").set("kept", ctx.attempt);"#,
     );
     let retry =
-        json!({ "attempts_max": 2, "base_ms": 3_000, "jitter_pct": 0, "backoff": "constant" });
+        json!({ "attempts_max": 2, "base_ms": 10_000, "jitter_pct": 0, "backoff": "constant" });
     app.trigger(
         "kv",
         json!({ "script": "keep", "collection": "things", "retry": retry }),

@@ -295,7 +295,7 @@ fn whoever_waits_for_a_script_that_fails_without_its_app_is_told(engine: Engine)
     let app = server.app("a");
     app.serve(
         "s",
-        r#"let c = kv::collection("c"); c.set("began", 1); sleep(0.5); throw "no app""#,
+        r#"let c = kv::collection("c"); c.set("began", 1); sleep(5.0); throw "no app""#,
     );
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| server.get("/s"));

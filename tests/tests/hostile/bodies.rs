@@ -2,6 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::time::Duration;
 
 use picloud_tests::{Engine, on_both_engines};
 
@@ -14,6 +15,10 @@ on_both_engines!(p3_bodies_that_do_not_end_take_no_more_than_they_may);
 /// did, and the connection.
 fn begin(attacked: &Attacked, host: &str, path: &str, bytes: usize) -> (Option<String>, TcpStream) {
     let mut stream = connect(attacked);
+    // A body that is taken is waited for, and not answered: what is refused is refused before.
+    stream
+        .set_read_timeout(Some(Duration::from_millis(400)))
+        .unwrap();
     let head = format!(
         "POST {path} HTTP/1.1\r\nhost: {host}\r\ncontent-type: application/json\r\ncontent-length: {bytes}\r\n\r\n"
     );
@@ -49,6 +54,13 @@ fn p3_bodies_that_do_not_end_take_no_more_than_they_may(engine: Engine) {
         assert!((20..=60).contains(&large), "{large} of 60");
     });
     noticed.is_nothing(200);
-    let (status, _) = begin(&attacked, ATTACKER, "/s", 4 << 20);
+    let (status, mut stream) = begin(&attacked, ATTACKER, "/s", 4 << 20);
     assert_eq!(status, None, "all is given back");
+    stream.write_all(b"1").unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .unwrap();
+    let mut answer = [0; 64];
+    let read = stream.read(&mut answer).unwrap();
+    assert!(answer[..read].starts_with(b"HTTP/1.1 200"), "{answer:?}");
 }

@@ -219,6 +219,7 @@ fn p4_no_session_begins_by_a_password_that_is_being_changed(engine: Engine) {
     report(format_args!(
         "{begun} sessions began while their password was changed"
     ));
+    assert!(begun > 0, "nobody signed in before the change");
 }
 
 /// Another node looks every 15 s whether a session or a key is good, and every second who is a user.
