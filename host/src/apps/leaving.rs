@@ -21,8 +21,10 @@ const KEPT_FOR: TimeDelta = TimeDelta::seconds(30);
 const KEPT_AGAIN_AFTER: TimeDelta = TimeDelta::seconds(3);
 /// How often is looked for apps to remove.
 const EVERY: Duration = Duration::from_secs(1);
-/// How many entries of the key-value store one transaction removes.
-const ENTRIES: i64 = 500;
+/// How many entries of the key-value store one transaction removes: each may have a megabyte.
+const ENTRIES: i64 = 64;
+/// How many records of what happened one transaction removes.
+const RECORDS: i64 = 64;
 /// How many versions of scripts one transaction removes: each may have 16 MiB of code.
 const VERSIONS: i64 = 4;
 /// How many apps are looked at in a round.
@@ -102,6 +104,8 @@ enum Left {
     Entries(Option<(String, String)>),
     /// Versions of its scripts, and all that follows.
     Versions,
+    /// Executions, dead letters and kept answers.
+    Records,
     /// It is gone.
     Nothing,
 }
@@ -120,6 +124,9 @@ async fn remove_batch(tx: &mut Tx, id: AppId, left: Left) -> Result<Option<Left>
     }
     if sql::remove_versions(tx, id, VERSIONS).await? > 0 {
         return Ok(Some(Left::Versions));
+    }
+    if sql::remove_records(tx, id, RECORDS).await? > 0 {
+        return Ok(Some(Left::Records));
     }
     // What its last executions wrote meanwhile goes with it.
     sql::remove(tx, id).await?;

@@ -18,6 +18,9 @@ use crate::identity::{ApiKeyId, Caller, UserId};
 use crate::journal::{self, Channel, NewEntry, kinds};
 use crate::store::{Db, Id, StoreError, Tx, Witness, write_beside};
 
+/// How much of a path is kept.
+const TARGET_BYTES_MAX: usize = 1024;
+
 /// The id of an entry.
 pub type EntryId = Id<Entry>;
 
@@ -184,6 +187,15 @@ impl Witness for Acting {
     }
 }
 
+/// A target without what is beyond [`TARGET_BYTES_MAX`]: a path may be longer than all else of an entry.
+fn cut(mut target: String) -> String {
+    if target.len() > TARGET_BYTES_MAX {
+        target.truncate(target.floor_char_boundary(TARGET_BYTES_MAX));
+        target.push('…');
+    }
+    target
+}
+
 async fn insert(tx: &mut Tx, act: Act) -> Result<(), StoreError> {
     let event = act.event();
     let actor = act.actor;
@@ -194,7 +206,7 @@ async fn insert(tx: &mut Tx, act: Act) -> Result<(), StoreError> {
         api_key_id: actor.as_ref().and_then(|actor| actor.api_key_id),
         who: actor.map(|actor| actor.name).unwrap_or_default(),
         action: act.action,
-        target: act.target,
+        target: cut(act.target),
         app_id: act.app_id,
         status: act.status,
         address: act.address,

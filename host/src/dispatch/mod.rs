@@ -153,6 +153,14 @@ impl Payload {
         Self::Event(RawValue::NULL.to_owned())
     }
 
+    /// About how many bytes it has, where they may be many.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Request(request) => request.body.as_ref().map_or(0, |body| body.bytes.len()),
+            Self::Event(event) => event.get().len(),
+        }
+    }
+
     /// Its JSON.
     pub fn json(&self) -> String {
         // Text, numbers and JSON are always JSON. If it ever were not so, a panic would leave a

@@ -195,7 +195,8 @@ impl Dispatcher {
                 }
             }
         };
-        completion.ended = Some(ended);
+        // Of an app that is gone nobody could see an execution.
+        completion.ended = (outcome != OutcomeKind::AppDeleted).then_some(ended);
         let is_due_again = matches!(completion.then, Then::DueAfter(..));
         let tells = completion
             .also

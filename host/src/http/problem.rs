@@ -387,7 +387,7 @@ impl From<KvError> for Problem {
             KvError::Store(_) => "",
             KvError::InvalidCollection(_) => "collection",
             KvError::InvalidKey(_) => "key",
-            KvError::InvalidValue(_) => "value",
+            KvError::InvalidValue(_) | KvError::HeardByTooMany { .. } => "value",
             KvError::InvalidCursor => "cursor",
             KvError::InvalidLimit(_) => "limit",
             KvError::TooLarge { what, .. } => what,

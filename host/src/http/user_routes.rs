@@ -179,17 +179,23 @@ fn moved(path: &str, query: Option<&str>) -> Result<Response, Problem> {
 const SERVICE_WORKER: HeaderName = HeaderName::from_static("service-worker");
 
 /// What browsers keep for the whole host: not for an app to say that has it not to itself.
-const OF_WHOLE_HOSTS: [&str; 10] = [
+const OF_WHOLE_HOSTS: [&str; 16] = [
+    "accept-ch",
     "alt-svc",
     "clear-site-data",
+    "critical-ch",
     "expect-ct",
     "nel",
     "origin-agent-cluster",
     "public-key-pins",
     "report-to",
     "reporting-endpoints",
+    "sec-session-registration",
+    "secure-session-registration",
     "service-worker-allowed",
+    "set-login",
     "strict-transport-security",
+    "use-as-dictionary",
 ];
 
 /// Name the span of a request after its route.

@@ -1,6 +1,6 @@
 //! The key-value store, as guests call it.
 
-use super::{Kv, KvError, Page, Stored};
+use super::{Kv, KvError, Page, Stored, TOLD_BYTES_MAX};
 use crate::imports::GuestImports;
 use crate::sandbox::KvImports;
 use crate::sandbox::bindings::kv;
@@ -97,6 +97,11 @@ fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
             what: what.into(),
             bytes: bytes as u64,
             bytes_max: bytes_max as u64,
+        }),
+        KvError::HeardByTooMany { bytes } => kv::Error::TooLarge(kv::TooLarge {
+            what: "value, with all triggers that hear of it,".into(),
+            bytes,
+            bytes_max: TOLD_BYTES_MAX,
         }),
         // The contract has no word of its own for it.
         KvError::Full(full) => kv::Error::TooLarge(kv::TooLarge {

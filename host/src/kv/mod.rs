@@ -33,6 +33,9 @@ pub const PAGE_ENTRIES: u32 = 100;
 /// About how many bytes of values a page has at most: it ends with the entry that exceeds this.
 /// A guest's memory and the API's answer are bounded by it.
 pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
+/// How many bytes one write may put into the outbox, all triggers that hear of it together: each has a
+/// delivery with the value of its own, in the transaction of the write.
+pub const TOLD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What can go wrong with a call to the store. The caller's mistakes say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +64,14 @@ pub enum KvError {
         bytes: usize,
         /// The limit.
         bytes_max: usize,
+    },
+    /// So many triggers hear of a value of this size.
+    #[error(
+        "the value goes to all triggers that hear of it, {bytes} bytes together; the limit is {TOLD_BYTES_MAX}: have fewer triggers, or a smaller value"
+    )]
+    HeardByTooMany {
+        /// What all of their deliveries would carry.
+        bytes: u64,
     },
     /// The app keeps as much as it may.
     #[error(transparent)]
@@ -401,6 +412,12 @@ impl Kv {
         }
         let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
         let is_heard = !listening.is_empty();
+        let told = bytes.saturating_mul(listening.len() as u64);
+        if told > TOLD_BYTES_MAX {
+            events.not_fired(places, &StoreError::Closed);
+            quotas.uncount_kv(app_id, bytes);
+            return Err(KvError::HeardByTooMany { bytes: told });
+        }
         let mutation = sql::Mutation {
             app_id: self.app_id,
             collection,
@@ -469,6 +486,8 @@ impl Kv {
             entries: rows,
             more,
         } = page.await?;
+        // What follows takes as long as a megabyte of JSON does, and others wait for a connection.
+        drop(conn);
         let next = match rows.last() {
             Some((key, _)) if more => Some(Cursor::after(&collection, key)),
             _ => None,

@@ -267,6 +267,11 @@ impl Grouped for Mutation {
         Lane::Keyed(key.finish())
     }
 
+    fn bytes(&self) -> usize {
+        let value = self.value.as_ref().map_or(0, |value| value.as_str().len());
+        value * (1 + self.listening.len())
+    }
+
     fn is_new(&self) -> bool {
         self.value.is_some()
     }

@@ -46,6 +46,10 @@ impl Grouped for Publication {
         Lane::Keyed(self.channel.lane())
     }
 
+    fn bytes(&self) -> usize {
+        self.entry.body.len() * (1 + self.listening.len())
+    }
+
     fn is_new(&self) -> bool {
         true
     }

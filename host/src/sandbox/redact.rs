@@ -6,7 +6,7 @@
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, Input, MatchKind};
 use base64::Engine as _;
-use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
@@ -16,8 +16,10 @@ use super::Outcome;
 const REDACTED: &str = "***";
 /// Shorter secrets would take harmless text with them.
 const BYTES_MIN: usize = 5;
-/// The same for what is only a part of one, or one in an encoding.
+/// The same for what is only a part of one.
 const PART_BYTES_MIN: usize = 8;
+/// The same for what is sure of one in an encoding.
+const ENCODED_BYTES_MIN: usize = 7;
 /// How much of a form the pass looks for; the rest is compared where that is found.
 const SOUGHT_BYTES_MAX: usize = 32;
 /// How many lines of secrets are sought one by one: those of some forty private keys.
@@ -179,7 +181,13 @@ fn forms(secret: &str) -> Vec<Vec<u8>> {
         encoded.push(of(STANDARD_NO_PAD.encode(&shifted)));
         encoded.push(of(URL_SAFE_NO_PAD.encode(&shifted)));
     }
-    encoded.retain(|form| form.len() >= PART_BYTES_MIN);
+    // As Rhai prints a blob; and what is encoded once more for a URL.
+    let blob: Vec<_> = secret.as_bytes().chunks(8).map(hex::encode).collect();
+    encoded.push(blob.join(" "));
+    for base64 in [STANDARD.encode(secret), STANDARD_NO_PAD.encode(secret)] {
+        encoded.push(utf8_percent_encode(&base64, COMPONENT).to_string());
+    }
+    encoded.retain(|form| form.len() >= ENCODED_BYTES_MIN);
     encoded.extend([secret.to_owned(), json, twice, debug, ascii]);
     encoded.into_iter().map(String::into_bytes).collect()
 }
@@ -246,9 +254,7 @@ mod tests {
     fn a_secret_is_found_however_it_is_written() {
         let secret = "-----BEGIN \"KEY\"-----\nMIIEvQ\\IBADé/+?\n-----END-----\n";
         let json = Value::from(secret).to_string();
-        let shifted = |prefix: &str| {
-            base64::engine::general_purpose::STANDARD.encode(format!("{prefix}{secret}"))
-        };
+        let shifted = |prefix: &str| STANDARD.encode(format!("{prefix}{secret}"));
         for written in [
             secret.to_owned(),
             json.clone(),
@@ -264,6 +270,7 @@ mod tests {
             shifted("us"),
             shifted("user"),
             URL_SAFE_NO_PAD.encode(secret),
+            utf8_percent_encode(&shifted(""), COMPONENT).to_string(),
             "MIIEvQ\\IBADé/+?".to_owned(),
         ] {
             let text = redacted(&[secret], &format!("a {written} b"));
@@ -273,6 +280,17 @@ mod tests {
                 "{written}: {text}"
             );
         }
+    }
+
+    #[test]
+    fn a_secret_of_six_bytes_is_found_in_what_is_encoded_with_it() {
+        for prefix in ["", "u", "us", "user:", "a:b"] {
+            let written = STANDARD.encode(format!("{prefix}qZ7#kP"));
+            let text = redacted(&["qZ7#kP"], &written);
+            assert!(text.contains(REDACTED), "{prefix}: {text}");
+        }
+        let blob = "68756e7465723268 756e74657232";
+        assert_eq!(redacted(&["hunter2hunter2"], blob), REDACTED);
     }
 
     #[test]

@@ -15,6 +15,8 @@ use super::writer::Job;
 /// How many jobs go into one transaction. Enough to make the commit's cost small for each;
 /// few enough that the first does not wait long for the last.
 const GROUP_MAX: usize = 256;
+/// After how many bytes no more goes into one transaction: others wait for its end.
+const GROUP_BYTES_MAX: usize = 1024 * 1024;
 /// How long a patient write waits for company.
 const PATIENCE: Duration = Duration::from_millis(2);
 
@@ -51,6 +53,11 @@ pub trait Grouped: Send + Sync + Sized + 'static {
     /// Which commit queue it uses.
     fn lane(&self) -> Lane {
         Lane::Urgent
+    }
+
+    /// About how many bytes it writes, where they may be many.
+    fn bytes(&self) -> usize {
+        0
     }
 
     /// Whether it is something new. While the disk has hardly any room, only what ends or removes
@@ -117,7 +124,7 @@ pub(super) async fn with_company(
             Some(Job::Grouped(group)) => {
                 let hurries = !group.is_patient();
                 gather(&mut groups, group);
-                if hurries || total(&groups) >= GROUP_MAX {
+                if hurries || is_full(&groups) {
                     let alone = gather_waiting(&mut groups, queue);
                     return (groups, alone);
                 }
@@ -132,18 +139,19 @@ pub(super) fn gather_waiting(
     groups: &mut Vec<Box<dyn Group>>,
     queue: &mut mpsc::Receiver<Job>,
 ) -> Option<Job> {
-    let mut count = total(groups);
-    while count < GROUP_MAX {
+    while !is_full(groups) {
         match queue.try_recv() {
-            Ok(Job::Grouped(group)) => {
-                count += 1;
-                gather(groups, group);
-            }
+            Ok(Job::Grouped(group)) => gather(groups, group),
             Ok(alone) => return Some(alone),
             Err(_) => return None,
         }
     }
     None
+}
+
+fn is_full(groups: &[Box<dyn Group>]) -> bool {
+    let bytes: usize = groups.iter().map(|group| group.bytes()).sum();
+    total(groups) >= GROUP_MAX || bytes >= GROUP_BYTES_MAX
 }
 
 pub(super) fn total(groups: &[Box<dyn Group>]) -> usize {
@@ -161,6 +169,7 @@ pub(super) fn gather(groups: &mut Vec<Box<dyn Group>>, group: Box<dyn Group>) {
 pub(super) trait Group: Send {
     fn kind(&self) -> TypeId;
     fn len(&self) -> usize;
+    fn bytes(&self) -> usize;
     fn is_patient(&self) -> bool;
     fn is_one_statement(&self, engine: Engine) -> bool;
     fn may_commit(&self) -> bool;
@@ -180,6 +189,8 @@ pub(super) struct Members<G: Grouped> {
     pub(super) replies: Vec<oneshot::Sender<Result<G::Output, StoreError>>>,
     pub(super) witnesses: Vec<Option<Arc<dyn Witness>>>,
     pub(super) outputs: Vec<G::Output>,
+    /// The [bytes](Grouped::bytes) of all items.
+    pub(super) bytes: usize,
 }
 
 impl<G: Grouped> Group for Members<G> {
@@ -189,6 +200,10 @@ impl<G: Grouped> Group for Members<G> {
 
     fn len(&self) -> usize {
         self.items.len()
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes
     }
 
     fn is_patient(&self) -> bool {
@@ -215,6 +230,7 @@ impl<G: Grouped> Group for Members<G> {
     fn absorb(&mut self, other: Box<dyn Group>) {
         let other = other.into_any().downcast::<Self>();
         let other = other.expect("gather compares the kinds first");
+        self.bytes += other.bytes;
         self.items.extend(other.items);
         self.replies.extend(other.replies);
         self.witnesses.extend(other.witnesses);
@@ -269,6 +285,7 @@ impl<G: Grouped> Group for Members<G> {
             .zip(self.witnesses)
             .map(|((item, reply), witness)| {
                 let single = Self {
+                    bytes: item.bytes(),
                     items: vec![item],
                     replies: vec![reply],
                     witnesses: vec![witness],

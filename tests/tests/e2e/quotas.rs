@@ -11,6 +11,7 @@ on_both_engines!(
     beyond_their_quotas_the_oldest_executions_go,
     beyond_their_quota_the_oldest_messages_go,
     what_an_event_carries_is_counted_while_its_delivery_runs,
+    a_value_that_goes_to_many_triggers_is_bounded_with_them,
 );
 
 const KIB: usize = 1024;
@@ -195,4 +196,29 @@ fn what_an_event_carries_is_counted_while_its_delivery_runs(engine: Engine) {
         (bytes() > 500.0 * KIB as f64).then_some(())
     });
     wait_for("it to be given back", || (bytes() == 0.0).then_some(()));
+}
+
+fn a_value_that_goes_to_many_triggers_is_bounded_with_them(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("shop");
+    app.script("hears", "1");
+    for n in 0..40 {
+        let trigger = app.trigger(
+            "kv",
+            json!({ "script": "hears", "collection": "things", "name": format!("t{n}") }),
+        );
+        let pause = format!("/triggers/{}/pause", trigger["id"].as_str().unwrap());
+        assert_eq!(server.api("POST", &pause, None).status, 200);
+    }
+    let path = "/apps/shop/kv/things/k";
+    let refused = server.api("PUT", path, Some(of_size(500 * KIB)));
+    assert_eq!(
+        (refused.status, refused.json()["field"].as_str()),
+        (422, Some("value"))
+    );
+    let detail = refused.json()["detail"].to_string();
+    assert!(detail.contains("all triggers that hear of it"), "{detail}");
+    assert_eq!(put(&app, "k", &of_size(300 * KIB)), 204);
+    app.serve("writes", r#"let long = ""; long.pad(500000, "x"); let kind = (); try { kv::collection("things").set("k", long) } catch (e) { kind = e.kind } kind"#);
+    assert_eq!(server.get("/writes").json(), "too_large");
 }

@@ -10,7 +10,10 @@ use serde_json::{Value, json};
 
 use crate::compiling::upload;
 
-on_both_engines!(p5_what_was_refused_leaves_nothing_behind);
+on_both_engines!(
+    p5_what_was_refused_leaves_nothing_behind,
+    p5_of_a_deleted_app_no_record_is_left,
+);
 
 /// Tables that change by themselves, by signs of life and when somebody was last seen; and the audit
 /// log, which has that somebody tried.
@@ -279,4 +282,40 @@ fn p5_what_was_refused_leaves_nothing_behind(engine: Engine) {
         after.rows["scripts"].len(),
         before.rows["scripts"].len() + 1
     );
+}
+
+fn p5_of_a_deleted_app_no_record_is_left(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("shop");
+    app.script("dies", "throw ctx.event.kv.value");
+    app.trigger(
+        "kv",
+        json!({ "script": "dies", "collection": "things", "name": "t",
+                "retry": { "attempts_max": 1 } }),
+    );
+    app.script("s", "1");
+    app.route_with("s", "POST /s", json!({ "idempotency": { "ttl_s": 600 } }));
+    let key = [("idempotency-key", "k")];
+    assert_eq!(server.call("POST", "/s", &key, None).status, 200);
+    for n in 0..70 {
+        app.set("things", &format!("k{n}"), json!("personal"));
+    }
+    wait_for("the dead letters", || {
+        let counts = server.api("GET", "/apps/shop/dead-letters/counts", None);
+        (counts.json()["by_state"]["unresolved"] == 70).then_some(())
+    });
+    assert_eq!(server.api("DELETE", "/apps/shop", None).status, 204);
+    for table in [
+        "apps",
+        "kv",
+        "dead_letters",
+        "executions",
+        "idempotency_keys",
+        "outbox",
+    ] {
+        wait_for(table, || {
+            let left = server.query(&format!("select 1 from {table}"));
+            left.is_empty().then_some(())
+        });
+    }
 }

@@ -198,6 +198,30 @@ pub async fn remove_versions(tx: &mut Tx, id: AppId, limit: i64) -> Result<u64, 
         .map(|done| done.rows_affected()))?)
 }
 
+/// Remove executions, dead letters and kept answers of an app, at most `limit` of each. Answers how many.
+pub async fn remove_records(tx: &mut Tx, id: AppId, limit: i64) -> Result<u64, StoreError> {
+    const RECORDS: [&str; 4] = [
+        "delete from dead_letters where id in (
+            select id from dead_letters where app_id = $1 order by id limit $2)",
+        "delete from executions where id in (
+            select id from executions where app_id = $1 order by id limit $2)",
+        "delete from abandoned_executions where id in (
+            select id from abandoned_executions where app_id = $1 order by id limit $2)",
+        "delete from idempotency_keys where (app_id, scope, key) in (
+            select app_id, scope, key from idempotency_keys where app_id = $1 limit $2)",
+    ];
+    let mut removed = 0;
+    for sql in RECORDS {
+        removed += on!(tx.conn().await?, |c| sqlx::query(sql)
+            .bind(id)
+            .bind(limit)
+            .execute(c)
+            .await
+            .map(|done| done.rows_affected()))?;
+    }
+    Ok(removed)
+}
+
 /// Remove an app and what is left of what belongs to it.
 pub async fn remove(tx: &mut Tx, id: AppId) -> Result<(), StoreError> {
     const SQL: &str = "delete from apps where id = $1";

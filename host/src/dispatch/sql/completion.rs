@@ -13,6 +13,7 @@ use crate::executions::sql::{Ended, insert as insert_executions, insert_abandone
 use crate::executions::{AbandonedExecution, ExecutionError, ExecutionId, Log};
 use crate::idempotency::{self, KeptAnswer, Key};
 use crate::journal::{self, Channel, kinds};
+use crate::sandbox::LogLine;
 use crate::store::{
     Conn, Durability, Engine, Grouped, Lane, StoreError, Tx, bounded, chunks, on, tuples,
 };
@@ -125,6 +126,20 @@ impl Grouped for Arc<Completion> {
             true => Lane::Urgent,
             false => Lane::Patient,
         }
+    }
+
+    fn bytes(&self) -> usize {
+        let logged = self.ended.iter().flat_map(|ended| &ended.log.lines);
+        let fields = |line: &LogLine| -> usize {
+            let fields = line.fields.values();
+            fields.map(|field| field.as_str().len()).sum()
+        };
+        let logged: usize = logged.map(|line| line.message.len() + fields(line)).sum();
+        let letters = self.also.iter().map(|also| match also {
+            Also::DeadLetter(letter) => letter.payload.bytes(),
+            _ => 0,
+        });
+        logged + letters.sum::<usize>()
     }
 
     /// As [`NewDelivery`]: of a sync delivery a power cut may leave the row, which then is

@@ -61,6 +61,10 @@ pub enum Placed {
 impl Grouped for NewDelivery {
     type Output = Placed;
 
+    fn bytes(&self) -> usize {
+        self.delivery.payload.bytes()
+    }
+
     fn is_new(&self) -> bool {
         true
     }

@@ -189,6 +189,7 @@ impl Writer {
             }
         };
         let group = Members {
+            bytes: item.bytes(),
             items: vec![item],
             replies: vec![reply],
             witnesses: vec![witness],

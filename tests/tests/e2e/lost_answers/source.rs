@@ -142,6 +142,7 @@ const MADE: &[(&str, &str, &[&str])] = &[(
         "delete from abandoned_executions where id in",
         "delete from executions where id in",
         "delete from audit where id in",
+        "delete from idempotency_keys where (app_id, scope, key) in",
     ],
 )];
 
