@@ -110,12 +110,7 @@ fn p3_letters_of_bodies_that_were_small_are_listed_and_replayed_at_once(engine: 
         "the database has {more_mib} MiB more, the letters {letters}; the slowest answer {:?}",
         slowest.get()
     ));
-    // SQLite has one writer, and a batch of replays of megabytes holds it: 1.6 s were seen.
-    let p99_max = match engine {
-        Engine::Sqlite => Duration::from_secs(4),
-        Engine::Postgres => Duration::from_secs(1),
-    };
-    noticed.is_felt_for(p99_max, 200);
+    noticed.is_nothing(200);
     // Each letter, and what it is replayed as, without a sixfold of it in escapes.
     let all_mib = (2 * COUNT * EACH / MIB) as u64;
     assert!(more_mib <= 2 * all_mib, "{more_mib} MiB");
@@ -155,6 +150,5 @@ fn p3_a_guest_that_lists_large_values_again_and_again_holds_few_of_them(engine: 
             assert_eq!(answer, Ok(504));
         }
     });
-    // Reading megabytes is not optimised in a debug build: half a second was seen.
-    noticed.is_felt_for(Duration::from_secs(1), 200);
+    noticed.is_nothing(200);
 }
