@@ -128,7 +128,7 @@ enum Task {
     Test {
         /// Only tests whose name contains this
         filter: Option<String>,
-        /// Only these steps: fmt, clippy, deny, build, guest, dashboard, unit, e2e, hostile, schemathesis, browser, sdk, instructions, bench
+        /// Only these steps: fmt, clippy, deny, build, guest, dashboard, unit, e2e, hostile, schemathesis, browser, sdk, instructions, and bench, which runs only where it is named
         #[arg(long, value_delimiter = ',')]
         only: Vec<String>,
         /// Install what is missing without asking
@@ -232,7 +232,8 @@ fn perform(task: Task) -> Result<()> {
                 "upstream_suites_scripts",
             ];
             let steps = ["guest", "e2e", "hostile"].map(str::to_owned);
-            test::run(&root, &steps, &filters, &longer)
+            test::run(&root, &steps, &filters, &longer)?;
+            test::run(&root, &["bench".to_owned()], &[], &[])
         }
         Task::Test { filter, only, yes } => {
             setup::set_up(setup::For::Testing, yes)?;

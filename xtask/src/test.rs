@@ -28,6 +28,10 @@ pub const STEPS: [&str; 14] = [
     "bench",
 ];
 
+/// Steps that run only where they are named: minutes, in which what is measured says nothing. `soak`
+/// runs them, too.
+const ASKED_FOR: [&str; 1] = ["bench"];
+
 /// Targets that `--all-targets` and a plain `cargo test` leave out: they have steps of their own.
 const APART: [&str; 4] = ["--test", "hostile", "--test", "schemathesis"];
 
@@ -60,7 +64,11 @@ pub fn run(
     let mut postgres = None;
     let mut failed = Vec::new();
     for name in STEPS {
-        if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+        let is_wanted = match only {
+            [] => !ASKED_FOR.contains(&name),
+            only => only.iter().any(|wanted| wanted == name),
+        };
+        if !is_wanted {
             continue;
         }
         eprintln!("── {name} …");
