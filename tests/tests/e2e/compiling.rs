@@ -168,6 +168,6 @@ fn a_neighbours_source_is_validated_while_another_app_validates_bombs(engine: En
             "a bomb ends after {took:?}; beside eight a source is validated in {:?} at most",
             waits[19]
         ));
-        assert!(waits[19] < took * 3, "{waits:?}");
+        assert!(waits[19] < Duration::from_secs(1), "{waits:?}");
     });
 }

@@ -10,7 +10,7 @@ use serde_json::json;
 
 /// How long a neighbour's call may take, in 99 of 100 cases, where the server is not optimised. A
 /// release must do with 100 ms: `PICLOUD_TEST_P99_MS`.
-const P99_MAX: Duration = Duration::from_millis(800);
+const P99_MAX: Duration = Duration::from_millis(500);
 /// What slots keep of what large guests wrote beyond the interpreter's own memory: wasmtime has no way
 /// to let go of it.
 const KEPT_BY_SLOTS_KIB: u64 = 192 << 10;
@@ -186,11 +186,17 @@ impl Noticed {
     /// Nobody else noticed it, it took at most so much memory, and gave that back.
     #[track_caller]
     pub fn is_nothing(&self, more_mib_max: u64) {
+        self.is_felt_for(P99_MAX, more_mib_max);
+    }
+
+    /// The same where a neighbour's calls may take longer.
+    #[track_caller]
+    pub fn is_felt_for(&self, p99_max: Duration, more_mib_max: u64) {
         assert!(self.failed.is_empty(), "{:?}", self.failed);
         assert!(self.calls >= 5, "{} calls say nothing", self.calls);
         let asked = std::env::var("PICLOUD_TEST_P99_MS").ok();
         let asked = asked.map(|ms| Duration::from_millis(ms.parse().expect("milliseconds")));
-        assert!(self.p99 <= asked.unwrap_or(P99_MAX), "p99 {:?}", self.p99);
+        assert!(self.p99 <= asked.unwrap_or(p99_max), "p99 {:?}", self.p99);
         let more_mib = self.highest_kib.saturating_sub(self.before_kib) >> 10;
         assert!(more_mib <= more_mib_max, "{more_mib} MiB more");
         assert!(

