@@ -15,6 +15,7 @@ pub mod directory;
 pub mod dispatch;
 pub mod doctor;
 pub mod executions;
+pub mod fair_queue;
 pub mod http;
 pub mod idempotency;
 pub mod identity;

@@ -23,7 +23,9 @@ use crate::dispatch::dispatcher::Dispatcher;
 use crate::dispatch::outbox::Outbox;
 use crate::executions::running::Running;
 use crate::executions::tally::Tally;
+use crate::fair_queue::FairQueue;
 use crate::http::body::Bodies;
+use crate::http::endpoints;
 use crate::http::seen_through::SeenThrough;
 use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
@@ -108,6 +110,8 @@ pub struct Node {
     pub guesses: Guesses,
     /// What requests' bodies take of the memory.
     pub bodies: Bodies,
+    /// Requests of the API that take a processor for long.
+    pub heavy_requests: FairQueue,
     /// What runs for as long as the node does.
     pub tasks: Tasks,
     /// How far it is on its way to its end.
@@ -211,6 +215,7 @@ impl Node {
             oidc,
             guesses: Guesses::default(),
             bodies,
+            heavy_requests: endpoints::heavy_requests(),
             tasks: Tasks::default(),
             stopping: Stopping::default(),
             database_problem,

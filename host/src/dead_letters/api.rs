@@ -43,6 +43,7 @@ pub fn endpoints() -> Api {
             "listDeadLetters",
             "List the dead letters of an app, newest first",
         )
+        .taking_turns()
         .get(
             "/apps/{app}/dead-letters/counts",
             Rule::App(Capability::ManageDeadLetters, Of::App),
@@ -55,6 +56,7 @@ pub fn endpoints() -> Api {
             replay_many,
         )
         .called("replayDeadLetters", "Replay a batch of dead letters")
+        .taking_turns()
         .post(
             "/apps/{app}/dead-letters/resolve",
             Rule::App(Capability::ManageDeadLetters, Of::App),
@@ -70,6 +72,7 @@ pub fn endpoints() -> Api {
             "getDeadLetter",
             "Show a dead letter with what happened and every attempt",
         )
+        .taking_turns()
         .post(
             "/dead-letters/{id}/replay",
             Rule::App(Capability::ManageDeadLetters, Of::DeadLetter),

@@ -43,6 +43,7 @@ pub fn endpoints() -> Api {
             list,
         )
         .called("listExecutions", "List what ran, newest first")
+        .taking_turns()
         .get(
             "/apps/{app}/abandoned-executions",
             Rule::App(Capability::ReadLogs, Of::App),
@@ -58,6 +59,7 @@ pub fn endpoints() -> Api {
             show,
         )
         .called("getExecution", "Show an execution with its log")
+        .taking_turns()
         .get(
             "/executions/{id}/tree",
             Rule::App(Capability::ReadLogs, Of::Execution),
@@ -67,6 +69,7 @@ pub fn endpoints() -> Api {
             "getExecutionTree",
             "Show all that the request of an execution led to",
         )
+        .taking_turns()
         .get(
             "/executions/{id}/events",
             Rule::App(Capability::ReadLogs, Of::Execution),

@@ -27,6 +27,10 @@ pub struct Ended {
 impl Grouped for Ended {
     type Output = ();
 
+    fn app(&self) -> Option<Uuid> {
+        Some(self.execution.app_id.uuid())
+    }
+
     async fn apply(tx: &mut Tx, items: &[Self]) -> Result<Vec<()>, StoreError> {
         insert(tx, items.iter()).await?;
         Ok(vec![(); items.len()])

@@ -23,6 +23,7 @@ use crate::apps::AppId;
 use crate::audit::{self, Act, Acting, Actor};
 use crate::dispatch::sql as outbox;
 use crate::executions::ExecutionId;
+use crate::fair_queue::{FairQueue, Patience, Room};
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Via};
 use crate::node::Node;
@@ -123,6 +124,8 @@ pub struct Endpoint {
     pub is_noted: bool,
     /// Whether its query says what it is about: the audit log has that, too.
     pub is_named_by_query: bool,
+    /// Whether it may take a processor for long: requests for an app take turns.
+    pub takes_turns: bool,
     /// Its name in the OpenAPI document, and so in what is generated from that.
     pub id: &'static str,
     /// What it does, in a few words.
@@ -161,6 +164,7 @@ macro_rules! methods {
                     rule,
                     is_noted: false,
                     is_named_by_query: false,
+                    takes_turns: false,
                     id: "",
                     summary: "",
                     room: "",
@@ -207,6 +211,15 @@ impl Api {
         self
     }
 
+    /// The endpoint that was just added may take a processor for long, megabytes of JSON say: one app
+    /// has one such request at a time.
+    pub fn taking_turns(mut self) -> Self {
+        if let Some(last) = self.endpoints.last_mut() {
+            last.takes_turns = true;
+        }
+        self
+    }
+
     /// What can go wrong in the endpoint that was just added, besides what its rule and its
     /// handler's types say.
     pub fn may_fail(mut self, with: &'static [ProblemType]) -> Self {
@@ -239,6 +252,7 @@ impl Api {
                 rule: endpoint.rule,
                 is_noted: endpoint.is_noted,
                 is_named_by_query: endpoint.is_named_by_query,
+                takes_turns: endpoint.takes_turns,
             };
             let of_path = rules.entry(endpoint.path).or_default();
             of_path.push((endpoint.method, guarded));
@@ -263,6 +277,7 @@ struct Guarded {
     rule: Rule,
     is_noted: bool,
     is_named_by_query: bool,
+    takes_turns: bool,
 }
 
 /// The address that a request came from.
@@ -298,6 +313,7 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         rule,
         is_noted,
         is_named_by_query,
+        takes_turns,
     } = *guarded;
     let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
     parts.extensions.insert(Address(address.clone()));
@@ -337,7 +353,12 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
                     act.actor = Some(Actor::of(admission.caller()));
                     parts.extensions.insert(admission);
                 }
-                let answering = next.run(Request::from_parts(parts, body));
+                let app = act.app_id.filter(|_| takes_turns);
+                let answering = in_turn(
+                    &node.heavy_requests,
+                    app,
+                    next.run(Request::from_parts(parts, body)),
+                );
                 if is_looked_at && act.actor.is_some() {
                     let acting = Arc::new(Acting::new(act.clone()));
                     let response = witnessed(acting.clone(), answering).await;
@@ -383,6 +404,38 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         // What it does, and that it is written down, does not depend on a client who stays.
         true => guard.node.seen_through.see_through(answering).await,
         false => answering.await,
+    }
+}
+
+/// Whose turn it is to have a request answered that takes a processor for long.
+pub fn heavy_requests() -> FairQueue {
+    FairQueue::new(Room {
+        places: std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .max(2),
+        places_per_app: 1,
+        waiting: 1024,
+        waiting_per_app: 64,
+    })
+}
+
+/// What `answering` answers, once it is the turn of `app`, if it takes turns.
+async fn in_turn(
+    turns: &FairQueue,
+    app: Option<AppId>,
+    answering: impl Future<Output = Response>,
+) -> Response {
+    let place = match app {
+        Some(app) => turns.place(app.uuid(), Patience::Bounded).await,
+        None => return answering.await,
+    };
+    match place {
+        Ok(place) => {
+            let response = answering.await;
+            drop(place);
+            response
+        }
+        Err(full) => Problem::from(full).into_response(),
     }
 }
 

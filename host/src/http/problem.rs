@@ -13,6 +13,7 @@ use crate::apps::AppError;
 use crate::dead_letters::DeadLetterError;
 use crate::directory::Stale;
 use crate::dispatch::dispatcher::GateFull;
+use crate::fair_queue::QueueFull;
 use crate::identity::IdentityError;
 use crate::json::NotJson;
 use crate::kv::KvError;
@@ -487,6 +488,16 @@ impl From<OidcError> for Problem {
             OidcError::DeadCode => Self::new(ProblemType::DeadCode, detail),
             OidcError::Identity(error) => error.into(),
         }
+    }
+}
+
+impl From<QueueFull> for Problem {
+    fn from(error: QueueFull) -> Self {
+        let detail = format!(
+            "{} requests that take long to answer wait already; try again",
+            error.waiting
+        );
+        Self::new(ProblemType::Overloaded, detail).with_header(header::RETRY_AFTER, "1")
     }
 }
 

@@ -35,12 +35,14 @@ pub fn endpoints() -> Api {
             collections,
         )
         .called("listCollections", "List the collections of an app")
+        .taking_turns()
         .get(
             "/apps/{app}/kv/{collection}",
             Rule::App(Capability::ReadKv, Of::App),
             list,
         )
         .called("listKvEntries", "List the entries of a collection")
+        .taking_turns()
         .get(
             "/apps/{app}/kv/{collection}/{key}",
             Rule::App(Capability::ReadKv, Of::App),
@@ -70,6 +72,7 @@ pub fn endpoints() -> Api {
             "listKvEntriesOf",
             "List the entries of a collection, whatever it is called",
         )
+        .taking_turns()
         .get(
             "/apps/{app}/kv-value",
             Rule::App(Capability::ReadKv, Of::App),

@@ -356,7 +356,7 @@ impl Kv {
     /// [`KvError`]; nothing was changed.
     pub async fn get(&self, collection: String, key: String) -> Result<Option<Stored>, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
-        let mut conn = self.store.db.read().await?;
+        let mut conn = self.store.db.read_for(self.app_id.uuid()).await?;
         let value = sql::get(&mut conn, self.app_id, &collection, &key).await?;
         Ok(value.map(Stored))
     }
@@ -367,7 +367,7 @@ impl Kv {
     /// [`KvError`]; nothing was changed.
     pub async fn has(&self, collection: String, key: String) -> Result<bool, KvError> {
         let (collection, key) = (Collection::parse(collection)?, Key::parse(key)?);
-        let mut conn = self.store.db.read().await?;
+        let mut conn = self.store.db.read_for(self.app_id.uuid()).await?;
         Ok(sql::has(&mut conn, self.app_id, &collection, &key).await?)
     }
 
@@ -472,7 +472,7 @@ impl Kv {
             .map(|text| Cursor::parse(&collection, text))
             .transpose()?;
         let after = cursor.map_or(String::new(), |cursor| cursor.after);
-        let mut conn = self.store.db.read().await?;
+        let mut conn = self.store.db.read_for(self.app_id.uuid()).await?;
         let page = sql::page(
             &mut conn,
             self.app_id,

@@ -3,6 +3,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::{Collection, Key, PAGE_BYTES, Stored, Value};
 use crate::apps::AppId;
@@ -265,6 +266,10 @@ impl Grouped for Mutation {
         let mut key = DefaultHasher::new();
         (self.app_id, &self.collection, &self.key).hash(&mut key);
         Lane::Keyed(key.finish())
+    }
+
+    fn app(&self) -> Option<Uuid> {
+        Some(self.app_id.uuid())
     }
 
     fn bytes(&self) -> usize {

@@ -34,6 +34,7 @@ pub fn endpoints() -> Api {
             export_app,
         )
         .called("exportApp", "Export an app into a zip file")
+        .taking_turns()
         .noted()
         .post(
             "/imports",

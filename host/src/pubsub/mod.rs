@@ -193,6 +193,7 @@ impl PubSub {
             });
         }
         let publication = sql::Publication {
+            app_id,
             channel: Channel::of_topic(app_id, topic.as_str()),
             topic,
             is_open,

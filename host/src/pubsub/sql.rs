@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use chrono::{DateTime, Utc};
+use uuid::Uuid;
 
 use super::{AuthMode, OpenTopic, SubscriberKey, Topic};
 use crate::apps::AppId;
@@ -17,6 +18,8 @@ use crate::triggers::firing::{Firing, PubSubEvent};
 
 /// A message that is published.
 pub struct Publication {
+    /// Who publishes it.
+    pub app_id: AppId,
     /// Where streams hear of it.
     pub channel: Channel,
     /// The topic.
@@ -44,6 +47,10 @@ impl Grouped for Publication {
     /// A lane for each topic keeps two lanes from waiting for each other's rows.
     fn lane(&self) -> Lane {
         Lane::Keyed(self.channel.lane())
+    }
+
+    fn app(&self) -> Option<Uuid> {
+        Some(self.app_id.uuid())
     }
 
     fn bytes(&self) -> usize {

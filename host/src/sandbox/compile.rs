@@ -16,7 +16,7 @@ use wasmtime::Engine;
 
 use super::confine::{self, ConfineError, ProcessLimits};
 use super::engine::engine_config;
-use super::fair_queue::QueueFull;
+use crate::fair_queue::QueueFull;
 
 /// The largest component that is taken, in bytes.
 const WASM_BYTES_MAX: usize = 16 * 1024 * 1024;

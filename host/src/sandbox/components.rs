@@ -11,9 +11,9 @@ use super::artifact::Published;
 use super::bindings::function;
 use super::compile::{self, CompileError};
 use super::engine::{Sandbox, Shared};
-use super::fair_queue::{FairQueue, Patience, Room};
 use super::imports::Imports;
 use super::run::State;
+use crate::fair_queue::{FairQueue, Patience, Room};
 
 /// How many components are compiled at once, and how many may wait. Each that is compiled takes a
 /// core, and memory up to a limit of its own; each that waits is kept in memory. One app has at most

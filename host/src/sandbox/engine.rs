@@ -17,12 +17,12 @@ use super::bindings::{context, dead_letters, kv, log, pubsub, rhai, secrets, typ
 use super::compile::CompileLimits;
 use super::components;
 use super::confine;
-use super::fair_queue::{FairQueue, Patience, Place, Room};
 use super::imports::Imports;
 use super::limiter::{Memory, memory};
 use super::run::{self, State};
 use super::turns::Turns;
 use super::{Job, Outcome, Program, ProgramError, Report, wasi};
+use crate::fair_queue::{FairQueue, Patience, Place, Room};
 
 /// How often guests that compute look up: it bounds how late a deadline is noticed and how
 /// long one guest holds its thread.

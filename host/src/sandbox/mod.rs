@@ -10,7 +10,6 @@ mod compile;
 mod components;
 mod confine;
 mod engine;
-mod fair_queue;
 mod guest;
 mod imports;
 mod limiter;
@@ -29,6 +28,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::fair_queue::QueueFull;
+
 pub use artifact::Cached;
 pub use bindings::types::{Diagnostic, Position, Thrown};
 pub use compile::{CompileError, CompileLimits, compile_child_main};
@@ -37,7 +38,6 @@ pub use confine::{has_landlock, has_seccomp};
 pub use engine::{
     Sandbox, SandboxConfig, SandboxError, cached, executions_within, map_limit, maps_of,
 };
-pub use fair_queue::{Patience, QueueFull};
 pub use guest::RHAI_GUEST;
 pub use imports::{
     DeadLetterImports, Imports, KvImports, LogImports, NoImports, PubSubImports, SecretImports,

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::apps::AppId;
 use crate::executions::ExecutionId;
-use crate::sandbox::{CompileError, Diagnostic, Limits, QueueFull};
+use crate::fair_queue::QueueFull;
+use crate::sandbox::{CompileError, Diagnostic, Limits};
 use crate::store::{Id, StoreError};
 
 /// The id of a script.

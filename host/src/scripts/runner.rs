@@ -20,13 +20,14 @@ use crate::dispatch::{Answer, Attempted, Delivery, Executor, Payload};
 use crate::executions::running::Tail;
 use crate::executions::sql::Ended;
 use crate::executions::{Execution, ExecutionError, ExecutionId, Log, OutcomeKind};
+use crate::fair_queue::Patience;
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Via};
 use crate::imports::{GuestImports, Services};
 use crate::json::{self, EVENT_DEPTH_MAX, TOLD_DEPTH_MAX};
 use crate::sandbox::{
-    Code, Compiled, Context, Job, Limits, Outcome, Patience, Principal, Program, ProgramError,
-    Report, Request, Sandbox,
+    Code, Compiled, Context, Job, Limits, Outcome, Principal, Program, ProgramError, Report,
+    Request, Sandbox,
 };
 use crate::store::{Db, StoreError, micros};
 use crate::telemetry::trace::{self, Span, TraceParent};

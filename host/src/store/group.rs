@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
+use uuid::Uuid;
 
 use super::{Conn, Engine, StoreError, Tx, Witness};
 
-use super::writer::Job;
+use super::writer::{Backlog, Job};
 
 /// How many jobs go into one transaction. Enough to make the commit's cost small for each;
 /// few enough that the first does not wait long for the last.
@@ -53,6 +54,11 @@ pub trait Grouped: Send + Sync + Sized + 'static {
     /// Which commit queue it uses.
     fn lane(&self) -> Lane {
         Lane::Urgent
+    }
+
+    /// The app that writes it, whose share of the lane it takes; none where the host does.
+    fn app(&self) -> Option<Uuid> {
+        None
     }
 
     /// About how many bytes it writes, where they may be many.
@@ -110,7 +116,7 @@ pub trait Grouped: Send + Sync + Sized + 'static {
 /// A patient group and what comes until it has company that is not, or has waited long enough.
 pub(super) async fn with_company(
     first: Box<dyn Group>,
-    queue: &mut mpsc::Receiver<Job>,
+    queue: &mut Backlog,
 ) -> (Vec<Box<dyn Group>>, Option<Job>) {
     let mut groups = vec![first];
     let enough = tokio::time::sleep(PATIENCE);
@@ -135,15 +141,11 @@ pub(super) async fn with_company(
 }
 
 /// Add what waits in the queue; work that wants to be alone comes next.
-pub(super) fn gather_waiting(
-    groups: &mut Vec<Box<dyn Group>>,
-    queue: &mut mpsc::Receiver<Job>,
-) -> Option<Job> {
+pub(super) fn gather_waiting(groups: &mut Vec<Box<dyn Group>>, queue: &mut Backlog) -> Option<Job> {
     while !is_full(groups) {
         match queue.try_recv() {
-            Ok(Job::Grouped(group)) => gather(groups, group),
-            Ok(alone) => return Some(alone),
-            Err(_) => return None,
+            Some(Job::Grouped(group)) => gather(groups, group),
+            alone => return alone,
         }
     }
     None
@@ -168,6 +170,8 @@ pub(super) fn gather(groups: &mut Vec<Box<dyn Group>>, group: Box<dyn Group>) {
 /// [`Members`] of some kind.
 pub(super) trait Group: Send {
     fn kind(&self) -> TypeId;
+    /// The app of its first item.
+    fn app(&self) -> Option<Uuid>;
     fn len(&self) -> usize;
     fn bytes(&self) -> usize;
     fn is_patient(&self) -> bool;
@@ -185,17 +189,39 @@ pub(super) trait Group: Send {
 }
 
 pub(super) struct Members<G: Grouped> {
-    pub(super) items: Vec<G>,
-    pub(super) replies: Vec<oneshot::Sender<Result<G::Output, StoreError>>>,
-    pub(super) witnesses: Vec<Option<Arc<dyn Witness>>>,
-    pub(super) outputs: Vec<G::Output>,
+    items: Vec<G>,
+    replies: Vec<oneshot::Sender<Result<G::Output, StoreError>>>,
+    witnesses: Vec<Option<Arc<dyn Witness>>>,
+    outputs: Vec<G::Output>,
     /// The [bytes](Grouped::bytes) of all items.
-    pub(super) bytes: usize,
+    bytes: usize,
+}
+
+/// Where the writer of an item is told what became of it.
+pub(super) type Answer<G> = oneshot::Receiver<Result<<G as Grouped>::Output, StoreError>>;
+
+impl<G: Grouped> Members<G> {
+    /// One item.
+    pub(super) fn single(item: G, witness: Option<Arc<dyn Witness>>) -> (Self, Answer<G>) {
+        let (reply, answer) = oneshot::channel();
+        let single = Self {
+            bytes: item.bytes(),
+            items: vec![item],
+            replies: vec![reply],
+            witnesses: vec![witness],
+            outputs: Vec::new(),
+        };
+        (single, answer)
+    }
 }
 
 impl<G: Grouped> Group for Members<G> {
     fn kind(&self) -> TypeId {
         TypeId::of::<G>()
+    }
+
+    fn app(&self) -> Option<Uuid> {
+        self.items.first().and_then(Grouped::app)
     }
 
     fn len(&self) -> usize {

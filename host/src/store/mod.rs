@@ -18,6 +18,7 @@ mod notify;
 mod open;
 mod readable;
 mod readers;
+mod reading;
 mod rows;
 mod session;
 mod snapshot;
@@ -42,11 +43,14 @@ pub use id::Id;
 pub use migrate::SCHEMA_VERSION;
 pub use open::CONNECTIONS_MAX;
 pub use readable::Readable;
+pub use reading::Reading;
 pub(crate) use rows::insert_all;
 pub use rows::{ROWS_MAX, chunks, tuples};
 pub use snapshot::snapshot;
 pub use witness::{Witness, still_witnessed, unwitnessed, witnessed};
 
+use reading::Reads;
+use uuid::Uuid;
 use writer::Writer;
 
 /// For how long a write that callers wait for may go unanswered before the node is not ready.
@@ -72,8 +76,8 @@ pub struct Db {
 }
 
 struct Inner {
-    reads: open::Reads,
-    guest_reads: open::Reads,
+    reads: Reads,
+    guest_reads: Reads,
     writer: Writer,
     announced: Mutex<Option<mpsc::UnboundedReceiver<Vec<Announcement>>>>,
     /// SQLite's. Held for as long as the process serves: it keeps a second one off the same file.
@@ -113,10 +117,7 @@ impl Db {
 
     /// Which database this is.
     pub fn engine(&self) -> Engine {
-        match self.inner.reads {
-            open::Reads::Sqlite(_) => Engine::Sqlite,
-            open::Reads::Postgres(_) => Engine::Postgres,
-        }
+        self.inner.reads.engine()
     }
 
     /// What transactions of this process [announce](Tx::announce), in the order of their commits
@@ -133,9 +134,21 @@ impl Db {
     /// # Errors
     /// [`StoreError::Unavailable`] when none can be had.
     pub async fn read(&self) -> Result<Conn, StoreError> {
+        self.reads().acquire().await
+    }
+
+    /// A connection for reading what an app asks for, as often and as much as it likes: apps take turns.
+    ///
+    /// # Errors
+    /// [`StoreError::Unavailable`] when none can be had.
+    pub async fn read_for(&self, app: Uuid) -> Result<Reading, StoreError> {
+        self.reads().acquire_for(app).await
+    }
+
+    fn reads(&self) -> &Reads {
         match self.for_guests {
-            true => self.inner.guest_reads.acquire().await,
-            false => self.inner.reads.acquire().await,
+            true => &self.inner.guest_reads,
+            false => &self.inner.reads,
         }
     }
 

@@ -6,7 +6,6 @@ use std::time::Duration;
 use sqlx::postgres::{PgListener, PgPoolOptions};
 use tokio::time::timeout;
 
-use super::open::Reads;
 use super::session::{CONNECT_TIMEOUT, timed_out};
 use super::{Conn, Db, StoreError, on};
 
@@ -25,7 +24,7 @@ impl Db {
     /// When the database fails.
     pub async fn notify(&self, channel: &str, payload: &str) -> Result<(), StoreError> {
         const SQL: &str = "select pg_notify($1, $2)";
-        if let Reads::Postgres(readers) = &self.inner.reads {
+        if let Some(readers) = self.inner.reads.of_postgres() {
             let mut conn: Conn = readers.acquire().await?;
             on!(&mut conn, |c| sqlx::query(SQL)
                 .bind(channel)
@@ -40,7 +39,7 @@ impl Db {
     /// Call `hear` with each payload that is sent on `channel`, for ever. On SQLite this never
     /// ends and never hears anything.
     pub async fn listen(&self, channel: &str, hear: impl Fn(&str)) {
-        let Reads::Postgres(readers) = &self.inner.reads else {
+        let Some(readers) = self.inner.reads.of_postgres() else {
             return std::future::pending().await;
         };
         // sqlx listens on a connection of a pool of its own only.

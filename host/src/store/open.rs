@@ -10,12 +10,13 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous};
-use sqlx::{ConnectOptions, Connection, PgConnection, SqlitePool};
+use sqlx::{ConnectOptions, Connection, PgConnection};
 use tokio::sync::Notify;
 
 use super::file::{self, Served};
 use super::held::{Beside, Held};
 use super::readers::{ACQUIRE_TIMEOUT, Pool, Readers};
+use super::reading::Reads;
 use super::session::{self, Sessions};
 use super::{Conn, Engine, StoreError, migrate};
 
@@ -48,20 +49,6 @@ pub(super) struct Opened {
     /// Lanes for [`Lane::Keyed`](super::Lane::Keyed).
     pub(super) keyed_lanes: usize,
     pub(super) file: Option<Arc<Served>>,
-}
-
-pub(super) enum Reads {
-    Sqlite(SqlitePool),
-    Postgres(Readers),
-}
-
-impl Reads {
-    pub(super) async fn acquire(&self) -> Result<Conn, StoreError> {
-        Ok(match self {
-            Self::Sqlite(pool) => Conn::Sqlite(Held::pooled(pool.acquire().await?)),
-            Self::Postgres(readers) => readers.acquire().await?,
-        })
-    }
 }
 
 /// How a writer's lane gets its connection, at the start and after it lost one.
@@ -276,8 +263,8 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
             .await
     };
     Ok(Opened {
-        reads: Reads::Sqlite(readers().await?),
-        guest_reads: Reads::Sqlite(readers().await?),
+        reads: Reads::sqlite(readers().await?, SQLITE_READERS),
+        guest_reads: Reads::sqlite(readers().await?, SQLITE_READERS),
         writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
         keyed_lanes: 1,
         file: Some(served),
@@ -317,9 +304,13 @@ async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> 
     let sizes = Sizes::within(room(&mut conn).await?);
     conn.close().await?;
     let connector = PostgresConnector::new(options);
+    let readers = || {
+        let readers = Readers::new(connector.clone(), sizes.readers);
+        Reads::postgres(readers, sizes.readers)
+    };
     Ok(Opened {
-        reads: Reads::Postgres(Readers::new(connector.clone(), sizes.readers)),
-        guest_reads: Reads::Postgres(Readers::new(connector.clone(), sizes.readers)),
+        reads: readers(),
+        guest_reads: readers(),
         writes: Connector::Postgres(connector),
         keyed_lanes: sizes.keyed_lanes as usize,
         file: None,

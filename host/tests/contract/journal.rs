@@ -307,6 +307,7 @@ async fn publications_of_one_commit_have_numbers_of_their_own(test: Database) {
     let publishing: Vec<_> = (0..COUNT)
         .map(|says| {
             let publication = Publication {
+                app_id,
                 channel: channel.clone(),
                 topic: Topic::parse("news".to_owned()).unwrap(),
                 is_open: true,

@@ -84,6 +84,10 @@ impl Attacked {
             .server
             .known_app("neighbour")
             .serve("hello", "let all = kv::collection(\"c\"); all.has(\"k\")");
+        attacked.server.known_app("neighbour").serve(
+            "write",
+            "let all = kv::collection(\"c\"); all.set(\"k\", 1)",
+        );
         for _ in 0..50 {
             assert_eq!(attacked.call(NEIGHBOUR, "/hello"), Ok(200));
         }
@@ -114,6 +118,15 @@ impl Attacked {
 
     /// Attack while the neighbour is called; then wait until the memory is given back.
     pub fn during(&self, attack: impl FnOnce()) -> Noticed {
+        self.during_calls_of("/hello", attack)
+    }
+
+    /// The same where the neighbour's script writes.
+    pub fn during_writes(&self, attack: impl FnOnce()) -> Noticed {
+        self.during_calls_of("/write", attack)
+    }
+
+    fn during_calls_of(&self, path: &str, attack: impl FnOnce()) -> Noticed {
         let before_kib = self.server.memory_kib();
         let is_over = AtomicBool::new(false);
         let (taken, failed, highest_kib) = std::thread::scope(|scope| {
@@ -121,7 +134,7 @@ impl Attacked {
                 let (mut taken, mut failed) = (Vec::new(), Vec::new());
                 while !is_over.load(Ordering::Relaxed) {
                     let began = Instant::now();
-                    match self.call(NEIGHBOUR, "/hello") {
+                    match self.call(NEIGHBOUR, path) {
                         Ok(200) => {}
                         other => failed.push(format!("{other:?}")),
                     }

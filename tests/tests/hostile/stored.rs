@@ -15,6 +15,8 @@ on_both_engines!(
     p3_letters_of_bodies_that_were_small_are_listed_and_replayed_at_once,
     p1_logs_take_no_more_than_the_apps_quota,
     p3_a_guest_that_lists_large_values_again_and_again_holds_few_of_them,
+    p1_a_crowd_that_writes_large_values_takes_turns_with_small_ones,
+    p1_a_crowd_that_lists_large_values_by_the_api_takes_turns,
 );
 
 const MIB: usize = 1 << 20;
@@ -152,4 +154,48 @@ fn p3_a_guest_that_lists_large_values_again_and_again_holds_few_of_them(engine: 
     });
     // Reading megabytes is not optimised in a debug build: 0.34 s were seen.
     noticed.is_felt_for(Duration::from_secs(1), 200);
+}
+
+fn p1_a_crowd_that_writes_large_values_takes_turns_with_small_ones(engine: Engine) {
+    const WRITERS: usize = 40;
+    let attacked = Attacked::start(engine, "40 writers of 1 MB");
+    let source = r#"
+        let line = ""; line.pad(1000000, 'x');
+        let c = kv::collection("large");
+        for n in 0..3 { c.set(ctx.request.query.key + n, line); }"#;
+    attacked.attacker().serve("s", source);
+    let noticed = attacked.during_writes(|| {
+        in_rounds(|| {
+            for answer in attacked.calls_at_once("/s?key=k", WRITERS) {
+                assert_eq!(answer, Ok(200));
+            }
+        });
+    });
+    noticed.is_nothing(400);
+}
+
+fn p1_a_crowd_that_lists_large_values_by_the_api_takes_turns(engine: Engine) {
+    const READERS: usize = 20;
+    let attacked = Attacked::start(engine, "20 readers of 4 MB of values by the API");
+    let app = attacked.attacker();
+    for n in 0..8 {
+        app.set("large", &format!("k{n:03}"), "x".repeat(MIB - 2).into());
+    }
+    let list = || {
+        let list = attacked
+            .server
+            .api("GET", "/apps/attacker/kv/large?limit=200", None);
+        list.status
+    };
+    let noticed = attacked.during(|| {
+        in_rounds(|| {
+            std::thread::scope(|scope| {
+                let lists: Vec<_> = (0..READERS).map(|_| scope.spawn(list)).collect();
+                for list in lists {
+                    assert_eq!(list.join().unwrap(), 200);
+                }
+            });
+        });
+    });
+    noticed.is_nothing(200);
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 use chrono::TimeDelta;
+use uuid::Uuid;
 
 use super::{NewDelivery, insert, lock_order_key};
 use crate::apps::AppId;
@@ -126,6 +127,11 @@ impl Grouped for Arc<Completion> {
             true => Lane::Urgent,
             false => Lane::Patient,
         }
+    }
+
+    fn app(&self) -> Option<Uuid> {
+        let ended = self.ended.as_ref();
+        ended.map(|ended| ended.execution.app_id.uuid())
     }
 
     fn bytes(&self) -> usize {

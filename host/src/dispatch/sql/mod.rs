@@ -61,6 +61,10 @@ pub enum Placed {
 impl Grouped for NewDelivery {
     type Output = Placed;
 
+    fn app(&self) -> Option<Uuid> {
+        Some(self.delivery.app_id.uuid())
+    }
+
     fn bytes(&self) -> usize {
         self.delivery.payload.bytes()
     }

@@ -109,6 +109,9 @@ fn operation(endpoint: &Endpoint, schemas: &mut Schemas) -> Value {
     if takes_cookie {
         operation.may_fail(ProblemType::Csrf);
     }
+    if endpoint.takes_turns {
+        operation.may_fail(ProblemType::Overloaded);
+    }
     if endpoint.path.contains('{') {
         operation.problems.insert(ProblemType::NotFound);
     }

@@ -16,6 +16,7 @@
 //! A commit whose answer is lost has happened, or it has not. The lane finds out before it says
 //! anything: it ends the lost session and asks the server what became of its transaction.
 
+mod backlog;
 mod doubt;
 
 use std::cell::{Cell, RefCell};
@@ -30,6 +31,7 @@ use futures_util::future::BoxFuture;
 use metrics::Histogram;
 use tokio::sync::{mpsc, oneshot};
 
+pub(super) use backlog::Backlog;
 use doubt::{DOUBT_MAX, DOUBT_PAUSE};
 
 use super::at_work::AtWork;
@@ -131,7 +133,7 @@ impl Writer {
                 announced: announced.clone(),
                 group_size: metrics::histogram!("picloud_store_group_size"),
             };
-            tokio::spawn(worker.run(queue));
+            tokio::spawn(worker.run(Backlog::new(queue, QUEUE)));
             jobs
         };
         let alone = start("alone");
@@ -178,7 +180,6 @@ impl Writer {
         item: G,
         witness: Option<Arc<dyn Witness>>,
     ) -> Result<G::Output, StoreError> {
-        let (reply, answer) = oneshot::channel();
         let lane = match item.lane() {
             Lane::Urgent => &self.urgent,
             Lane::Patient => &self.patient,
@@ -188,13 +189,7 @@ impl Writer {
                 &self.keyed[usize::try_from(place).unwrap_or(0)]
             }
         };
-        let group = Members {
-            bytes: item.bytes(),
-            items: vec![item],
-            replies: vec![reply],
-            witnesses: vec![witness],
-            outputs: Vec::new(),
-        };
+        let (group, answer) = Members::single(item, witness);
         lane.send(Job::Grouped(Box::new(group)))
             .await
             .map_err(|_| StoreError::Closed)?;
@@ -257,7 +252,7 @@ struct LaneWorker {
 }
 
 impl LaneWorker {
-    async fn run(mut self, mut queue: mpsc::Receiver<Job>) {
+    async fn run(mut self, mut queue: Backlog) {
         let mut next = None;
         loop {
             // The lane outlives a mistake of ours in its own code. Whoever waited learns that it was cut
@@ -275,7 +270,7 @@ impl LaneWorker {
 
     /// Do the next job, with what goes together with it. Says whether there was one: there is none
     /// once the store is closed.
-    async fn turn(&mut self, next: &mut Option<Job>, queue: &mut mpsc::Receiver<Job>) -> bool {
+    async fn turn(&mut self, next: &mut Option<Job>, queue: &mut Backlog) -> bool {
         let job = match next.take() {
             Some(job) => job,
             None => match self.next_job(queue).await {
@@ -310,7 +305,7 @@ impl LaneWorker {
     }
 
     /// The next job; meanwhile the connection is closed if others have no room for theirs.
-    async fn next_job(&mut self, queue: &mut mpsc::Receiver<Job>) -> Option<Job> {
+    async fn next_job(&mut self, queue: &mut Backlog) -> Option<Job> {
         loop {
             let Connector::Postgres(connector) = &self.connector else {
                 return queue.recv().await;

@@ -1,5 +1,6 @@
 //! A queue for what only a few may do at once, fair by app: whose turn it is goes round the apps,
-//! so that one app's crowd waits behind itself and not before another's single one.
+//! so that one app's crowd waits behind itself and not before another's single one. Compilers of
+//! uploads, connections for reading, and requests that take a processor for long are given out by it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,15 +10,15 @@ use uuid::Uuid;
 
 /// How many there may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub struct Room {
     /// At once.
-    pub(super) places: usize,
+    pub places: usize,
     /// At once of one app.
-    pub(super) places_per_app: usize,
+    pub places_per_app: usize,
     /// Waiting.
-    pub(super) waiting: usize,
+    pub waiting: usize,
     /// Waiting of one app.
-    pub(super) waiting_per_app: usize,
+    pub waiting_per_app: usize,
 }
 
 /// Who waits however many do.
@@ -39,7 +40,7 @@ pub struct QueueFull {
 
 /// A queue with a number of places.
 #[derive(Clone)]
-pub(super) struct FairQueue {
+pub struct FairQueue {
     room: Room,
     // Locked for a few changes and never across an await.
     queue: Arc<Mutex<Queue>>,
@@ -63,13 +64,14 @@ struct Waiting {
 }
 
 /// A place; dropping it gives it to whoever is next.
-pub(super) struct Place {
+pub struct Place {
     queue: FairQueue,
     app: Uuid,
 }
 
 impl FairQueue {
-    pub(super) fn new(room: Room) -> Self {
+    /// A queue for so many.
+    pub fn new(room: Room) -> Self {
         Self {
             room,
             queue: Arc::default(),
@@ -80,11 +82,31 @@ impl FairQueue {
     ///
     /// # Errors
     /// [`QueueFull`] where too many wait and `patience` is bounded.
-    pub(super) async fn place(&self, app: Uuid, patience: Patience) -> Result<Place, QueueFull> {
+    pub async fn place(&self, app: Uuid, patience: Patience) -> Result<Place, QueueFull> {
+        if let Some(place) = self.free_place(app) {
+            return Ok(place);
+        }
         let waits = self.wait(app, patience)?;
         self.give();
         let place = waits.await;
         Ok(place.expect("the queue drops a sender only after it sent, or where nobody receives"))
+    }
+
+    /// A place that is free, where nobody waits for one.
+    fn free_place(&self, app: Uuid) -> Option<Place> {
+        let mut queue = self.lock();
+        let is_free =
+            queue.waiting.is_empty() && queue.taken.values().sum::<usize>() < self.room.places;
+        let of_app = queue.taken.get(&app).copied().unwrap_or_default();
+        (is_free && of_app < self.room.places_per_app).then(|| self.taken(&mut queue, app))
+    }
+
+    fn taken(&self, queue: &mut Queue, app: Uuid) -> Place {
+        queue.turn += 1;
+        queue.served.insert(app, queue.turn);
+        *queue.taken.entry(app).or_default() += 1;
+        let queue = self.clone();
+        Place { queue, app }
     }
 
     fn wait(&self, app: Uuid, patience: Patience) -> Result<oneshot::Receiver<Place>, QueueFull> {
@@ -144,12 +166,7 @@ impl FairQueue {
         if waiting.is_empty() {
             queue.waiting.remove(position);
         }
-        queue.turn += 1;
-        let turn = queue.turn;
-        queue.served.insert(app, turn);
-        *queue.taken.entry(app).or_default() += 1;
-        let queue = self.clone();
-        Some((sender, Place { queue, app }))
+        Some((sender, self.taken(&mut queue, app)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -167,16 +184,17 @@ impl std::fmt::Debug for Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut queue = self.queue.lock();
+        let nobody_waits = queue.waiting.is_empty();
         if let Some(taken) = queue.taken.get_mut(&self.app) {
             *taken -= 1;
             if *taken == 0 {
                 queue.taken.remove(&self.app);
             }
         }
-        let queue_of = &mut *queue;
-        if queue_of.waiting.is_empty() {
-            let taken = &queue_of.taken;
-            queue_of.served.retain(|app, _| taken.contains_key(app));
+        if nobody_waits {
+            let Queue { served, taken, .. } = &mut *queue;
+            served.retain(|app, _| taken.contains_key(app));
+            return;
         }
         drop(queue);
         self.queue.give();
