@@ -389,6 +389,10 @@ impl Node {
         let (tasks, db, directory) = (&self.tasks, &self.db, &self.directory);
         let node = self.clone();
         tasks.spawn("node.watch_database", move || node.clone().watch_database());
+        let looked_at = db.clone();
+        tasks.spawn("store.locks", move || {
+            looked_at.clone().keep_looking_for_locks()
+        });
         let fresh = directory.clone();
         tasks.spawn("directory.keep_fresh", move || fresh.clone().keep_fresh());
         // The first owner may have been made just now. And a first start compiles for a while: the

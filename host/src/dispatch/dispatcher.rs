@@ -138,6 +138,11 @@ impl Dispatcher {
             timeout,
             key,
         } = order;
+        if let Err(error) = self.outbox.db.check_for_call() {
+            // It would hold an instance until its time limit.
+            tracing::debug!(%error, "a call is refused");
+            return Ok(Some(Answer::Unavailable));
+        }
         let mut permit = self.enter(delivery.app_id)?;
         delivery.reply_to = Some(self.outbox.worker);
         delivery.retry = RetryPolicy::ONCE;
@@ -188,6 +193,7 @@ impl Dispatcher {
         delivery: Delivery,
         key: Option<Key>,
     ) -> Result<Placed, StoreError> {
+        self.outbox.db.check_urgent()?;
         let (tell, told) = oneshot::channel();
         let dispatcher = self.clone();
         let committing = Span::begin("commit delivery");

@@ -232,7 +232,10 @@ impl From<StoreError> for Problem {
         if matches!(error, StoreError::Unstorable) {
             return Self::new(ProblemType::InvalidRequest, error.to_string());
         }
-        if matches!(error, StoreError::NoRoom(_)) {
+        if matches!(
+            error,
+            StoreError::NoRoom(_) | StoreError::Stalled(_) | StoreError::Locked(_)
+        ) {
             return Self::unavailable(error.to_string());
         }
         if error.is_unavailable() {

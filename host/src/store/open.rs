@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::file::{self, Served};
 use super::held::{Beside, Held};
+use super::locks::Locks;
 use super::readers::{ACQUIRE_TIMEOUT, Pool, Readers};
 use super::session::{self, Sessions};
 use super::{Conn, Engine, StoreError, migrate};
@@ -48,6 +49,7 @@ pub(super) struct Opened {
     /// Lanes for [`Lane::Keyed`](super::Lane::Keyed).
     pub(super) keyed_lanes: usize,
     pub(super) file: Option<Arc<Served>>,
+    pub(super) locks: Arc<Locks>,
 }
 
 pub(super) enum Reads {
@@ -99,6 +101,7 @@ impl Connector {
 pub(super) struct PostgresConnector {
     pub(super) options: Box<PgConnectOptions>,
     sessions: Arc<Sessions>,
+    locks: Arc<Locks>,
     failed: Arc<Mutex<Option<Failed>>>,
     crowded: Arc<Crowded>,
 }
@@ -122,6 +125,7 @@ impl PostgresConnector {
         Self {
             sessions: Sessions::new(options.clone()),
             options: Box::new(options),
+            locks: Arc::default(),
             failed: Arc::default(),
             crowded: Arc::default(),
         }
@@ -176,8 +180,12 @@ impl PostgresConnector {
                 if self.failed().take().is_some() {
                     tracing::info!("the database can be reached again");
                 }
-                let sessions = self.sessions.clone();
-                Ok((conn, Beside { session, sessions }))
+                let beside = Beside {
+                    session,
+                    sessions: self.sessions.clone(),
+                    locks: self.locks.clone(),
+                };
+                Ok((conn, beside))
             }
             Err(error) => {
                 let error = StoreError::from(error);
@@ -281,6 +289,7 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
         keyed_lanes: 1,
         file: Some(served),
+        locks: Arc::default(),
     })
 }
 
@@ -317,12 +326,14 @@ async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> 
     let sizes = Sizes::within(room(&mut conn).await?);
     conn.close().await?;
     let connector = PostgresConnector::new(options);
+    let locks = connector.locks.clone();
     Ok(Opened {
         reads: Reads::Postgres(Readers::new(connector.clone(), sizes.readers)),
         guest_reads: Reads::Postgres(Readers::new(connector.clone(), sizes.readers)),
         writes: Connector::Postgres(connector),
         keyed_lanes: sizes.keyed_lanes as usize,
         file: None,
+        locks,
     })
 }
 
