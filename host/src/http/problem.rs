@@ -23,6 +23,7 @@ use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
+use crate::telemetry::repeated::Repeated;
 use crate::telemetry::trace;
 use crate::triggers::TriggerError;
 pub use types::ProblemType;
@@ -223,6 +224,8 @@ impl IntoResponse for Problem {
     }
 }
 
+static REFUSED: Repeated = Repeated::new("requests that the database was unavailable for");
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if matches!(error, StoreError::Changed) {
@@ -239,7 +242,10 @@ impl From<StoreError> for Problem {
             return Self::unavailable(error.to_string());
         }
         if error.is_unavailable() {
-            tracing::warn!(%error, "the database is unavailable");
+            match REFUSED.begins() {
+                true => tracing::warn!(%error, "the database is unavailable"),
+                false => tracing::debug!(%error, "the database is unavailable"),
+            }
             return Self::unavailable("The database cannot be reached now; try again");
         }
         Self::internal(error)
