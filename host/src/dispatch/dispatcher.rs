@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::FutureExt;
@@ -487,6 +487,7 @@ impl Dispatcher {
             if self.stopping.is_cancelled() {
                 return POLL;
             }
+            let sent = Instant::now();
             let (outbox, turns) = (self.outbox.clone(), self.turns.clone());
             let claimed = self
                 .outbox
@@ -496,6 +497,7 @@ impl Dispatcher {
                 taken,
                 more,
                 next_due_in,
+                renewed,
                 at: (at, now),
             } = match claimed.await {
                 Ok(claims) => claims,
@@ -509,6 +511,7 @@ impl Dispatcher {
                     return POLL;
                 }
             };
+            self.outbox.leases.renewed(sent, &renewed);
             self.outbox.leases.clock_seen(at, now);
             self.outbox.backlog.store(more, Ordering::Relaxed);
             let is_stuck = taken.is_empty();

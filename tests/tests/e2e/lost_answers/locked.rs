@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use picloud_tests::{report, wait_for};
+use picloud_tests::{Lost, Then, report, wait_for};
 use serde_json::json;
 
 use super::lasting::{MEMORY_SLACK_KIB, broken, broken_for, ok, watch};
@@ -212,6 +212,29 @@ fn values_that_are_locked_for_longer_than_a_transaction_may_take() {
     let log = rig.server.log();
     assert!(log.contains("and was cut off"), "nothing was cut off");
     assert!(!log.contains("the store is closed"), "{log}");
+}
+
+/// A node does not take from itself what it works on.
+#[test]
+fn a_node_whose_leases_are_not_renewed_in_time_does_not_claim_what_it_holds() {
+    let rig = Rig::start();
+    let lease = Duration::from_millis(LEASE_MS);
+    // What renews leases says first that the node lives.
+    let armed = rig.proxy.lose_each(Lost::Request, Then::Hang, |one| {
+        one.text.contains("pg_try_advisory_lock")
+    });
+    assert!(armed.wait(Duration::from_secs(10)), "no lease is renewed");
+    let long = begin_to_run(&rig, 4 * lease);
+    let done = || Ok((rig.server.rows("outbox") == 0).then_some(()));
+    let begun = Instant::now();
+    while begun.elapsed() < 4 * lease {
+        assert_eq!(long().unwrap(), 1, "runs after {:?}", begun.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    ok(rig.eventually("the end of what was held", done));
+    assert_eq!(long().unwrap(), 1);
+    assert!(armed.fired() > 1, "the leases were renewed");
+    no_lease_ended(&rig);
 }
 
 /// No outcome can be written, and no lease ends for that: each delivery runs once.
