@@ -15,6 +15,7 @@ use super::small_disk::SmallDisk;
 
 on_both_engines!(
     each_way_in_says_when_to_come_again_while_nothing_can_be_written,
+    a_sign_in_during_an_outage_is_no_guess,
     an_outage_is_told_of_once,
 );
 
@@ -382,6 +383,30 @@ impl Drop for Outage<'_> {
             server.make_database_read_only(false);
         }
     }
+}
+
+/// Nobody looked whether the password was right.
+fn a_sign_in_during_an_outage_is_no_guess(engine: Engine) {
+    /// More than one address may try at one name at once.
+    const TRIES: usize = 15;
+    let server = Server::start(engine);
+    let login = json!({ "name": "owner", "password": server.password() });
+    let log_in = || server.post("/api/v1/auth/login", &login);
+    let outage = Outage::begin(&server, engine);
+    until_ready_is(&server, 503);
+    for _ in 0..TRIES {
+        let answer = log_in();
+        assert_eq!(answer.status_in_an_outage(), 503, "{}", answer.text());
+    }
+    drop(outage);
+    until_ready_is(&server, 200);
+    let answer = log_in();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // What is wrong is a guess as ever.
+    let wrong = json!({ "name": "owner", "password": "another long one" });
+    let refused =
+        (0..2 * TRIES).filter(|_| server.post("/api/v1/auth/login", &wrong).status == 429);
+    assert!(refused.count() > 0, "nobody slows a guess down");
 }
 
 /// Not once for each call and each change that is refused: when it begins, and, with their number, when
