@@ -1,3 +1,5 @@
+import { exec } from 'node:child_process';
+import { promisify } from 'node:util';
 import { afterAll, beforeAll, expect, test } from 'vitest';
 import type { Browser } from 'playwright-core';
 import { EDITOR, enterPassword, launch, look, signIn, tab, write } from './browser.ts';
@@ -167,11 +169,21 @@ test('an empty app shows a command that calls this very app', async () => {
 	await signIn(page, server);
 	await server.api('POST /apps', { slug: 'attic', name: 'Attic' });
 	await page.goto(`${server.url}/admin/apps/blog`);
-	await page.getByText(`curl -i -H 'host: blog.example.com' '${server.url}/hello'`).waitFor();
+	const shown = page.getByText(`curl -i -H 'host: blog.example.com' '${server.url}/hello'`);
+	await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+	await shown.locator('..').getByRole('button', { name: 'Copy' }).click();
+	await page.getByRole('button', { name: 'Copied' }).waitFor();
+	const command = await page.evaluate(() => navigator.clipboard.readText());
 	await page.goto(`${server.url}/admin/apps/attic`);
 	await page.getByText('No address leads to this app yet').waitFor();
 	await look(page, 'overview-no-host');
 	await server.api('DELETE /apps/attic');
+	// Run as it was copied, it reaches this app, though the default app has the same path.
+	await server.api('POST /apps/blog/scripts', { name: 'hello', source: '"the blog says hello"' });
+	await server.api('POST /apps/blog/routes', { path: '/hello', script: 'hello', method: 'GET' });
+	const { stdout } = await promisify(exec)(command);
+	expect(stdout).toContain(' 200 ');
+	expect(stdout).toContain('the blog says hello');
 	await page.context().close();
 });
 

@@ -1,6 +1,7 @@
 //! What guests reach of the instance: one value per execution, bound to its app. The calls
 //! themselves are in the domains' `imports.rs`.
 
+use std::fmt::Display;
 use std::future::Future;
 
 use tokio::runtime::Handle;
@@ -13,6 +14,7 @@ use crate::kv::{Kv, KvStore};
 use crate::pubsub::PubSub;
 use crate::scripts::ScriptId;
 use crate::secrets::Secrets;
+use crate::telemetry::repeated::Repeated;
 use crate::triggers::firing::Origin;
 
 /// What the imports of all executions have in common.
@@ -59,6 +61,16 @@ pub struct GuestImports {
     /// Where the store's work runs: apart from the threads that guests compute on, and to its
     /// end even when the guest is stopped in the middle of a call.
     pub host: Handle,
+}
+
+static FAILED: Repeated = Repeated::new("guests' calls that the database was unavailable for");
+
+/// Log that a guest's call to a part of us failed, because the database is away or for another reason.
+pub fn log_failed(of: &'static str, error: &dyn Display, is_away: bool) {
+    match !is_away || FAILED.begins() {
+        true => tracing::warn!(%error, "a guest's call to {of} failed"),
+        false => tracing::debug!(%error, "a guest's call to {of} failed"),
+    }
 }
 
 impl GuestImports {

@@ -45,7 +45,7 @@ use crate::secrets::master_key::MasterKeys;
 use crate::stopping::{Stage, Stopping};
 use crate::store::{Db, StoreError};
 use crate::tasks::{Task, Tasks};
-use crate::telemetry;
+use crate::telemetry::{self, repeated};
 use crate::triggers::firing::Events;
 
 /// What probes are told while the database cannot be read or written.
@@ -394,6 +394,11 @@ impl Node {
         let (tasks, db, directory) = (&self.tasks, &self.db, &self.directory);
         let node = self.clone();
         tasks.spawn("node.watch_database", move || node.clone().watch_database());
+        let looked_at = db.clone();
+        tasks.spawn("store.locks", move || {
+            looked_at.clone().keep_looking_for_locks()
+        });
+        tasks.spawn("telemetry.repeated", repeated::keep_telling_what_is_over);
         let fresh = directory.clone();
         tasks.spawn("directory.keep_fresh", move || fresh.clone().keep_fresh());
         // The first owner may have been made just now. And a first start compiles for a while: the

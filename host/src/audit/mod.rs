@@ -17,6 +17,7 @@ use crate::apps::AppId;
 use crate::identity::{ApiKeyId, Caller, UserId};
 use crate::journal::{self, Channel, NewEntry, kinds};
 use crate::store::{Db, Id, StoreError, Tx, Witness, write_beside};
+use crate::telemetry::repeated::Repeated;
 
 /// How much of a path is kept.
 const TARGET_BYTES_MAX: usize = 1024;
@@ -218,13 +219,19 @@ async fn insert(tx: &mut Tx, act: Act) -> Result<(), StoreError> {
     }
 }
 
+static UNWRITTEN: Repeated = Repeated::new("entries of the audit log that could not be written");
+
 /// Write down what was not done, or was done without a transaction of its own; the answer to it
-/// waits for this. What cannot be written is in the log at least.
+/// waits for this. What cannot be
+/// written is in the log at least, but while the database is away: then all of it was refused.
 pub async fn note(db: &Db, act: Act) {
     let said = act.action.clone();
     let noted = db.write(move |tx| Box::pin(async move { insert(tx, act).await }));
     if let Err(error) = noted.await {
-        tracing::error!(%error, action = said, "the audit log could not be written");
+        match !error.is_unavailable() || UNWRITTEN.begins() {
+            true => tracing::error!(%error, action = said, "the audit log could not be written"),
+            false => tracing::debug!(%error, action = said, "the audit log could not be written"),
+        }
     }
 }
 

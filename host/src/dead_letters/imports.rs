@@ -2,7 +2,7 @@
 
 use super::sql::Filter;
 use super::{AtVersion, DeadLetterError, DeadLetterId, DeadLetters, Resolution, State, sql};
-use crate::imports::GuestImports;
+use crate::imports::{GuestImports, log_failed};
 use crate::json::Json;
 use crate::sandbox::DeadLetterImports;
 use crate::sandbox::bindings::dead_letters as wit;
@@ -98,6 +98,10 @@ fn told<T>(done: Option<Result<T, DeadLetterError>>) -> Result<T, wit::Error> {
     Err(match error {
         DeadLetterError::NotFound(_) => wit::Error::NotFound,
         DeadLetterError::AlreadySettled(_) => wit::Error::AlreadyResolved,
+        DeadLetterError::Store(error) => {
+            log_failed("the dead letters", &error, error.is_unavailable());
+            wit::Error::Unavailable
+        }
         error => {
             tracing::warn!(%error, "a guest's call to the dead letters failed");
             wit::Error::Unavailable

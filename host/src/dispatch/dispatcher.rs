@@ -3,7 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::Utc;
 use futures_util::FutureExt;
@@ -138,6 +138,11 @@ impl Dispatcher {
             timeout,
             key,
         } = order;
+        if let Err(error) = self.outbox.db.check_for_call() {
+            // It would hold an instance until its time limit.
+            tracing::debug!(%error, "a call is refused");
+            return Ok(Some(Answer::Unavailable));
+        }
         let mut permit = self.enter(delivery.app_id)?;
         delivery.reply_to = Some(self.outbox.worker);
         delivery.retry = RetryPolicy::ONCE;
@@ -188,6 +193,7 @@ impl Dispatcher {
         delivery: Delivery,
         key: Option<Key>,
     ) -> Result<Placed, StoreError> {
+        self.outbox.db.check_urgent()?;
         let (tell, told) = oneshot::channel();
         let dispatcher = self.clone();
         let committing = Span::begin("commit delivery");
@@ -481,6 +487,7 @@ impl Dispatcher {
             if self.stopping.is_cancelled() {
                 return POLL;
             }
+            let sent = Instant::now();
             let (outbox, turns) = (self.outbox.clone(), self.turns.clone());
             let claimed = self
                 .outbox
@@ -490,6 +497,7 @@ impl Dispatcher {
                 taken,
                 more,
                 next_due_in,
+                renewed,
                 at: (at, now),
             } = match claimed.await {
                 Ok(claims) => claims,
@@ -503,6 +511,7 @@ impl Dispatcher {
                     return POLL;
                 }
             };
+            self.outbox.leases.renewed(sent, &renewed);
             self.outbox.leases.clock_seen(at, now);
             self.outbox.backlog.store(more, Ordering::Relaxed);
             let is_stuck = taken.is_empty();

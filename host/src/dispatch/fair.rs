@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
+use super::DeliveryId;
 use super::gate::Permit;
 use super::outbox::Outbox;
 use super::sql::{self, Claimed};
@@ -22,6 +23,8 @@ pub(super) struct Claims {
     pub(super) more: bool,
     /// How long until the next row is due that is not due yet.
     pub(super) next_due_in: Option<TimeDelta>,
+    /// What was held here and is leased for longer now.
+    pub(super) renewed: Vec<DeliveryId>,
     /// When it was claimed, by both clocks.
     pub(super) at: (Instant, DateTime<Utc>),
 }
@@ -36,16 +39,20 @@ pub(super) async fn claim(
     outbox: &Outbox,
     turns: &Mutex<Turns>,
 ) -> Result<Claims, StoreError> {
-    if tx.engine() == Engine::Sqlite {
-        // Nobody else claims there: only what this process does not hold may be free for it, and a
-        // long transaction may have kept its leases from being renewed, or the clock have jumped.
-        let jump = outbox.leases.clock_jump(tx.now);
-        if jump < -CLOCK_STEP {
-            sql::bring_forward(tx, -jump).await?;
+    // Only what this process does not hold may be free for it: a slow database or a long transaction may
+    // have kept its leases from being renewed. What another node has taken meanwhile is not renewed.
+    let renew = match tx.engine() {
+        Engine::Postgres => outbox.leases.near_their_end(),
+        Engine::Sqlite => {
+            // Its clock is ours, which may have jumped.
+            let jump = outbox.leases.clock_jump(tx.now);
+            if jump < -CLOCK_STEP {
+                sql::bring_forward(tx, -jump).await?;
+            }
+            outbox.leases.to_renew_after(jump)
         }
-        let renew = outbox.leases.to_renew_after(jump);
-        sql::leases::renew(tx, outbox.worker, outbox.lease, &renew).await?;
-    }
+    };
+    let renewed = sql::leases::renew(tx, outbox.worker, outbox.lease, &renew).await?;
     let waiting = sql::apps_waiting(tx).await?;
     let now = tx.now;
     let next_due = waiting
@@ -69,6 +76,7 @@ pub(super) async fn claim(
         taken: Vec::new(),
         more: false,
         next_due_in: next_due.map(|at| at - now),
+        renewed,
         at: (Instant::now(), now),
     };
     if outbox.holds_deliveries() {

@@ -131,13 +131,23 @@ impl Leases {
         }
     }
 
-    /// The leases of which a fifth is over: the rest is for a database that is slow to answer.
-    pub(super) fn to_renew(&self) -> Vec<Claim> {
+    /// The leases on rows that are there of which a fifth is over: the rest is for a database that is
+    /// slow to answer.
+    fn to_renew(&self) -> Vec<Claim> {
+        self.ending(|holding| holding.is_placed)
+    }
+
+    /// The same, and those whose rows may be there: that they were written may not have been heard yet.
+    pub(super) fn near_their_end(&self) -> Vec<Claim> {
+        self.ending(|_| true)
+    }
+
+    fn ending(&self, which: impl Fn(&Holding) -> bool) -> Vec<Claim> {
         let before = Instant::now() + self.lasts * 4 / 5;
         let state = self.state();
         let held = state.held.iter();
-        let renew = held.filter(|(_, holding)| holding.is_placed && holding.until <= before);
-        renew.map(|(claim, _)| *claim).collect()
+        let ending = held.filter(|(_, holding)| holding.until <= before && which(holding));
+        ending.map(|(claim, _)| *claim).collect()
     }
 
     /// What the clock said when leases were last cared for before a claim that was committed.
@@ -160,7 +170,7 @@ impl Leases {
     pub(super) fn to_renew_after(&self, jump: TimeDelta) -> Vec<Claim> {
         match jump.to_std().is_ok_and(|jump| jump > self.lasts / 5) {
             true => self.state().held.keys().copied().collect(),
-            false => self.to_renew(),
+            false => self.near_their_end(),
         }
     }
 
@@ -189,7 +199,7 @@ impl Leases {
         let mut state = self.state();
         for ((id, _), holding) in &mut state.held {
             if ids.contains(id) {
-                holding.until = sent + self.lasts;
+                holding.until = holding.until.max(sent + self.lasts);
             }
         }
     }
@@ -276,6 +286,7 @@ mod tests {
         held.placed();
         let unplaced = leases.take(two);
         assert_eq!(leases.due().renew, [one]);
+        assert_eq!(leases.near_their_end().len(), 2, "it is not claimed here");
         held.end();
         unplaced.end();
         let due = leases.due();

@@ -25,6 +25,7 @@ use crate::dispatch::sql as outbox;
 use crate::executions::ExecutionId;
 use crate::fair_queue::{FairQueue, Patience, Room};
 use crate::identity::capability::{self, Capability, Decision};
+use crate::identity::guesses::Counted;
 use crate::identity::{Caller, Via};
 use crate::node::Node;
 use crate::store::witnessed;
@@ -317,6 +318,8 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     } = *guarded;
     let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
     parts.extensions.insert(Address(address.clone()));
+    let counted = Counted::default();
+    parts.extensions.insert(counted.clone());
     let hold = guard.node.bodies.hold(&address, None);
     parts.extensions.insert(Allowance {
         bytes_max: match rule {
@@ -390,9 +393,12 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         // of them is not to fill the disk.
         let is_known = act.actor.is_some();
         let is_too_often = response.status() == StatusCode::TOO_MANY_REQUESTS;
+        let told = response.extensions().get::<Told>();
+        let status = told.map_or(response.status(), |Told(status)| *status);
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            counted.give_back();
+        }
         if is_looked_at && (is_known || is_counted && !is_too_often) {
-            let told = response.extensions().get::<Told>();
-            let status = told.map_or(response.status(), |Told(status)| *status);
             act.status = status.as_u16();
             audit::note(&node.db, act).await;
         }

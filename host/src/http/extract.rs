@@ -20,6 +20,7 @@ use crate::apps::App;
 use crate::directory::Picture;
 use crate::idempotency::TTL_S_MAX;
 use crate::identity::Caller;
+use crate::identity::guesses::Counted;
 use crate::json;
 use crate::node::Node;
 use crate::portable::IMPORT_BYTES_MAX;
@@ -69,7 +70,7 @@ fn allowance(parts: &Parts) -> Result<Allowance, Problem> {
 
 /// An attempt at a password, a link or a token, counted by its address before anything of its body is
 /// read.
-pub struct Guess(pub Address);
+pub struct Guess(pub Address, pub Counted);
 
 impl FromRequestParts<Arc<Node>> for Guess {
     type Rejection = Problem;
@@ -77,8 +78,10 @@ impl FromRequestParts<Arc<Node>> for Guess {
     async fn from_request_parts(parts: &mut Parts, node: &Arc<Node>) -> Result<Self, Problem> {
         let address = parts.extensions.get::<Address>().cloned();
         let address = address.ok_or_else(|| Problem::internal("an attempt without an address"))?;
-        node.guesses.count(&address.0)?;
-        Ok(Self(address))
+        let counted = parts.extensions.get::<Counted>().cloned();
+        let counted = counted.unwrap_or_default();
+        node.guesses.count(&address.0, &counted)?;
+        Ok(Self(address, counted))
     }
 }
 

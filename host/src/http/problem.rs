@@ -24,6 +24,7 @@ use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
 use crate::secrets::SecretError;
 use crate::store::StoreError;
+use crate::telemetry::repeated::Repeated;
 use crate::telemetry::trace;
 use crate::triggers::TriggerError;
 pub use types::ProblemType;
@@ -224,6 +225,8 @@ impl IntoResponse for Problem {
     }
 }
 
+static REFUSED: Repeated = Repeated::new("requests that the database was unavailable for");
+
 impl From<StoreError> for Problem {
     fn from(error: StoreError) -> Self {
         if matches!(error, StoreError::Changed) {
@@ -233,11 +236,17 @@ impl From<StoreError> for Problem {
         if matches!(error, StoreError::Unstorable) {
             return Self::new(ProblemType::InvalidRequest, error.to_string());
         }
-        if matches!(error, StoreError::NoRoom(_)) {
+        if matches!(
+            error,
+            StoreError::NoRoom(_) | StoreError::Stalled(_) | StoreError::Locked(_)
+        ) {
             return Self::unavailable(error.to_string());
         }
         if error.is_unavailable() {
-            tracing::warn!(%error, "the database is unavailable");
+            match REFUSED.begins() {
+                true => tracing::warn!(%error, "the database is unavailable"),
+                false => tracing::debug!(%error, "the database is unavailable"),
+            }
             return Self::unavailable("The database cannot be reached now; try again");
         }
         Self::internal(error)

@@ -104,7 +104,7 @@ async fn setup(State(node): State<Arc<Node>>) -> Result<Json<Setup>, Problem> {
 
 async fn set_up(
     State(node): State<Arc<Node>>,
-    Guess(address): Guess,
+    Guess(address, _): Guess,
     browser: Browser,
     headers: HeaderMap,
     Body(first): Body<Join>,
@@ -215,7 +215,7 @@ impl<const STATUS: u16> Output for Begun<STATUS> {
 
 async fn log_in(
     State(node): State<Arc<Node>>,
-    Guess(address): Guess,
+    Guess(address, counted): Guess,
     browser: Browser,
     headers: HeaderMap,
     Body(login): Body<Login>,
@@ -223,7 +223,7 @@ async fn log_in(
     let cookie = browser.cookie_if(login.cookie)?;
     let known = async || node.sessions.is_known_at(&login.name, &address.0).await;
     node.guesses
-        .count_at(&address.0, &login.name, known)
+        .count_at(&address.0, &login.name, &counted, known)
         .await?;
     let from = origin(address, &headers);
     let session = node.sessions.log_in(&login.name, login.password, from);
@@ -307,12 +307,13 @@ struct NewPassword {
 async fn change_password(
     State(node): State<Arc<Node>>,
     SignedIn(who): SignedIn,
-    Guess(address): Guess,
+    Guess(address, counted): Guess,
     Body(change): Body<NewPassword>,
 ) -> Result<NoContent, Problem> {
     let name = &who.user.name;
     let known = async || node.sessions.is_known_at(name, &address.0).await;
-    node.guesses.count_at(&address.0, name, known).await?;
+    let guesses = &node.guesses;
+    guesses.count_at(&address.0, name, &counted, known).await?;
     let NewPassword { current, password } = change;
     let changed = node.sessions.change_password(&who, current, password).await;
     match changed {
@@ -342,7 +343,7 @@ struct Join {
 
 async fn join(
     State(node): State<Arc<Node>>,
-    Guess(address): Guess,
+    Guess(address, _): Guess,
     browser: Browser,
     headers: HeaderMap,
     Body(join): Body<Join>,
@@ -370,7 +371,7 @@ struct Reset {
 
 async fn reset(
     State(node): State<Arc<Node>>,
-    Guess(_): Guess,
+    Guess(..): Guess,
     Body(reset): Body<Reset>,
 ) -> Result<NoContent, Problem> {
     let Reset { token, password } = reset;

@@ -10,6 +10,7 @@ use super::keys::has_ended;
 use super::password::{Hasher, Verdict};
 use super::{ApiKeyId, Caller, IdentityError, User, UserId, Via, sql, token};
 use crate::store::{Db, Id, StoreError, Tx};
+use crate::telemetry::repeated::Repeated;
 
 /// The id of a session.
 pub type SessionId = Id<Session>;
@@ -365,9 +366,14 @@ impl Sessions {
     }
 }
 
+static UNNOTED: Repeated = Repeated::new("uses of tokens that could not be noted");
+
 /// That a use could not be written down is no reason to refuse it.
 fn warn_unless_noted(noted: Result<(), StoreError>) {
     if let Err(error) = noted {
-        tracing::warn!(%error, "the use of a token could not be noted");
+        match !error.is_unavailable() || UNNOTED.begins() {
+            true => tracing::warn!(%error, "the use of a token could not be noted"),
+            false => tracing::debug!(%error, "the use of a token could not be noted"),
+        }
     }
 }

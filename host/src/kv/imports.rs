@@ -1,7 +1,7 @@
 //! The key-value store, as guests call it.
 
 use super::{Kv, KvError, Page, Stored, TOLD_BYTES_MAX};
-use crate::imports::GuestImports;
+use crate::imports::{GuestImports, log_failed};
 use crate::sandbox::KvImports;
 use crate::sandbox::bindings::kv;
 
@@ -110,7 +110,7 @@ fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
             bytes_max: full.bytes_max,
         }),
         KvError::Store(error) => {
-            tracing::warn!(%error, "a guest's call to the key-value store failed");
+            log_failed("the key-value store", &error, error.is_unavailable());
             kv::Error::Unavailable
         }
     })

@@ -25,6 +25,7 @@ use crate::http::openapi::describe::{Operation, Output};
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::User;
 use crate::identity::api::{Begun, origin};
+use crate::identity::guesses::Counted;
 use crate::identity::sessions::{Origin, Proof};
 use crate::node::Node;
 
@@ -177,7 +178,7 @@ async fn begin(
     Query(query): Query<Begin>,
 ) -> SentOn {
     let begun = async {
-        node.guesses.count(&address)?;
+        node.guesses.count(&address, &Counted::default())?;
         let provider = provider(&node)?;
         let goal = query.goal()?;
         let cookie = browser.cookie()?.of_attempt();
@@ -204,12 +205,13 @@ struct Finish {
 async fn finish(
     State(node): State<Arc<Node>>,
     Extension(address): Extension<Address>,
+    Extension(counted): Extension<Counted>,
     browser: Browser,
     headers: HeaderMap,
     Query(query): Query<Finish>,
 ) -> Ended {
     let resumed = || {
-        node.guesses.count(&address.0)?;
+        node.guesses.count(&address.0, &counted)?;
         provider(&node)?;
         let kept = browser.cookie()?.of_attempt().value(&headers)?;
         let state = query.state.as_deref().unwrap_or_default();
@@ -318,7 +320,7 @@ struct Redeem {
 
 async fn redeem(
     State(node): State<Arc<Node>>,
-    Guess(address): Guess,
+    Guess(address, _): Guess,
     headers: HeaderMap,
     Body(given): Body<Redeem>,
 ) -> Result<Begun<200>, Problem> {

@@ -1,7 +1,7 @@
 //! The topics, as guests call them.
 
 use super::{PubSubError, Receipt};
-use crate::imports::GuestImports;
+use crate::imports::{GuestImports, log_failed};
 use crate::sandbox::PubSubImports;
 use crate::sandbox::bindings::pubsub as wit;
 
@@ -81,8 +81,12 @@ fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
         | PubSubError::TokenSubject
         | PubSubError::NoMasterKey
         | PubSubError::NotOpen(_) => wit::Error::InvalidTokenRequest(text),
-        PubSubError::Unread(_) | PubSubError::Store(_) => {
-            tracing::warn!(error = %text, "a guest's call about topics failed");
+        PubSubError::Store(error) => {
+            log_failed("topics", &error, error.is_unavailable());
+            wit::Error::Unavailable
+        }
+        PubSubError::Unread(unread) => {
+            log_failed("topics", &unread, true);
             wit::Error::Unavailable
         }
     })

@@ -631,6 +631,7 @@ async fn execute(
     };
     let script = known(&node, id).await?;
     let draft = code(script.kind, call.source, None)?;
+    node.db.check_for_call()?;
     // Held until the guest has ended, whether or not the client stays: see `http/seen_through.rs`.
     let permit = node.dispatcher.enter(script.app_id)?;
     let (ended, answer) = node.runner.execute(script.id, who, request, draft).await?;

@@ -30,6 +30,7 @@ use crate::sandbox::{
     Request, Sandbox,
 };
 use crate::store::{Db, StoreError, micros};
+use crate::telemetry::repeated::Repeated;
 use crate::telemetry::trace::{self, Span, TraceParent};
 use crate::triggers::firing::{self, Origin};
 
@@ -44,6 +45,7 @@ const KEEP_WITHIN: Duration = Duration::from_secs(15);
 /// How long to wait between two tries: at first, and at most.
 const KEEP_AGAIN_AFTER: Duration = Duration::from_millis(50);
 const KEEP_AGAIN_AFTER_MAX: Duration = Duration::from_secs(2);
+static UNKEPT: Repeated = Repeated::new("executions that could not be kept");
 
 /// What the executions of drafts have for a version; those of scripts begin at 1.
 const DRAFT_VERSION: u32 = 0;
@@ -443,7 +445,14 @@ impl Runner {
                 }
                 Err(error) => {
                     let execution_id = ended.execution.id;
-                    tracing::error!(%execution_id, %error, "an execution could not be kept");
+                    match !error.is_unavailable() || UNKEPT.begins() {
+                        true => {
+                            tracing::error!(%execution_id, %error, "an execution could not be kept")
+                        }
+                        false => {
+                            tracing::debug!(%execution_id, %error, "an execution could not be kept")
+                        }
+                    }
                     return Err(error);
                 }
             }

@@ -1,7 +1,7 @@
 //! The secrets, as guests call them.
 
 use super::SecretError;
-use crate::imports::GuestImports;
+use crate::imports::{GuestImports, log_failed};
 use crate::sandbox::SecretImports;
 use crate::sandbox::bindings::secrets as wit;
 
@@ -17,6 +17,10 @@ impl SecretImports for GuestImports {
         Err(match error {
             SecretError::InvalidName(problem) => wit::Error::InvalidName(problem.to_owned()),
             SecretError::Denied(_) => wit::Error::Denied,
+            SecretError::Store(error) => {
+                log_failed("the secrets", &error, error.is_unavailable());
+                wit::Error::Unavailable
+            }
             error => {
                 tracing::warn!(%app_id, %error, "a guest could not read a secret");
                 wit::Error::Unavailable

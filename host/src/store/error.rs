@@ -21,6 +21,9 @@ pub enum StoreError {
     /// What callers wait for is not answered.
     #[error("a write has not been answered for {} s; somebody else may hold a lock on its table", .0.as_secs())]
     Stalled(Duration),
+    /// Somebody else keeps a table locked that calls need.
+    #[error("what calls read and write has been locked by somebody else for {} s", .0.as_secs())]
+    Locked(Duration),
     /// A transaction took longer than one may, and was rolled back.
     #[error("a write took longer than {0:?} and was cut off; nothing of it was written")]
     CutOff(Duration),
@@ -75,6 +78,7 @@ impl StoreError {
                 | Self::NoRoom(_)
                 | Self::CutOff(_)
                 | Self::Stalled(_)
+                | Self::Locked(_)
                 | Self::Closed
         )
     }

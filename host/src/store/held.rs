@@ -12,6 +12,7 @@ use sqlx::Database;
 use sqlx::pool::PoolConnection;
 use tokio::time::timeout;
 
+use super::locks::{Locks, SUSPECTED_AFTER};
 use super::session::{Activity, Session, Sessions, timed_out};
 
 /// How long a statement is waited for before the server is asked whether it works on it, and
@@ -51,6 +52,7 @@ pub(super) trait Home<D: Database>: Send + Sync {
 pub(super) struct Beside {
     pub(super) session: Session,
     pub(super) sessions: Arc<Sessions>,
+    pub(super) locks: Arc<Locks>,
 }
 
 /// In what a connection is.
@@ -192,10 +194,19 @@ impl Watch<'_> {
         *self.state = State::Busy;
         let mut statement = pin!(AssertUnwindSafe(statement).catch_unwind());
         let began = Instant::now();
+        let mut look_after = SUSPECTED_AFTER;
         let answered = loop {
-            if let Ok(answered) = timeout(LOOK_EVERY, &mut statement).await {
+            if let Ok(answered) = timeout(look_after, &mut statement).await {
                 break answered;
             }
+            if look_after == SUSPECTED_AFTER {
+                look_after = LOOK_EVERY - SUSPECTED_AFTER;
+                if let Some(beside) = self.session {
+                    beside.locks.suspect();
+                }
+                continue;
+            }
+            look_after = LOOK_EVERY;
             let waited = began.elapsed();
             let limit = match self.session {
                 None => STATEMENT_TIMEOUT,

@@ -13,6 +13,7 @@ mod fresh;
 mod group;
 mod held;
 mod id;
+mod locks;
 mod migrate;
 mod notify;
 mod open;
@@ -26,6 +27,7 @@ mod witness;
 mod writer;
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
 use futures_util::future::BoxFuture;
@@ -53,11 +55,12 @@ use reading::Reads;
 use uuid::Uuid;
 use writer::Writer;
 
-/// For how long a write that callers wait for may go unanswered before the node is not ready.
-const STALLED_AFTER: std::time::Duration = std::time::Duration::from_secs(5);
+/// For how long a write that callers wait for may go unanswered, or a table be locked, before the node
+/// is not ready.
+const STALLED_AFTER: Duration = Duration::from_secs(5);
 
 /// After how long such a write is taken for one that waits for a lock.
-const STUCK_AFTER: std::time::Duration = std::time::Duration::from_secs(1);
+const STUCK_AFTER: Duration = Duration::from_secs(1);
 
 /// Which database stands behind a [`Db`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,6 +82,7 @@ struct Inner {
     reads: Reads,
     guest_reads: Reads,
     writer: Writer,
+    locks: Arc<locks::Locks>,
     announced: Mutex<Option<mpsc::UnboundedReceiver<Vec<Announcement>>>>,
     /// SQLite's. Held for as long as the process serves: it keeps a second one off the same file.
     file: Option<Arc<file::Served>>,
@@ -99,6 +103,7 @@ impl Db {
                 reads: opened.reads,
                 guest_reads: opened.guest_reads,
                 writer: Writer::start(opened.writes, opened.keyed_lanes, announce),
+                locks: opened.locks,
                 announced: Mutex::new(Some(announced)),
                 file: opened.file,
             }),
@@ -216,10 +221,45 @@ impl Db {
         self.check_room().is_ok()
     }
 
-    /// Whether a write that callers wait for is stuck: what begins now would only wait with it, and take
-    /// memory.
+    /// Whether what begins now would only wait, and take memory: a write that callers wait for is
+    /// stuck, or a table is locked.
     pub fn is_stuck(&self) -> bool {
-        self.inner.writer.stalled() > STUCK_AFTER
+        self.inner.locks.last().is_some() || self.inner.writer.stalled() > STUCK_AFTER
+    }
+
+    /// See that what calls read and write is answered.
+    ///
+    /// # Errors
+    /// [`StoreError::Locked`], [`StoreError::Stalled`].
+    pub fn check_for_call(&self) -> Result<(), StoreError> {
+        match self.inner.locks.last() {
+            Some(lasts) => Err(StoreError::Locked(lasts)),
+            None => check_stalled(self.inner.writer.stalled()),
+        }
+    }
+
+    /// See that what is urgent is written: the rows of deliveries, say, which run later.
+    ///
+    /// # Errors
+    /// [`StoreError::Stalled`].
+    pub fn check_urgent(&self) -> Result<(), StoreError> {
+        check_stalled(self.inner.writer.urgent_stalled())
+    }
+
+    /// Look for tables that somebody else keeps locked, for ever.
+    pub async fn keep_looking_for_locks(self) {
+        if self.engine() == Engine::Sqlite {
+            // Its readers wait for nobody, and a write that waits for another process fails soon.
+            return std::future::pending().await;
+        }
+        let locks = &self.inner.locks;
+        loop {
+            locks.are_due().await;
+            let looked = async { locks.look(&mut self.read().await?).await };
+            if let Err(error) = looked.await {
+                tracing::debug!(%error, "whether a table is locked cannot be known now");
+            }
+        }
     }
 
     fn check_room(&self) -> Result<(), StoreError> {
@@ -240,9 +280,11 @@ impl Db {
     pub async fn check(&self) -> Result<(), StoreError> {
         self.check_file()?;
         self.check_room()?;
-        let stalled = self.inner.writer.stalled();
-        if stalled > STALLED_AFTER {
-            return Err(StoreError::Stalled(stalled));
+        check_stalled(self.inner.writer.stalled())?;
+        if let Some(lasts) = self.inner.locks.last()
+            && lasts > STALLED_AFTER
+        {
+            return Err(StoreError::Locked(lasts));
         }
         let is_failing = self.inner.writer.is_failing();
         self.write::<_, StoreError, _>(move |tx| {
@@ -258,6 +300,13 @@ impl Db {
             self.inner.writer.recovered();
         }
         Ok(())
+    }
+}
+
+fn check_stalled(stalled: Duration) -> Result<(), StoreError> {
+    match stalled > STALLED_AFTER {
+        true => Err(StoreError::Stalled(stalled)),
+        false => Ok(()),
     }
 }
 

@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 
 use super::file::{self, Served};
 use super::held::{Beside, Held};
+use super::locks::Locks;
 use super::readers::{ACQUIRE_TIMEOUT, Pool, Readers};
 use super::reading::Reads;
 use super::session::{self, Sessions};
@@ -49,6 +50,7 @@ pub(super) struct Opened {
     /// Lanes for [`Lane::Keyed`](super::Lane::Keyed).
     pub(super) keyed_lanes: usize,
     pub(super) file: Option<Arc<Served>>,
+    pub(super) locks: Arc<Locks>,
 }
 
 /// How a writer's lane gets its connection, at the start and after it lost one.
@@ -86,6 +88,7 @@ impl Connector {
 pub(super) struct PostgresConnector {
     pub(super) options: Box<PgConnectOptions>,
     sessions: Arc<Sessions>,
+    locks: Arc<Locks>,
     failed: Arc<Mutex<Option<Failed>>>,
     crowded: Arc<Crowded>,
 }
@@ -109,6 +112,7 @@ impl PostgresConnector {
         Self {
             sessions: Sessions::new(options.clone()),
             options: Box::new(options),
+            locks: Arc::default(),
             failed: Arc::default(),
             crowded: Arc::default(),
         }
@@ -163,8 +167,12 @@ impl PostgresConnector {
                 if self.failed().take().is_some() {
                     tracing::info!("the database can be reached again");
                 }
-                let sessions = self.sessions.clone();
-                Ok((conn, Beside { session, sessions }))
+                let beside = Beside {
+                    session,
+                    sessions: self.sessions.clone(),
+                    locks: self.locks.clone(),
+                };
+                Ok((conn, beside))
             }
             Err(error) => {
                 let error = StoreError::from(error);
@@ -268,6 +276,7 @@ async fn open_sqlite(path: &Path) -> Result<Opened, StoreError> {
         writes: Connector::Sqlite(Box::new(options.pragma("cache_size", WRITER_CACHE_KIB))),
         keyed_lanes: 1,
         file: Some(served),
+        locks: Arc::default(),
     })
 }
 
@@ -308,12 +317,14 @@ async fn open_postgres(options: PgConnectOptions) -> Result<Opened, StoreError> 
         let readers = Readers::new(connector.clone(), sizes.readers);
         Reads::postgres(readers, sizes.readers)
     };
+    let locks = connector.locks.clone();
     Ok(Opened {
         reads: readers(),
         guest_reads: readers(),
         writes: Connector::Postgres(connector),
         keyed_lanes: sizes.keyed_lanes as usize,
         file: None,
+        locks,
     })
 }
 

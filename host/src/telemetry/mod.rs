@@ -2,9 +2,11 @@
 //!
 //! - [`trace`]: where in a trace something happens; [`metrics`]: what is counted.
 //! - [`otlp`]: exports both, where the environment asks for it.
+//! - [`repeated`]: one line for what fails again and again.
 
 pub mod metrics;
 pub mod otlp;
+pub mod repeated;
 pub mod trace;
 
 use std::io::{IsTerminal, Write};

@@ -13,7 +13,11 @@ use super::files::ReadOnly;
 use super::realtime::{open, options};
 use super::small_disk::SmallDisk;
 
-on_both_engines!(each_way_in_says_when_to_come_again_while_nothing_can_be_written);
+on_both_engines!(
+    each_way_in_says_when_to_come_again_while_nothing_can_be_written,
+    a_sign_in_during_an_outage_is_no_guess,
+    an_outage_is_told_of_once,
+);
 
 /// How long an answer that says so may take.
 const SAID_WITHIN: Duration = Duration::from_secs(10);
@@ -344,24 +348,102 @@ fn each_way_in_says_when_to_come_again_while_nothing_can_be_written(engine: Engi
     ways.extend(other_ways_that_write(&server));
     let execute = execute(&server);
     let api = Api::of(&server).ways(true);
-    let read_only = match engine {
-        Engine::Sqlite => Some(ReadOnly::make(&server)),
-        Engine::Postgres => {
-            server.make_database_read_only(true);
-            None
-        }
-    };
+    let outage = Outage::begin(&server, engine);
     // Before it is known, and after.
     not_now(&server, SAID_WITHIN, &ways);
     until_ready_is(&server, 503);
     not_now(&server, SAID_WITHIN, &ways);
     not_now(&server, SAID_WITHIN, &api);
     not_now(&server, SEEN_THROUGH_WITHIN, &[execute]);
-    match read_only {
-        Some(read_only) => drop(read_only),
-        None => server.make_database_read_only(false),
-    }
+    drop(outage);
     until_ready_is(&server, 200);
+}
+
+/// A database that takes no writes, until this is dropped.
+enum Outage<'s> {
+    Files(#[expect(dead_code, reason = "its drop is what counts")] ReadOnly),
+    Server(&'s Server),
+}
+
+impl<'s> Outage<'s> {
+    fn begin(server: &'s Server, engine: Engine) -> Self {
+        match engine {
+            Engine::Sqlite => Self::Files(ReadOnly::make(server)),
+            Engine::Postgres => {
+                server.make_database_read_only(true);
+                Self::Server(server)
+            }
+        }
+    }
+}
+
+impl Drop for Outage<'_> {
+    fn drop(&mut self) {
+        if let Self::Server(server) = self {
+            server.make_database_read_only(false);
+        }
+    }
+}
+
+/// Nobody looked whether the password was right.
+fn a_sign_in_during_an_outage_is_no_guess(engine: Engine) {
+    /// More than one address may try at one name at once.
+    const TRIES: usize = 15;
+    let server = Server::start(engine);
+    let login = json!({ "name": "owner", "password": server.password() });
+    let log_in = || server.post("/api/v1/auth/login", &login);
+    let outage = Outage::begin(&server, engine);
+    until_ready_is(&server, 503);
+    for _ in 0..TRIES {
+        let answer = log_in();
+        assert_eq!(answer.status_in_an_outage(), 503, "{}", answer.text());
+    }
+    drop(outage);
+    until_ready_is(&server, 200);
+    let answer = log_in();
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    // What is wrong is a guess as ever.
+    let wrong = json!({ "name": "owner", "password": "another long one" });
+    let refused =
+        (0..2 * TRIES).filter(|_| server.post("/api/v1/auth/login", &wrong).status == 429);
+    assert!(refused.count() > 0, "nobody slows a guess down");
+}
+
+/// Not once for each call and each change that is refused: when it begins, and, with their number, when
+/// it is over.
+fn an_outage_is_told_of_once(engine: Engine) {
+    const CALLS: usize = 10;
+    let server = Server::start(engine);
+    let app = server.app("a");
+    app.script("s", "1");
+    app.route_with("s", "POST /job", json!({ "dispatch_mode": "async" }));
+    let outage = Outage::begin(&server, engine);
+    until_ready_is(&server, 503);
+    let before = server.log().len();
+    let calls = [
+        way("POST", "/job", None),
+        way("PUT", "/api/v1/apps/a/kv/c/k", Some(json!(2))),
+    ];
+    (0..CALLS).for_each(|_| not_now(&server, SAID_WITHIN, &calls));
+    drop(outage);
+    let log = wait_for("the end of an outage in the log", || {
+        let log = server.log()[before..].to_owned();
+        let over = ["requests that the database", "entries of the audit log"];
+        let is_over = |what: &&str| log.contains(&format!("over: {what}"));
+        over.iter().all(is_over).then_some(log)
+    });
+    for said in [
+        "picloud::http::problem: the database is unavailable",
+        "picloud::audit: the audit log could not be written",
+    ] {
+        assert_eq!(log.matches(said).count(), 1, "{said}: {log}");
+    }
+    let counted = log.lines().find(|line| line.contains("over: requests"));
+    let counted = counted.unwrap_or_default();
+    assert!(
+        counted.contains(&format!("count={}", 2 * CALLS)),
+        "{counted}"
+    );
 }
 
 #[test]

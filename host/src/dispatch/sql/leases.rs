@@ -71,7 +71,8 @@ impl Grouped for Renewal {
 }
 
 /// Renew the leases of `worker` on the rows of `claims`, and answer which were. A row that is locked
-/// is being settled, or claimed by somebody else: it is not waited for.
+/// is being settled, or claimed by somebody else: it is not waited for. On Postgres two may renew at once:
+/// none makes a lease shorter than the other was told.
 pub async fn renew(
     tx: &mut Tx,
     worker: WorkerId,
@@ -79,7 +80,7 @@ pub async fn renew(
     claims: &[Claim],
 ) -> Result<Vec<DeliveryId>, StoreError> {
     const POSTGRES: &str = "
-        update outbox set due_at = $3 where id = any(array(
+        update outbox set due_at = greatest(due_at, $3) where id = any(array(
             select id from outbox where id = any($1) and lease_owner = $2
             for update skip locked))
         returning id";

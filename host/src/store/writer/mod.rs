@@ -70,7 +70,9 @@ pub(super) struct Writer {
 /// Since when lanes are at their transactions, but for that of work that may be long.
 #[derive(Default)]
 struct LanesAtWork {
-    /// Those of which there is one of a kind.
+    /// That of what is urgent.
+    urgent: AtWork,
+    /// Those of which there is one of a kind, this one among them.
     single: Vec<AtWork>,
     /// Those of [`Lane::Keyed`].
     keyed: Vec<AtWork>,
@@ -118,6 +120,9 @@ impl Writer {
                 "keyed" => at_work.borrow_mut().keyed.push(mine.clone()),
                 _ => at_work.borrow_mut().single.push(mine.clone()),
             }
+            if name == "urgent" {
+                at_work.borrow_mut().urgent = mine.clone();
+            }
             lanes.set(lanes.get() + 1);
             let (jobs, queue) = mpsc::channel(QUEUE);
             let worker = LaneWorker {
@@ -162,6 +167,11 @@ impl Writer {
         let single = self.at_work.single.iter().map(AtWork::lasts).max();
         let keyed = self.at_work.keyed.iter().map(AtWork::lasts).min();
         single.max(keyed).unwrap_or_default()
+    }
+
+    /// For how long what is urgent has not been answered. On SQLite nothing tells.
+    pub(super) fn urgent_stalled(&self) -> Duration {
+        self.at_work.urgent.lasts()
     }
 
     /// Whether a write failed, because the database was unavailable, and none of its lane worked

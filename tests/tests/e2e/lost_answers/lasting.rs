@@ -31,7 +31,7 @@ const BACK: Duration = Duration::from_secs(10);
 /// How old the picture may be that a node goes by, and how long it may take to say so.
 const STALE: Duration = Duration::from_secs(12);
 /// What the process may need on top of twice of what it had.
-const MEMORY_SLACK_KIB: u64 = 64 * 1024;
+pub(super) const MEMORY_SLACK_KIB: u64 = 64 * 1024;
 
 pub(super) fn ok(told: Told) {
     if let Err(error) = told {
@@ -276,6 +276,13 @@ pub(super) struct Watched {
     before_kib: u64,
     most_kib: u64,
     pub(super) was_not_ready: bool,
+}
+
+impl Watched {
+    /// The most memory that it had, in KiB.
+    pub(super) fn most_kib(&self) -> u64 {
+        self.most_kib
+    }
 }
 
 /// Watch a server's memory and readiness while `breaking` does its work.

@@ -41,7 +41,7 @@ const WALKED_WITHIN: Duration = Duration::from_secs(600);
 
 /// How the renewal of leases begins, which on a slow machine any step may come to, and the step
 /// that always does.
-const RENEWAL: &str = "update outbox set due_at = $ where id = any";
+const RENEWAL: &str = "update outbox set due_at = greatest(due_at, $) where id = any";
 const RENEWS: &str = "long delivery";
 
 /// All steps.
