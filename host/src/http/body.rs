@@ -277,10 +277,7 @@ mod tests {
         assert_eq!(bodies.0.held().0, 0);
 
         let pieces = ["ab", "cde"].map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
-        let mut made = answered(
-            Body::from_stream(futures_util::stream::iter(pieces)),
-            &hold,
-        );
+        let mut made = answered(Body::from_stream(futures_util::stream::iter(pieces)), &hold);
         assert_eq!(bodies.0.held().0, 0);
         let first = made.frame().await.unwrap().unwrap();
         let second = made.frame().await.unwrap().unwrap();

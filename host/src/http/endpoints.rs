@@ -16,9 +16,9 @@ use axum::{Extension, Router};
 
 use super::admission::Admission;
 use super::body::{self, Allowance};
-use super::pace::Endless;
 use super::extract::nothing_at;
 use super::openapi::describe::{Described, Operation, Output};
+use super::pace::Endless;
 use super::problem::{Problem, ProblemType};
 use crate::apps::AppId;
 use crate::audit::{self, Act, Acting, Actor};

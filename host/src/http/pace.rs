@@ -27,24 +27,53 @@ pub struct Endless;
 pub struct Unread(Arc<Shared>);
 
 struct Shared {
-    patience: Duration,
     answers: Mutex<Answers>,
     begun: Notify,
 }
 
-#[derive(Default)]
+/// Until when each answer must have been read on.
 struct Answers {
+    patience: Duration,
     next: u64,
-    /// Until when each must have been read on. Those are missing that wait for us.
+    /// Those are missing that wait for us.
     until: HashMap<u64, Instant>,
+}
+
+impl Answers {
+    fn new(patience: Duration) -> Self {
+        Self {
+            patience,
+            next: 0,
+            until: HashMap::new(),
+        }
+    }
+
+    /// There is something to read of an answer: one that begins, or that waited for us.
+    fn goes_on(&mut self, number: u64, now: Instant) {
+        let until = now + self.patience;
+        self.until.entry(number).or_insert(until);
+    }
+
+    /// Some of it is written. Whoever was fast has no more time for the rest than whoever begins.
+    fn is_written(&mut self, number: u64, bytes: usize, now: Instant) {
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let earned = Duration::from_secs(1) * bytes / BYTES_PER_SECOND_MIN;
+        if let Some(until) = self.until.get_mut(&number) {
+            *until = (*until + earned).min(now + self.patience);
+        }
+    }
+
+    /// When the first of them is too slow. It is never told a time again that is earlier.
+    fn first(&self) -> Option<Instant> {
+        self.until.values().min().copied()
+    }
 }
 
 impl Unread {
     /// None so far. Each may be read at less than [`BYTES_PER_SECOND_MIN`] for this long.
     pub fn new(patience: Duration) -> Self {
         Self(Arc::new(Shared {
-            patience,
-            answers: Mutex::default(),
+            answers: Mutex::new(Answers::new(patience)),
             begun: Notify::new(),
         }))
     }
@@ -68,9 +97,8 @@ impl Unread {
     /// Comes back once one of the answers is read too slowly.
     pub async fn too_slow(&self) {
         loop {
-            // A time that was told once comes no earlier, nor does that of an answer that begins later:
-            // on a busy connection this wakes up once in a while.
-            let first = self.0.lock().until.values().min().copied();
+            // On a busy connection this wakes up once in a while, and not with each answer.
+            let first = self.0.lock().first();
             match first {
                 None => self.0.begun.notified().await,
                 Some(until) if until <= Instant::now() => return,
@@ -89,7 +117,7 @@ impl Shared {
         let mut answers = self.lock();
         let number = answers.next;
         answers.next += 1;
-        answers.until.insert(number, Instant::now() + self.patience);
+        answers.goes_on(number, Instant::now());
         self.begun.notify_one();
         number
     }
@@ -109,23 +137,13 @@ impl Answer {
 
     /// There is something to read again.
     fn goes_on(&self) {
-        let until = Instant::now() + self.of.patience;
-        let mut answers = self.of.lock();
-        let Answers { until: all, .. } = &mut *answers;
-        if !all.contains_key(&self.number) {
-            all.insert(self.number, until);
-            self.of.begun.notify_one();
-        }
+        self.of.lock().goes_on(self.number, Instant::now());
+        self.of.begun.notify_one();
     }
 
-    /// Whoever was fast has no more time for the rest than whoever begins.
     fn is_written(&self, bytes: usize) {
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let earned = Duration::from_secs(1) * bytes / BYTES_PER_SECOND_MIN;
-        let latest = Instant::now() + self.of.patience;
-        if let Some(until) = self.of.lock().until.get_mut(&self.number) {
-            *until = (*until + earned).min(latest);
-        }
+        let now = Instant::now();
+        self.of.lock().is_written(self.number, bytes, now);
     }
 }
 
@@ -215,64 +233,80 @@ mod tests {
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
+    #[test]
+    fn an_answer_is_read_at_a_minimum_rate() {
+        let began = Instant::now();
+        let at = |seconds: u64| began + Duration::from_secs(seconds);
+        // What a piece earns.
+        let piece = 4 * BYTES_PER_SECOND_MIN as usize;
+        let mut answers = Answers::new(PATIENCE);
+        answers.goes_on(1, at(0));
+        assert_eq!(answers.first(), Some(at(10)));
+        for seconds in [5, 10, 14] {
+            answers.is_written(1, piece, at(seconds));
+        }
+        assert_eq!(answers.first(), Some(at(22)), "12 seconds' worth");
+        // What is read at once is for no longer than that.
+        answers.is_written(1, 1_000 * piece, at(15));
+        assert_eq!(answers.first(), Some(at(25)));
+        answers.goes_on(1, at(20));
+        assert_eq!(answers.first(), Some(at(25)), "it went on already");
+        answers.goes_on(2, at(16));
+        answers.is_written(1, piece, at(24));
+        assert_eq!(answers.first(), Some(at(26)), "the other one");
+        answers.is_written(3, piece, at(24));
+        assert_eq!(answers.until.len(), 2);
+    }
+
     async fn piece(body: &mut Body) -> Bytes {
         let frame = body.frame().await.unwrap().unwrap();
         frame.into_data().unwrap()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_answer_is_read_at_a_minimum_rate() {
-        let unread = Unread::new(PATIENCE);
-        let started = Instant::now();
-        let mut body = unread.of(Body::from(vec![7; 1 << 20]));
-        let mut bytes = 0;
-        // A piece earns four seconds.
-        while !body.is_end_stream() {
-            assert_eq!(body.size_hint().exact(), Some((1 << 20) - bytes));
-            bytes += piece(&mut body).await.len() as u64;
-            tokio::time::advance(Duration::from_secs(4)).await;
-            assert!(unread.too_slow().now_or_never().is_none(), "{bytes}");
-        }
-        assert_eq!((bytes, started.elapsed().as_secs()), (1 << 20, 64));
-        drop(body);
-        tokio::time::advance(2 * PATIENCE).await;
-        assert!(unread.too_slow().now_or_never().is_none(), "it was read");
-
-        let mut body = unread.of(Body::from(vec![7; 1 << 20]));
-        for _ in 0..4 {
-            drop(piece(&mut body).await);
-            tokio::time::advance(Duration::from_secs(5)).await;
-        }
-        let held = piece(&mut body).await;
-        let started = Instant::now();
-        unread.too_slow().await;
-        assert!(started.elapsed() <= PATIENCE);
-        drop((held, body));
-        assert!(unread.too_slow().now_or_never().is_none());
+    /// Whether something is to be read, where nothing may be read slowly.
+    fn is_unread(unread: &Unread) -> bool {
+        unread.too_slow().now_or_never().is_some()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn a_piece_that_is_not_written_keeps_its_answer_and_what_is_not_made_does_not() {
-        let unread = Unread::new(PATIENCE);
-        let mut body = unread.of(Body::from("small"));
-        let last = piece(&mut body).await;
+    #[tokio::test]
+    async fn an_answer_comes_in_pieces_and_is_unread_until_all_are_written() {
+        let unread = Unread::new(Duration::ZERO);
+        assert!(!is_unread(&unread));
+        let text: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
+        let mut body = unread.of(Body::from(text.clone()));
+        let (mut pieces, mut held) = (Vec::new(), Vec::new());
+        while !body.is_end_stream() {
+            let left = (text.len() - pieces.len()) as u64;
+            assert_eq!(body.size_hint().exact(), Some(left));
+            let next = piece(&mut body).await;
+            assert!(next.len() <= PIECE_BYTES);
+            pieces.extend_from_slice(&next);
+            held.push(next);
+        }
+        assert_eq!((pieces == text, held.len()), (true, 4));
         drop(body);
-        let slow = tokio::time::timeout(2 * PATIENCE, unread.too_slow());
-        assert!(slow.await.is_ok());
-        drop(last);
+        held.truncate(1);
+        assert!(is_unread(&unread));
+        drop(held);
+        assert!(!is_unread(&unread));
+    }
 
+    #[tokio::test]
+    async fn what_is_not_made_yet_is_not_unread() {
+        let unread = Unread::new(Duration::ZERO);
         let (sender, made) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
         let made = futures_util::stream::unfold(made, async |mut made| {
             made.recv().await.map(|next| (next, made))
         });
         let mut body = unread.of(Body::from_stream(made));
+        assert!(is_unread(&unread));
         assert!(body.frame().now_or_never().is_none());
-        let slow = tokio::time::timeout(2 * PATIENCE, unread.too_slow());
-        assert!(slow.await.is_err(), "it waits for us");
+        assert!(!is_unread(&unread), "it waits for us");
         sender.send(Ok(Bytes::from_static(b"made"))).await.unwrap();
-        let unwritten = piece(&mut body).await;
-        let slow = tokio::time::timeout(2 * PATIENCE, unread.too_slow());
-        assert!(slow.await.is_ok());
-        drop(unwritten);
+        let made = piece(&mut body).await;
+        assert!(is_unread(&unread));
+        assert!(body.frame().now_or_never().is_none());
+        assert!(!is_unread(&unread), "what was taken is written meanwhile");
+        drop((made, body));
     }
 }
