@@ -78,9 +78,7 @@ fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
             bytes_max: bytes_max as u64,
         }),
         // The contract has no word of its own for it.
-        PubSubError::HeardByTooMany(too_many) => {
-            wit::Error::InvalidMessage(too_many.to_string())
-        }
+        PubSubError::HeardByTooMany(too_many) => wit::Error::InvalidMessage(too_many.to_string()),
         PubSubError::TokenTopics
         | PubSubError::TokenSubject
         | PubSubError::NoMasterKey
