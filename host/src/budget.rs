@@ -36,9 +36,15 @@ pub struct Share<S> {
 }
 
 /// There is no room in a budget, or in a share of it.
-#[derive(Debug, thiserror::Error)]
-#[error("as many bytes are held as may be, by all or by one")]
-pub struct Exceeded;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Exceeded {
+    /// Whoever asks would have a share of their own left.
+    #[error("as many bytes are held as may be by all")]
+    ByAll,
+    /// Whoever asks holds, or asks for, more than their share.
+    #[error("as many bytes are held as may be by one")]
+    ByOne,
+}
 
 /// Bytes taken from a budget for one purpose; dropped, they are given back.
 pub struct Hold<S: Eq + Hash> {
@@ -123,7 +129,33 @@ impl<S: Eq + Hash + Clone> Hold<S> {
         self.take(&mut self.budget.lock(), more);
     }
 
+    /// Hold `bytes` in all, room or not: what there is now of what was held.
+    pub fn note_all(&self, bytes: u64) {
+        let mut held = self.budget.lock();
+        self.give_back(&mut held, self.bytes.swap(0, Ordering::Relaxed));
+        self.take(&mut held, bytes);
+    }
+
+    /// Whether there is room for anything more.
+    ///
+    /// # Errors
+    /// [`Exceeded`] where there is none.
+    pub fn check(&self) -> Result<(), Exceeded> {
+        self.check_room(&self.budget.lock(), 1)
+    }
+
+    /// A hold on nothing yet, which is counted to the same shares.
+    pub fn another(&self) -> Self {
+        self.budget.hold(self.shares.clone())
+    }
+
     fn grow(&self, held: &mut Held<S>, more: u64) -> Result<(), Exceeded> {
+        self.check_room(held, more)?;
+        self.take(held, more);
+        Ok(())
+    }
+
+    fn check_room(&self, held: &Held<S>, more: u64) -> Result<(), Exceeded> {
         let Budget {
             bytes_max, metrics, ..
         } = &*self.budget;
@@ -131,12 +163,15 @@ impl<S: Eq + Hash + Clone> Hold<S> {
             let theirs = held.of.get(&share.of).copied().unwrap_or_default();
             theirs + more > share.bytes_max
         };
-        if held.bytes + more > *bytes_max || self.shares.iter().flatten().any(is_over) {
-            metrics::counter!(metrics.refused).increment(1);
-            return Err(Exceeded);
-        }
-        self.take(held, more);
-        Ok(())
+        let exceeded = if self.shares.iter().flatten().any(is_over) {
+            Exceeded::ByOne
+        } else if held.bytes + more > *bytes_max {
+            Exceeded::ByAll
+        } else {
+            return Ok(());
+        };
+        metrics::counter!(metrics.refused).increment(1);
+        Err(exceeded)
     }
 
     fn take(&self, held: &mut Held<S>, more: u64) {
@@ -157,13 +192,8 @@ impl<S: Eq + Hash + Clone> Hold<S> {
     }
 }
 
-impl<S: Eq + Hash> Drop for Hold<S> {
-    fn drop(&mut self) {
-        let bytes = *self.bytes.get_mut();
-        if bytes == 0 {
-            return;
-        }
-        let mut held = self.budget.lock();
+impl<S: Eq + Hash> Hold<S> {
+    fn give_back(&self, held: &mut Held<S>, bytes: u64) {
         held.bytes -= bytes;
         for share in self.shares.iter().flatten() {
             if let Some(theirs) = held.of.get_mut(&share.of) {
@@ -174,6 +204,15 @@ impl<S: Eq + Hash> Drop for Hold<S> {
             }
         }
         metrics::gauge!(self.budget.metrics.bytes).set(held.bytes as f64);
+    }
+}
+
+impl<S: Eq + Hash> Drop for Hold<S> {
+    fn drop(&mut self) {
+        let bytes = *self.bytes.get_mut();
+        if bytes > 0 {
+            self.give_back(&mut self.budget.lock(), bytes);
+        }
     }
 }
 
@@ -192,15 +231,31 @@ mod tests {
         let (first, second, other) = (hold("a"), hold("a"), hold("b"));
         assert!(first.grow_to(40).is_ok() && first.grow_to(20).is_ok());
         assert!(second.grow_by(21).is_err() && second.grow_by(20).is_ok());
-        assert!(first.grow_by(1).is_err(), "of one");
+        assert_eq!(first.grow_by(1), Err(Exceeded::ByOne));
         assert!(other.grow_by(41).is_err() && other.grow_by(40).is_ok());
         let nobodys = budget.hold([None, None]);
-        assert!(nobodys.grow_by(1).is_err(), "of all");
+        assert_eq!(nobodys.grow_by(1), Err(Exceeded::ByAll));
+        assert_eq!(hold("c").grow_by(1), Err(Exceeded::ByAll));
+        assert_eq!(
+            hold("c").grow_by(61),
+            Err(Exceeded::ByOne),
+            "whatever others hold"
+        );
         assert_eq!(budget.held(), (100, 2));
+        assert!(nobodys.check().is_err() && first.another().check().is_err());
         other.note(10);
         let left = |of| budget.left(&Share { of, bytes_max: 60 });
         assert_eq!((budget.held().0, left("a"), left("c")), (110, 0, 0));
         drop((first, second, other, nobodys));
+        assert_eq!(budget.held(), (0, 0));
+        let (more, same) = (hold("a"), hold("a").another());
+        more.note(60);
+        assert!(same.check().is_err() && hold("b").check().is_ok());
+        more.note_all(7);
+        assert_eq!((budget.held().0, same.check().is_ok()), (7, true));
+        more.note_all(70);
+        assert_eq!((budget.held().0, same.check().is_ok()), (70, false));
+        drop(more);
         assert_eq!(budget.held(), (0, 0));
     }
 }

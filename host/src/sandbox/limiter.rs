@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use uuid::Uuid;
 use wasmtime::ResourceLimiter;
 
@@ -13,6 +14,9 @@ const KEPT_FREE: u64 = 4;
 /// Elements of all tables together: a language runtime's function table, with room to spare.
 const TABLE_ELEMENTS_MAX: usize = 20_000;
 
+/// From how many bytes on an answer is counted.
+const COUNTED_FROM_BYTES: usize = 16 * 1024;
+
 /// The guest wanted more memory than its limit. It traps at once instead of getting a -1 that
 /// most allocators turn into an abort without a reason.
 #[derive(Debug, thiserror::Error)]
@@ -21,14 +25,8 @@ pub(super) struct MemoryExceeded;
 
 /// All guests hold as much memory as they may, or all of one app do.
 #[derive(Debug, thiserror::Error)]
-#[error("the guests of the node, or of the app, hold as much memory as they may")]
-pub(super) struct NoMemory;
-
-impl From<Exceeded> for NoMemory {
-    fn from(_: Exceeded) -> Self {
-        Self
-    }
-}
+#[error("the guests of the node, or of the app, hold as much memory as they may: {0}")]
+pub(super) struct NoMemory(pub(super) Exceeded);
 
 /// The memory of all guests together, with a share for each app.
 pub(super) type Memory = Budget<Uuid>;
@@ -75,6 +73,32 @@ impl Limiter {
     }
 }
 
+/// An answer, which counts as memory of guests until it is gone.
+struct Answer {
+    bytes: Bytes,
+    _hold: Hold<Uuid>,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Limiter {
+    /// What a guest answered, counted in place of its memory for as long as anybody has it: callers who do
+    /// not read must not have guest after guest answer, each with the memory of the one before. What is
+    /// small is not worth it.
+    pub(super) fn answer(self, bytes: Bytes) -> Bytes {
+        if bytes.len() < COUNTED_FROM_BYTES {
+            return bytes;
+        }
+        self.hold.note_all(bytes.len() as u64);
+        let _hold = self.hold;
+        Bytes::from_owner(Answer { bytes, _hold })
+    }
+}
+
 impl ResourceLimiter for Limiter {
     fn memory_growing(
         &mut self,
@@ -88,7 +112,7 @@ impl ResourceLimiter for Limiter {
             return Err(MemoryExceeded.into());
         }
         if current > 0 || !self.is_interpreted {
-            self.hold.grow_by(more as u64).map_err(NoMemory::from)?;
+            self.hold.grow_by(more as u64).map_err(NoMemory)?;
         }
         self.memory_bytes = sum;
         Ok(true)
@@ -132,14 +156,35 @@ mod tests {
         assert!(grow(&mut one, 0, 10).is_ok() && grow(&mut one, 10, 50).is_ok());
         // What the interpreter begins with is not counted, and what it grows by is.
         assert!(grow(&mut two, 0, 20).is_ok() && grow(&mut two, 20, 30).is_ok());
+        let whose = |refused: wasmtime::Error| refused.downcast::<NoMemory>().unwrap().0;
         let refused = grow(&mut two, 30, 31).unwrap_err();
-        assert!(refused.is::<NoMemory>(), "{refused}");
+        assert_eq!(whose(refused), Exceeded::ByOne);
         assert!(grow(&mut two, 30, 80).unwrap_err().is::<MemoryExceeded>());
         let mut other = limiter(&memory, 2, false);
         assert!(grow(&mut other, 0, 20).is_ok());
         let refused = grow(&mut other, 20, 21).unwrap_err();
-        assert!(refused.is::<NoMemory>(), "{refused}");
+        assert_eq!(whose(refused), Exceeded::ByAll);
         drop((one, two, other));
         assert_eq!(memory.held(), (0, 0));
+    }
+
+    #[test]
+    fn an_answer_counts_as_its_guest_did_until_it_is_gone() {
+        let memory = memory(80 << 20);
+        let mut guest = limiter(&memory, 1, false);
+        assert!(guest.memory_growing(0, 50 * MIB, None).is_ok());
+        let answer = guest.answer(vec![0; 20 * MIB].into());
+        assert_eq!(memory.held().0, 20 << 20);
+        let copy = answer.slice(..1);
+        drop(answer);
+        assert_eq!(memory.held().0, 20 << 20);
+        drop(copy);
+        assert_eq!(memory.held(), (0, 0));
+        // What an interpreter begins with was not counted, and what it answers is.
+        let answer = limiter(&memory, 1, true).answer(vec![0; MIB].into());
+        assert_eq!(memory.held().0, 1 << 20);
+        let small = limiter(&memory, 1, true).answer(Bytes::from_static(b"1"));
+        assert_eq!(memory.held().0, 1 << 20);
+        drop((answer, small));
     }
 }

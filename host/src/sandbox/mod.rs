@@ -28,6 +28,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::budget::Exceeded;
 use crate::fair_queue::QueueFull;
 
 pub use artifact::Cached;
@@ -326,7 +327,7 @@ pub enum Outcome {
     /// The pool has no room for another instance.
     NoCapacity,
     /// All guests of the node, or of the app, hold as much memory as they may.
-    NoMemory,
+    NoMemory(Exceeded),
     /// Our own fault; the text is for the operator.
     Platform(String),
 }

@@ -143,6 +143,10 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
     let mut state = store.into_data();
     let (log, log_truncated) = state.log.into_parts();
     state.redaction.outcome(&mut outcome);
+    if let Outcome::Answered(response) = &mut outcome {
+        let body = std::mem::take(&mut response.body);
+        response.body = state.limiter.answer(body);
+    }
     Report {
         outcome,
         fuel_used,
@@ -349,8 +353,8 @@ fn trapped(error: &wasmtime::Error) -> Outcome {
     if error.is::<MemoryExceeded>() {
         return Outcome::MemoryExceeded;
     }
-    if error.is::<NoMemory>() {
-        return Outcome::NoMemory;
+    if let Some(NoMemory(exceeded)) = error.downcast_ref() {
+        return Outcome::NoMemory(*exceeded);
     }
     if let Some(HostLimitReached(limit)) = error.downcast_ref() {
         return Outcome::HostCallsExceeded(*limit);
@@ -372,6 +376,7 @@ fn trapped(error: &wasmtime::Error) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Exceeded;
 
     #[test]
     fn a_source_that_takes_too_much_to_compile_is_invalid_and_no_fault_of_ours() {
@@ -395,7 +400,7 @@ mod tests {
         // What is not the source's doing is not blamed on it.
         for ended in [
             Outcome::NoCapacity,
-            Outcome::NoMemory,
+            Outcome::NoMemory(Exceeded::ByAll),
             Outcome::Platform("x".into()),
         ] {
             let error = not_compiled(ended);

@@ -308,7 +308,7 @@ impl Runner {
                 let program = match self.program(app, source.clone()).await {
                     Ok(program) => program,
                     Err(ProgramError::Ended(
-                        Outcome::NoCapacity | Outcome::NoMemory | Outcome::Platform(_),
+                        Outcome::NoCapacity | Outcome::NoMemory(_) | Outcome::Platform(_),
                     )) => {
                         return Err(NoCode::NotNow(Program::Source(source)));
                     }
@@ -423,7 +423,12 @@ impl Runner {
                 draft,
             })
             .await;
-        let kept = self.keep(&ended).await;
+        // Of an app that is gone nobody could see an execution.
+        let app_id = ended.execution.app_id;
+        let kept = match self.directory.picture().app(app_id) {
+            Some(_) => self.keep(&ended).await,
+            None => Ok(()),
+        };
         kept.map_err(|problem| ScriptError::NotKept {
             execution_id,
             problem,
