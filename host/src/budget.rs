@@ -123,7 +123,26 @@ impl<S: Eq + Hash + Clone> Hold<S> {
         self.take(&mut self.budget.lock(), more);
     }
 
+    /// Whether there is room for anything more.
+    ///
+    /// # Errors
+    /// [`Exceeded`] where there is none.
+    pub fn check(&self) -> Result<(), Exceeded> {
+        self.check_room(&self.budget.lock(), 1)
+    }
+
+    /// A hold on nothing yet, which is counted to the same shares.
+    pub fn another(&self) -> Self {
+        self.budget.hold(self.shares.clone())
+    }
+
     fn grow(&self, held: &mut Held<S>, more: u64) -> Result<(), Exceeded> {
+        self.check_room(held, more)?;
+        self.take(held, more);
+        Ok(())
+    }
+
+    fn check_room(&self, held: &Held<S>, more: u64) -> Result<(), Exceeded> {
         let Budget {
             bytes_max, metrics, ..
         } = &*self.budget;
@@ -135,7 +154,6 @@ impl<S: Eq + Hash + Clone> Hold<S> {
             metrics::counter!(metrics.refused).increment(1);
             return Err(Exceeded);
         }
-        self.take(held, more);
         Ok(())
     }
 
@@ -197,10 +215,14 @@ mod tests {
         let nobodys = budget.hold([None, None]);
         assert!(nobodys.grow_by(1).is_err(), "of all");
         assert_eq!(budget.held(), (100, 2));
+        assert!(nobodys.check().is_err() && first.another().check().is_err());
         other.note(10);
         let left = |of| budget.left(&Share { of, bytes_max: 60 });
         assert_eq!((budget.held().0, left("a"), left("c")), (110, 0, 0));
         drop((first, second, other, nobodys));
         assert_eq!(budget.held(), (0, 0));
+        let (more, same) = (hold("a"), hold("a").another());
+        more.note(60);
+        assert!(same.check().is_err() && hold("b").check().is_ok());
     }
 }

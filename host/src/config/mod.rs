@@ -78,7 +78,7 @@ pub struct Config {
     pub master_key_file: Option<PathBuf>,
     /// The keys before it.
     pub master_key_previous: String,
-    /// Bytes of requests' bodies that are held at once.
+    /// Bytes of requests' and answers' bodies that are held at once.
     pub bodies_bytes_max: u64,
     /// Connections at once.
     pub connections_max: usize,

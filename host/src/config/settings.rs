@@ -321,7 +321,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "bodies_bytes_max",
         "256MiB",
-        "Bytes of requests' bodies that this node holds at once, a quarter of them of one address and half of one app; beyond, callers get 503. As many again of payloads that it took from the outbox, three quarters of one app",
+        "Bytes of the bodies of requests, and of answers that are not read yet, that this node holds at once, a quarter of them of one address and half of one app; beyond, callers get 503. As many again of payloads that it took from the outbox, three quarters of one app",
     ),
     setting(
         "connections_max",

@@ -1,9 +1,13 @@
-//! Reading the body of a request: to its limit, not for ever, and out of what all bodies may take.
+//! Bodies within bounds. A request's is read to its limit, not for ever, and out of what all bodies may
+//! take; an answer's is counted to the same until it is written.
 
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::Instant;
 
@@ -13,8 +17,8 @@ use crate::budget::{Budget, Exceeded, Hold, Metrics, Share};
 use crate::identity::guesses::subscriber_of;
 use crate::portable::IMPORT_BYTES_MAX;
 
-/// What a client must send, once its patience is used up.
-const BYTES_PER_SECOND_MIN: u32 = 16 * 1024;
+/// What a client must send, once its patience is used up, and read of an answer.
+pub(super) const BYTES_PER_SECOND_MIN: u32 = 16 * 1024;
 /// How long a body may take, however fast it comes.
 const TIME_MAX: Duration = Duration::from_secs(300);
 /// One in so many bytes is what one address may have the node hold, but always one of the largest
@@ -25,16 +29,16 @@ const SHARE_OF_APP: u64 = 2;
 /// What a body is counted for before its first bytes come.
 const COUNTED_AT_ONCE: usize = 16 * 1024;
 
-/// Whom a request's body is counted to.
+/// Whom a body is counted to.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Sender {
     /// An IPv4 address, or a network of IPv6.
     Address(String),
-    /// The app whose route it is for.
+    /// The app whose route it is for, or is the answer of.
     App(AppId),
 }
 
-/// The bytes of requests' bodies that this node holds, of everybody together.
+/// The bytes of requests' and answers' bodies that this node holds, of everybody together.
 pub struct Bodies(Arc<Budget<Sender>>);
 
 /// How large a body may be, and what it is counted to.
@@ -75,7 +79,7 @@ impl Bodies {
 
 impl From<Exceeded> for Problem {
     fn from(_: Exceeded) -> Self {
-        let detail = "This node holds as many bytes of requests' bodies as it may, of all or of your address or this app; try again";
+        let detail = "This node holds as many bytes of requests and of answers that are not read yet as it may, of all or of your address or this app; try again";
         Self::new(ProblemType::Overloaded, detail).with_header(axum::http::header::RETRY_AFTER, "1")
     }
 }
@@ -114,7 +118,6 @@ impl Allowance {
 /// # Errors
 /// 413, 408, 503, or 400 where it breaks off.
 pub async fn read(mut body: Body, allowance: &Allowance) -> Result<Bytes, Problem> {
-    use http_body::Body as _;
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
@@ -160,6 +163,63 @@ pub async fn read(mut body: Body, allowance: &Allowance) -> Result<Bytes, Proble
     }
 }
 
+/// An answer whose bytes are counted until they are written, or its connection has ended. There is no
+/// refusing them any more, because whoever is answered was let in: what comes next is refused
+/// ([`Hold::check`]).
+pub fn answered(body: Body, hold: &Hold<Sender>) -> Body {
+    if body.is_end_stream() {
+        return body;
+    }
+    // What is there as a whole is held as a whole, however much of it is written.
+    let whole = body.size_hint().exact().map(|bytes| {
+        let hold = hold.another();
+        hold.note(bytes);
+        Arc::new(hold)
+    });
+    Body::new(Answered {
+        body,
+        whole,
+        of: hold.another(),
+    })
+}
+
+/// The body of an answer, each of whose pieces is counted.
+struct Answered {
+    body: Body,
+    /// What all pieces are held by; none where they are made one by one.
+    whole: Option<Arc<Hold<Sender>>>,
+    of: Hold<Sender>,
+}
+
+impl http_body::Body for Answered {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(cx));
+        let counted = |bytes: Bytes| {
+            let hold = self.whole.clone().unwrap_or_else(|| {
+                let hold = self.of.another();
+                hold.note(bytes.len() as u64);
+                Arc::new(hold)
+            });
+            Bytes::from_owner(Counted { bytes, _hold: hold })
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(counted))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -199,5 +259,32 @@ mod tests {
         assert_eq!(bodies.0.held().0, 5);
         drop(copy);
         assert_eq!(bodies.0.held().0, 0);
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_counted_until_it_is_written_and_never_refused() {
+        let bodies = Bodies::new(100);
+        let hold = bodies.hold("::1", None);
+        let mut whole = answered(Body::from(vec![0; 1_000]), &hold);
+        assert_eq!(whole.size_hint().exact(), Some(1_000));
+        assert_eq!(bodies.0.held().0, 1_000);
+        assert!(hold.check().is_err(), "what comes next");
+        let mut piece = whole.frame().await.unwrap().unwrap().into_data().unwrap();
+        assert!(whole.is_end_stream());
+        drop((whole, piece.split_to(999)));
+        assert_eq!(bodies.0.held().0, 1_000, "its memory is one");
+        drop(piece);
+        assert_eq!(bodies.0.held().0, 0);
+
+        let pieces = ["ab", "cde"].map(|piece| Ok::<_, std::io::Error>(Bytes::from(piece)));
+        let mut made = answered(Body::from_stream(futures_util::stream::iter(pieces)), &hold);
+        assert_eq!(bodies.0.held().0, 0);
+        let first = made.frame().await.unwrap().unwrap();
+        let second = made.frame().await.unwrap().unwrap();
+        assert_eq!(bodies.0.held().0, 5);
+        drop(first);
+        assert_eq!(bodies.0.held().0, 3);
+        drop((second, made));
+        assert_eq!(bodies.0.held(), (0, 0));
     }
 }

@@ -1,8 +1,9 @@
 //! The connections: how many there may be, and how long the other end may keep us waiting.
 //!
 //! What a slow or greedy client could hold is bounded one by one: the first bytes and the head of
-//! a request here and in hyper, its body in [`super::body`], the reading of an answer by a
-//! time limit on writes that make no progress and by one on what the kernel cannot deliver.
+//! a request here and in hyper, its body in [`super::body`], the reading of an answer in
+//! [`super::pace`], by a time limit on writes that make no progress, and by one on what the kernel
+//! cannot deliver.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -26,6 +27,7 @@ use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_io_timeout::TimeoutWriter;
 
+use super::pace::{Endless, Unread};
 use crate::config::Config;
 use crate::identity::guesses::subscriber;
 use crate::stopping::{Stage, Stopping};
@@ -184,9 +186,24 @@ async fn converse(
     };
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(patience));
+    let unread = Unread::new(patience);
+    let answers = unread.clone();
     let service = service_fn(move |request: http::Request<_>| {
-        responder(peer, request.map(Body::new)).map(Ok::<_, Infallible>)
+        let answers = answers.clone();
+        let answered = responder(peer, request.map(Body::new));
+        answered.map(move |response| {
+            let is_endless = response.extensions().get::<Endless>().is_some();
+            Ok::<_, Infallible>(match is_endless {
+                true => response,
+                false => response.map(|body| answers.of(body)),
+            })
+        })
     });
+    let too_slow = async move {
+        unread.too_slow().await;
+        metrics::counter!("picloud_answers_unread_total").increment(1);
+        Err::<(), ConnectionError>("an answer was read too slowly".into())
+    };
     let stream = TokioIo::new(Box::pin(stream));
     // Not hyper-util's builder for both: it reads the first bytes apart, and with them hyper's
     // buffer grows to twice its size, for as long as a stream lasts.
@@ -199,18 +216,23 @@ async fn converse(
             .max_concurrent_streams(STREAMS_MAX)
             .max_header_list_size(HEAD_BUFFER_BYTES as u32);
         // Boxed, so that a connection of the other kind, which carries one stream, stays small.
-        Box::pin(watcher.watch(builder.serve_connection(stream, service))).await?;
+        let conversing = Box::pin(watcher.watch(builder.serve_connection(stream, service)));
+        tokio::select! {
+            ended = conversing => Ok(ended?),
+            ended = too_slow => ended,
+        }
     } else {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
             .header_read_timeout(patience)
             .max_buf_size(HEAD_BUFFER_BYTES);
-        watcher
-            .watch(builder.serve_connection(stream, service))
-            .await?;
+        let conversing = watcher.watch(builder.serve_connection(stream, service));
+        tokio::select! {
+            ended = conversing => Ok(ended?),
+            ended = too_slow => ended,
+        }
     }
-    Ok(())
 }
 
 /// Whether a client speaks HTTP/2, as soon as it has said enough.

@@ -15,9 +15,10 @@ use axum::routing::{self, MethodRouter};
 use axum::{Extension, Router};
 
 use super::admission::Admission;
-use super::body::Allowance;
+use super::body::{self, Allowance};
 use super::extract::nothing_at;
 use super::openapi::describe::{Described, Operation, Output};
+use super::pace::Endless;
 use super::problem::{Problem, ProblemType};
 use crate::apps::AppId;
 use crate::audit::{self, Act, Acting, Actor};
@@ -301,7 +302,10 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     } = *guarded;
     let address = super::address::of(&parts, &guard.node.config.trusted_proxies);
     parts.extensions.insert(Address(address.clone()));
-    let hold = guard.node.bodies.hold(&address, None);
+    let (hold, answers) = (
+        guard.node.bodies.hold(&address, None),
+        guard.node.bodies.hold(&address, None),
+    );
     parts.extensions.insert(Allowance {
         bytes_max: match rule {
             Rule::Public => super::PUBLIC_BODY_BYTES_MAX,
@@ -310,6 +314,11 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         patience_ms: guard.node.config.client_timeout_ms,
         hold: hold.clone(),
     });
+    // What anybody may call answers little, or what is in memory anyway.
+    let is_counted = !matches!(rule, Rule::Public);
+    if is_counted && let Err(exceeded) = answers.check() {
+        return Problem::from(exceeded).into_response();
+    }
     let allowed = allow(&guard.node, rule, &mut parts).await;
     let may_change = method != Method::GET;
     // Who asks for the head of an answer gets nothing that is worth a note.
@@ -328,7 +337,14 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
             _ => 200,
         },
     };
-    let (node, is_counted) = (guard.node.clone(), matches!(rule, Rule::Public));
+    let (node, is_public) = (guard.node.clone(), matches!(rule, Rule::Public));
+    let counted = move |response: Response| {
+        let is_endless = response.extensions().get::<Endless>().is_some();
+        match is_counted && !is_endless {
+            true => response.map(|body| body::answered(body, &answers)),
+            false => response,
+        }
+    };
     let answering = async move {
         let response = match allowed {
             Ok(admission) => {
@@ -345,7 +361,7 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
                     // nothing.
                     let is_done = acting.is_noted() || !is_noted;
                     if is_done && response.status().is_success() {
-                        return response;
+                        return counted(response);
                     }
                     response
                 } else {
@@ -369,7 +385,7 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         // of them is not to fill the disk.
         let is_known = act.actor.is_some();
         let is_too_often = response.status() == StatusCode::TOO_MANY_REQUESTS;
-        if is_looked_at && (is_known || is_counted && !is_too_often) {
+        if is_looked_at && (is_known || is_public && !is_too_often) {
             let told = response.extensions().get::<Told>();
             let status = told.map_or(response.status(), |Told(status)| *status);
             act.status = status.as_u16();
@@ -377,7 +393,7 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         }
         // What was made of the body is about as large.
         drop(hold);
-        response
+        counted(response)
     };
     match is_looked_at {
         // What it does, and that it is written down, does not depend on a client who stays.

@@ -15,6 +15,7 @@ pub mod etag;
 pub mod extract;
 mod objects;
 pub mod openapi;
+mod pace;
 pub mod problem;
 mod realtime;
 pub mod seen_through;
@@ -287,11 +288,11 @@ async fn answer(own: Router, node: Arc<Node>, peer: SocketAddr, request: Request
         if node.stopping.stage() >= Stage::Refusing && !system::is_always_answered(path) {
             return fitting(Problem::stopping("The node is stopping; try again").into_response());
         }
+        request.extensions_mut().insert(ConnectInfo(peer));
         let over = node.stopping.reached(Stage::Over);
         let stopping = node.clone();
         let answered = async {
             if pattern::is_reserved(request.uri().path()) {
-                request.extensions_mut().insert(ConnectInfo(peer));
                 let Ok(response) = own.oneshot(request).await;
                 response
             } else {

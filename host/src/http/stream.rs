@@ -16,6 +16,7 @@ use serde_json::{Map, Value, json};
 
 use super::admission::{Admission, Authority, Doubt, Ended};
 use super::endpoints;
+use super::pace::Endless;
 use super::problem::{Problem, ProblemType};
 use crate::journal::{
     Begin, Cap, Channel, Cursors, Place, Subscription, Told, TooMany, TooManyReplays, Watch,
@@ -164,6 +165,7 @@ pub(crate) fn response(
     };
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE);
     let mut response = Sse::new(events).keep_alive(keep_alive).into_response();
+    response.extensions_mut().insert(Endless);
     let headers = response.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(

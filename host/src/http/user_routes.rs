@@ -12,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use chrono::Utc;
 use serde_json::json;
 
-use super::body::Allowance;
+use super::body::{self, Allowance};
 use super::problem::{Problem, ProblemType, diagnostics_json};
 use super::{address, coding, cookie, cors, trace};
 use crate::apps::AppId;
@@ -222,13 +222,18 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
     let (route_id, idempotency) = (found.route.id, found.route.idempotency);
     drop(picture);
 
+    let (parts, body) = request.into_parts();
+    let address = address::of(&parts, &node.config.trusted_proxies);
+    let answers = node.bodies.hold(&address, Some(app_id));
+    answers.check()?;
+    let request = Request::from_parts(parts, body);
     let path = request.uri().path().to_owned();
     let query = request.uri().query().unwrap_or_default();
     let query = form_urlencoded::parse(query.as_bytes())
         .map(|(name, value)| (name.into_owned(), value.into_owned()))
         .collect();
     let method = request.method().as_str().to_owned();
-    let (parts, body) = body_of(node, app_id, request).await?;
+    let (parts, body) = body_of(node, (&address, app_id), request).await?;
     let headers = header_pairs(&parts);
     let raw_query = parts.uri.query().unwrap_or_default();
     // The body may have taken long to come. What enters the outbox after the dispatcher has given
@@ -274,7 +279,8 @@ async fn deliver(node: &Arc<Node>, bound: Bound, request: Request) -> Result<Res
             let answer = node.dispatcher.call(order).await?;
             // `None` means the wait timed out: while this future lives, the caller is connected.
             let answer = answer.unwrap_or(Answer::Outcome(Outcome::TimedOut));
-            respond(answer, &execution_id, pages)
+            let response = respond(answer, &execution_id, pages)?;
+            Ok(response.map(|body| body::answered(body, &answers)))
         }
         DispatchMode::Async => {
             let retry = node.config.retry;
@@ -394,7 +400,7 @@ fn header_pairs(Parts { headers, uri, .. }: &Parts) -> Vec<(String, String)> {
 /// which fits it.
 async fn body_of(
     node: &Node,
-    app_id: AppId,
+    (address, app_id): (&str, AppId),
     request: Request,
 ) -> Result<(Parts, Option<sandbox::Body>), Problem> {
     let content_type = request.headers().get(header::CONTENT_TYPE);
@@ -404,13 +410,12 @@ async fn body_of(
         return Ok((parts, None));
     }
     let config = &node.config;
-    let address = address::of(&parts, &config.trusted_proxies);
     let allowance = Allowance {
         bytes_max: config.body_bytes_max,
         patience_ms: config.client_timeout_ms,
-        hold: node.bodies.hold(&address, Some(app_id)),
+        hold: node.bodies.hold(address, Some(app_id)),
     };
-    let bytes = super::body::read(body, &allowance).await?;
+    let bytes = body::read(body, &allowance).await?;
     if bytes.is_empty() {
         return Ok((parts, None));
     }

@@ -52,4 +52,5 @@ mod stale;
 mod stopping;
 mod traces;
 mod triggers;
+mod unread;
 mod users;

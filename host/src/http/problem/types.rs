@@ -129,7 +129,7 @@ types! {
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Not available now",
         "The database cannot be reached now, the node has not been able to read for too long to tell what you may do, or it is stopping; `Retry-After` says when to try again.";
     Overloaded = "overloaded", SERVICE_UNAVAILABLE, "Too much at once",
-        "As many executions run as may at once, they or requests' bodies hold as much memory as they may, or as much code waits to be compiled as may; all of them or those of one app or address.";
+        "As many executions run as may at once, they, requests' bodies or answers that are not read hold as much memory as they may, or as much code waits to be compiled as may; all of them or those of one app or address.";
     TimedOut = "timed_out", GATEWAY_TIMEOUT, "The script took too long",
         "A route: its script took longer than its time limit.";
     QuotaUsedUp = "quota_used_up", INSUFFICIENT_STORAGE, "There is no room for it",
