@@ -113,6 +113,8 @@ fn let_in(
 
 /// What a request asks for, as far as there is such a thing.
 struct Asked {
+    /// The host that it was asked on.
+    host: String,
     app_id: AppId,
     /// In the order in which they were asked for, each once.
     topics: Vec<(Topic, Arc<OpenTopic>)>,
@@ -147,7 +149,11 @@ fn asked_for(node: &Node, parts: &Parts) -> Result<Asked, Problem> {
     });
     let topics: Vec<_> = topics.collect::<Result<_, Problem>>()?;
     let app_id = app_id.ok_or_else(|| Problem::not_found("no app serves this host"))?;
-    Ok(Asked { app_id, topics })
+    Ok(Asked {
+        host,
+        app_id,
+        topics,
+    })
 }
 
 /// Who subscribes.
@@ -227,6 +233,7 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
     };
     let watch = TopicWatch {
         node: node.clone(),
+        host: asked.host.as_str().into(),
         app_id: asked.app_id,
         topics: topics
             .map(|topic| Channel::of_topic(asked.app_id, topic))
@@ -243,6 +250,8 @@ async fn subscribe(node: &Arc<Node>, parts: &Parts, asked: &Asked) -> Result<Res
 /// Whether a stream of topics may go on.
 struct TopicWatch {
     node: Arc<Node>,
+    /// It goes on while the app serves the host that it was asked on.
+    host: Box<str>,
     app_id: AppId,
     topics: Vec<Channel>,
     subscriber: Subscriber,
@@ -250,7 +259,7 @@ struct TopicWatch {
 
 /// Why somebody may not hear a topic.
 enum Refusal {
-    /// It is not open.
+    /// It is not open, or not on this host.
     NotOpen(Channel),
     /// It takes another kind of credential.
     Unauthorized(Channel),
@@ -267,6 +276,10 @@ impl TopicWatch {
             && !grant.holds(&picture, self.app_id)
         {
             return Some(Refusal::Revoked);
+        }
+        let serving = picture.app_for_host(&self.host).map(|app| app.id);
+        if serving != Some(self.app_id) {
+            return self.topics.first().cloned().map(Refusal::NotOpen);
         }
         let refusal = |channel: &Channel| {
             let topic = channel.topic().unwrap_or_default();

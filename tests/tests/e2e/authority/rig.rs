@@ -245,6 +245,19 @@ impl Rig {
         self.end(at);
     }
 
+    /// Take its host from an app, which has another one then.
+    pub(super) fn take_host(&self, from: &Place) {
+        let hosts = json!({ "hosts": [format!("moved-{}", from.host)] });
+        self.owner("PATCH", &format!("/apps/{}", from.slug), Some(hosts));
+    }
+
+    /// The same, and give it to another app.
+    pub(super) fn give_host(&self, from: &Place, to: &Place) {
+        self.take_host(from);
+        let hosts = json!({ "hosts": [from.host, to.host] });
+        self.owner("PATCH", &format!("/apps/{}", to.slug), Some(hosts));
+    }
+
     /// Let the execution of a place end.
     pub(super) fn end(&self, at: &Place) {
         self.owner(

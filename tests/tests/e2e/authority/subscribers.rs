@@ -8,7 +8,56 @@ use serde_json::json;
 use super::rig::{Credential, Place, Rig, text};
 use super::ways::{FROM_A_KEY, FROM_A_USER, Taken, credential, heard};
 
-on_both_engines!(p4_what_lets_others_hear_topics_ends);
+on_both_engines!(
+    p4_what_lets_others_hear_topics_ends,
+    p4_streams_end_with_the_host_that_they_were_asked_on,
+);
+
+fn p4_streams_end_with_the_host_that_they_were_asked_on(engine: Engine) {
+    let rig = Rig::start(engine);
+    let (at, other) = (rig.place(), rig.place());
+    let public = json!({ "auth_mode": "public" });
+    rig.owner(
+        "PUT",
+        &format!("/apps/{}/topics/all", at.slug),
+        Some(public),
+    );
+    let who = rig.somebody("member", json!({ &at.slug: "viewer" }));
+    let open = |path: &str, headers: &[(&str, &str)]| {
+        let headers = [&[("host", at.host.as_str())], headers].concat();
+        EventStream::open(&rig.server.url, path, &headers).unwrap()
+    };
+    let bearer = format!("Bearer {}", who.token);
+    let streams = [
+        ("anybody", open("/realtime/topics/all", &[])),
+        (
+            "all of two",
+            open(
+                "/realtime?topic=all&topic=members",
+                &[("authorization", &bearer)],
+            ),
+        ),
+        (
+            "a user",
+            open("/realtime/topics/members", &[("authorization", &bearer)]),
+        ),
+    ];
+    for (_, stream) in &streams {
+        stream.expect("ready");
+    }
+    rig.give_host(&at, &other);
+    for (name, stream) in &streams {
+        let (_, ended) = heard(stream, Duration::from_secs(20));
+        rig.cell(
+            name,
+            ended.as_deref() == Some("reset"),
+            format!("{ended:?}"),
+        );
+    }
+    assert_eq!(open("/realtime/topics/all", &[]).status, 404);
+    rig.end(&at);
+    rig.end(&other);
+}
 
 fn p4_what_lets_others_hear_topics_ends(engine: Engine) {
     let rig = Rig::start(engine);
@@ -45,7 +94,7 @@ fn p4_what_lets_others_hear_topics_ends(engine: Engine) {
     let both: [(&str, Make<'_>); 2] = [("by a route", &by_route), ("for somebody", &by_execute)];
     type Take<'a> = (&'a str, &'a dyn Fn(&Taken<'_>), bool);
     let user_ways = FROM_A_USER.map(|(way, _, take_away)| (way, take_away));
-    let of_app: [Take<'_>; 3] = [
+    let of_app: [Take<'_>; 5] = [
         (
             "its key is revoked",
             &|taken| {
@@ -66,6 +115,20 @@ fn p4_what_lets_others_hear_topics_ends(engine: Engine) {
         (
             "the app is deleted",
             &|taken| drop(rig.owner("DELETE", &app(taken.at, ""), None)),
+            true,
+        ),
+        (
+            "its host is taken away",
+            &|taken| rig.take_host(taken.at),
+            true,
+        ),
+        (
+            "its host is given to another app",
+            &|taken| {
+                let other = rig.place();
+                rig.give_host(taken.at, &other);
+                rig.end(&other);
+            },
             true,
         ),
     ];
