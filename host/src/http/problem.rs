@@ -387,7 +387,7 @@ impl From<KvError> for Problem {
             KvError::Store(_) => "",
             KvError::InvalidCollection(_) => "collection",
             KvError::InvalidKey(_) => "key",
-            KvError::InvalidValue(_) | KvError::HeardByTooMany { .. } => "value",
+            KvError::InvalidValue(_) | KvError::HeardByTooMany(_) => "value",
             KvError::InvalidCursor => "cursor",
             KvError::InvalidLimit(_) => "limit",
             KvError::TooLarge { what, .. } => what,
@@ -419,6 +419,7 @@ impl From<PubSubError> for Problem {
             PubSubError::TooLarge { bytes_max, .. } => {
                 Self::body_too_large(bytes_max).with("field", "message")
             }
+            PubSubError::HeardByTooMany(_) => Self::invalid_field("message", detail),
             PubSubError::TokenTopics => Self::invalid_field("topics", detail),
             PubSubError::TokenSubject => Self::invalid_field("subject", detail),
             PubSubError::NoMasterKey => Self::new(ProblemType::NoMasterKey, detail),

@@ -1,9 +1,10 @@
 //! The key-value store, as guests call it.
 
-use super::{Kv, KvError, Page, Stored, TOLD_BYTES_MAX};
+use super::{Kv, KvError, Page, Stored};
 use crate::imports::GuestImports;
 use crate::sandbox::KvImports;
 use crate::sandbox::bindings::kv;
+use crate::triggers::firing::{HeardByTooMany, TOLD_BYTES_MAX};
 
 impl GuestImports {
     fn readable(&self) -> Result<Kv, kv::Error> {
@@ -98,7 +99,7 @@ fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
             bytes: bytes as u64,
             bytes_max: bytes_max as u64,
         }),
-        KvError::HeardByTooMany { bytes } => kv::Error::TooLarge(kv::TooLarge {
+        KvError::HeardByTooMany(HeardByTooMany { bytes }) => kv::Error::TooLarge(kv::TooLarge {
             what: "value, with all triggers that hear of it,".into(),
             bytes,
             bytes_max: TOLD_BYTES_MAX,

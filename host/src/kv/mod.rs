@@ -20,7 +20,7 @@ use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
 use crate::quotas::{KvFull, Meter};
 use crate::store::{Db, ETag, Expected, StoreError, still_witnessed};
-use crate::triggers::firing::{Events, Origin};
+use crate::triggers::firing::{self, Events, HeardByTooMany, Origin};
 
 /// The longest name of a collection, in bytes.
 pub const COLLECTION_BYTES_MAX: usize = 128;
@@ -33,9 +33,6 @@ pub const PAGE_ENTRIES: u32 = 100;
 /// About how many bytes of values a page has at most: it ends with the entry that exceeds this.
 /// A guest's memory and the API's answer are bounded by it.
 pub const PAGE_BYTES: usize = 4 * 1024 * 1024;
-/// How many bytes one write may put into the outbox, all triggers that hear of it together: each has a
-/// delivery with the value of its own, in the transaction of the write.
-pub const TOLD_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
 /// What can go wrong with a call to the store. The caller's mistakes say what to do.
 #[derive(Debug, thiserror::Error)]
@@ -66,13 +63,8 @@ pub enum KvError {
         bytes_max: usize,
     },
     /// So many triggers hear of a value of this size.
-    #[error(
-        "the value goes to all triggers that hear of it, {bytes} bytes together; the limit is {TOLD_BYTES_MAX}: have fewer triggers, or a smaller value"
-    )]
-    HeardByTooMany {
-        /// What all of their deliveries would carry.
-        bytes: u64,
-    },
+    #[error("the value {0}, or a smaller value")]
+    HeardByTooMany(#[from] HeardByTooMany),
     /// The app keeps as much as it may.
     #[error(transparent)]
     Full(#[from] KvFull),
@@ -412,11 +404,10 @@ impl Kv {
         }
         let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
         let is_heard = !listening.is_empty();
-        let told = bytes.saturating_mul(listening.len() as u64);
-        if told > TOLD_BYTES_MAX {
+        if let Err(too_many) = firing::check_told(bytes, &listening) {
             events.not_fired(places, &StoreError::Closed);
             quotas.uncount_kv(app_id, bytes);
-            return Err(KvError::HeardByTooMany { bytes: told });
+            return Err(too_many.into());
         }
         let mutation = sql::Mutation {
             app_id: self.app_id,

@@ -77,6 +77,8 @@ fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
             bytes: bytes as u64,
             bytes_max: bytes_max as u64,
         }),
+        // The contract has no word of its own for it.
+        PubSubError::HeardByTooMany(too_many) => wit::Error::InvalidMessage(too_many.to_string()),
         PubSubError::TokenTopics
         | PubSubError::TokenSubject
         | PubSubError::NoMasterKey

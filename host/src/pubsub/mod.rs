@@ -17,7 +17,7 @@ use crate::journal::{Channel, Journal, NewEntry};
 use crate::json::{self, NotJson};
 use crate::secrets::master_key::MasterKeys;
 use crate::store::{Db, StoreError, micros, still_witnessed};
-use crate::triggers::firing::{Events, Origin};
+use crate::triggers::firing::{self, Events, HeardByTooMany, Origin};
 pub use tokens::{SubscriberKey, TtlBounds};
 pub use topics::{AuthMode, OpenTopic, OpenTopics};
 
@@ -53,6 +53,9 @@ pub enum PubSubError {
         /// The limit.
         bytes_max: usize,
     },
+    /// So many triggers hear of a message of this size.
+    #[error("the message {0}, or a smaller message")]
+    HeardByTooMany(#[from] HeardByTooMany),
     /// A token is for no topic, or for too many.
     #[error("a token is for 1 to {} topics", tokens::TOPICS_MAX)]
     TokenTopics,
@@ -191,6 +194,11 @@ impl PubSub {
                 message_id,
                 published_at,
             });
+        }
+        let bytes = topic.as_str().len() + message.0.len();
+        if let Err(too_many) = firing::check_told(bytes as u64, &listening) {
+            self.events.not_fired(places, &StoreError::Closed);
+            return Err(too_many.into());
         }
         let publication = sql::Publication {
             channel: Channel::of_topic(app_id, topic.as_str()),

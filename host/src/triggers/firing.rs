@@ -22,6 +22,32 @@ use crate::pubsub::Topic;
 use crate::store::StoreError;
 use crate::telemetry::trace::{self, TraceParent};
 
+/// How many bytes one write may put into the outbox, all triggers that hear of it together: each has a
+/// delivery with what happened of its own, in the transaction of the write.
+pub const TOLD_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
+/// What happened is too large for so many triggers that hear of it.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "goes to all triggers that hear of it, {bytes} bytes together; the limit is {TOLD_BYTES_MAX}: have fewer triggers"
+)]
+pub struct HeardByTooMany {
+    /// What all of their deliveries would carry.
+    pub bytes: u64,
+}
+
+/// Whether all that listen may be told of something that has so many bytes.
+///
+/// # Errors
+/// [`HeardByTooMany`] beyond [`TOLD_BYTES_MAX`].
+pub fn check_told(bytes: u64, listening: &[Firing]) -> Result<(), HeardByTooMany> {
+    let bytes = bytes.saturating_mul(listening.len() as u64);
+    match bytes <= TOLD_BYTES_MAX {
+        true => Ok(()),
+        false => Err(HeardByTooMany { bytes }),
+    }
+}
+
 /// What makes deliveries of events.
 #[derive(Clone)]
 pub struct Events {

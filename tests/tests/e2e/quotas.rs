@@ -12,6 +12,7 @@ on_both_engines!(
     beyond_their_quota_the_oldest_messages_go,
     what_an_event_carries_is_counted_while_its_delivery_runs,
     a_value_that_goes_to_many_triggers_is_bounded_with_them,
+    a_message_that_goes_to_many_triggers_is_bounded_with_them,
 );
 
 const KIB: usize = 1024;
@@ -221,4 +222,42 @@ fn a_value_that_goes_to_many_triggers_is_bounded_with_them(engine: Engine) {
     assert_eq!(put(&app, "k", &of_size(300 * KIB)), 204);
     app.serve("writes", r#"let long = ""; long.pad(500000, "x"); let kind = (); try { kv::collection("things").set("k", long) } catch (e) { kind = e.kind } kind"#);
     assert_eq!(server.get("/writes").json(), "too_large");
+}
+
+fn a_message_that_goes_to_many_triggers_is_bounded_with_them(engine: Engine) {
+    let server = Server::start(engine);
+    let app = server.app("shop");
+    app.script("hears", "1");
+    for n in 0..40 {
+        let trigger = app.trigger(
+            "pubsub",
+            json!({ "script": "hears", "topic": "t*", "name": format!("t{n}") }),
+        );
+        let pause = format!("/triggers/{}/pause", trigger["id"].as_str().unwrap());
+        assert_eq!(server.api("POST", &pause, None).status, 200);
+    }
+    let published = |topic: &str, message: Value, ephemeral: bool| {
+        let path = format!("/apps/shop/topics/{topic}/messages");
+        let body = json!({ "message": message, "ephemeral": ephemeral });
+        server.api("POST", &path, Some(body))
+    };
+    let refused = published("t", of_size(500 * KIB), false);
+    assert_eq!(
+        (refused.status, refused.json()["field"].as_str()),
+        (422, Some("message"))
+    );
+    let detail = refused.json()["detail"].to_string();
+    assert!(detail.contains("all triggers that hear of it"), "{detail}");
+    assert_eq!(server.rows("outbox"), 0, "nothing was published");
+    // What no trigger hears of is bounded by its own limit alone.
+    assert_eq!(published("t", of_size(500 * KIB), true).status, 200);
+    assert_eq!(published("other", of_size(500 * KIB), false).status, 200);
+    assert_eq!(published("t", of_size(300 * KIB), false).status, 200);
+    assert_eq!(server.rows("outbox"), 40);
+    app.serve("writes", r#"let long = ""; long.pad(500000, "x"); let said = (); try { pubsub::publish_durable("t", long) } catch (e) { said = `${e.kind}: ${e.message}` } said"#);
+    let said = server.get("/writes").json().to_string();
+    assert!(
+        said.contains("invalid: ") && said.contains("16777216"),
+        "{said}"
+    );
 }
