@@ -237,16 +237,21 @@ fn check_head(request: &Request) -> Result<(), Problem> {
             "the only Transfer-Encoding that is understood is chunked; say what a body is coded in by Content-Encoding",
         ));
     }
-    // RFC 9112, 3.2: whoever stands before us may have meant the other one.
-    let hosts = headers.get_all(header::HOST).iter().count();
-    let is_missing = hosts == 0 && request.version() == Version::HTTP_11;
-    if hosts > 1 || is_missing {
-        return Err(Problem::malformed("send one Host header"));
-    }
     let named = request
         .uri()
         .authority()
         .map(|authority| authority.as_str());
+    // RFC 9112, 3.2: whoever stands before us may have meant the other one. Where none is named, as
+    // HTTP/1.0 allows, nobody could tell which app is meant; probes of proxies do so, and mean none.
+    let hosts = headers.get_all(header::HOST).iter().count();
+    let is_missing = hosts == 0
+        && match request.version() {
+            Version::HTTP_11 => true,
+            _ => named.is_none() && !system::is_always_answered(request.uri().path()),
+        };
+    if hosts > 1 || is_missing {
+        return Err(Problem::malformed("send one Host header"));
+    }
     let told = [
         headers.get(header::HOST).map(HeaderValue::as_bytes),
         named.map(str::as_bytes),

@@ -100,6 +100,9 @@ fn a_request_that_could_be_read_in_two_ways_is_refused(engine: Engine) {
     }
     for (what, request) in [
         ("no host", "GET /s HTTP/1.1\r\nConnection: close\r\n\r\n"),
+        ("no host over HTTP/1.0", "GET /s HTTP/1.0\r\n\r\n"),
+        ("no host, and the API", "GET /api/v1/setup HTTP/1.0\r\n\r\n"),
+        ("a probe over HTTP/1.1", "GET /readyz HTTP/1.1\r\n\r\n"),
         (
             "another host in the target",
             "GET http://b/s HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n",
@@ -139,8 +142,16 @@ fn a_request_that_could_be_read_in_two_ways_is_refused(engine: Engine) {
         let request = format!("GET /s HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
         assert_eq!(status(&server.raw(request.as_bytes())), "200", "{host}");
     }
-    let same = "GET http://h/s HTTP/1.1\r\nHost: H\r\nConnection: close\r\n\r\n";
-    assert_eq!(status(&server.raw(same.as_bytes())), "200");
+    for fine in [
+        "GET http://h/s HTTP/1.1\r\nHost: H\r\nConnection: close\r\n\r\n",
+        "GET /s HTTP/1.0\r\nHost: h\r\n\r\n",
+        "GET http://h/s HTTP/1.0\r\n\r\n",
+        // As proxies probe.
+        "GET /readyz HTTP/1.0\r\n\r\n",
+        "GET /healthz HTTP/1.0\r\n\r\n",
+    ] {
+        assert_eq!(status(&server.raw(fine.as_bytes())), "200", "{fine}");
+    }
 }
 
 /// A proxy in front may go by the length where we go by the chunks, or the other way round. RFC 9112,
