@@ -13,6 +13,7 @@ use chrono::TimeDelta;
 
 use super::AppId;
 use super::sql::leaving as sql;
+use crate::dispatch::sql::leaving as deliveries;
 use crate::store::{Db, Engine, StoreError, Tx};
 
 /// How long an app that is being imported is kept without a sign of its import.
@@ -104,13 +105,14 @@ enum Left {
     Entries(Option<(String, String)>),
     /// Versions of its scripts, and all that follows.
     Versions,
-    /// Executions, dead letters and kept answers.
+    /// Deliveries, executions, dead letters and kept answers.
     Records,
     /// It is gone.
     Nothing,
 }
 
-/// Remove a part of an app. Answers what is left, unless it is not to be removed now.
+/// Remove a part of an app. Answers what is left, unless it is not to be removed now, or not wholly
+/// because it is still worked on.
 async fn remove_batch(tx: &mut Tx, id: AppId, left: Left) -> Result<Option<Left>, StoreError> {
     // An import that would keep it waits for the lock, and then finds that it is late.
     if !sql::lock(tx, id).await? {
@@ -125,10 +127,16 @@ async fn remove_batch(tx: &mut Tx, id: AppId, left: Left) -> Result<Option<Left>
     if sql::remove_versions(tx, id, VERSIONS).await? > 0 {
         return Ok(Some(Left::Versions));
     }
-    if sql::remove_records(tx, id, RECORDS).await? > 0 {
+    // What its last executions write goes with it, so it stays until they have ended. Whether they
+    // have is asked before their records are looked for: an end writes them as the delivery goes.
+    let waiting = deliveries::remove_waiting(tx, id, RECORDS).await?;
+    let is_at_work = deliveries::are_left(tx, id).await?;
+    if waiting + sql::remove_records(tx, id, RECORDS).await? > 0 {
         return Ok(Some(Left::Records));
     }
-    // What its last executions wrote meanwhile goes with it.
+    if is_at_work {
+        return Ok(None);
+    }
     sql::remove(tx, id).await?;
     Ok(Some(Left::Nothing))
 }

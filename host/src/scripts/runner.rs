@@ -420,7 +420,12 @@ impl Runner {
                 draft,
             })
             .await;
-        let kept = self.keep(&ended).await;
+        // Of an app that is gone nobody could see an execution.
+        let app_id = ended.execution.app_id;
+        let kept = match self.directory.picture().app(app_id) {
+            Some(_) => self.keep(&ended).await,
+            None => Ok(()),
+        };
         kept.map_err(|problem| ScriptError::NotKept {
             execution_id,
             problem,

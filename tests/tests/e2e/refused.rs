@@ -304,12 +304,35 @@ fn p5_of_a_deleted_app_no_record_is_left(engine: Engine) {
         let counts = server.api("GET", "/apps/shop/dead-letters/counts", None);
         (counts.json()["by_state"]["unresolved"] == 70).then_some(())
     });
+    // One that goes on beyond its app's end, and one that waits for a day.
+    app.script("slow", "sleep(4); 1");
+    app.route_with("slow", "POST /slow", json!({ "dispatch_mode": "async" }));
+    let retry = json!({ "attempts_max": 2, "backoff": "constant", "base_ms": 86_400_000 });
+    app.trigger(
+        "kv",
+        json!({ "script": "dies", "collection": "later", "name": "later", "retry": retry }),
+    );
+    app.set("later", "k", json!("personal"));
+    wait_for("the retry that is due tomorrow", || {
+        let queue = server.api("GET", "/instance", None).json();
+        (queue["queue"]["later"] == 1).then_some(())
+    });
+    assert_eq!(server.call("POST", "/slow", &[], None).status, 202);
+    wait_for("the slow one", || {
+        (server.metric("picloud_leases_held") >= 1.0).then_some(())
+    });
     assert_eq!(server.api("DELETE", "/apps/shop", None).status, 204);
+    let running = server.query("select 1 from outbox where lease_owner is not null");
+    assert_eq!(running.len(), 1, "it goes on beyond the end of its app");
+    wait_for("its end", || {
+        (server.metric("picloud_leases_held") == 0.0).then_some(())
+    });
     for table in [
         "apps",
         "kv",
         "dead_letters",
         "executions",
+        "abandoned_executions",
         "idempotency_keys",
         "outbox",
     ] {

@@ -9,6 +9,7 @@
 
 mod completion;
 pub mod leases;
+pub mod leaving;
 
 use std::collections::HashMap;
 use std::sync::Arc;
