@@ -36,9 +36,15 @@ pub struct Share<S> {
 }
 
 /// There is no room in a budget, or in a share of it.
-#[derive(Debug, thiserror::Error)]
-#[error("as many bytes are held as may be, by all or by one")]
-pub struct Exceeded;
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Exceeded {
+    /// Whoever asks would have a share of their own left.
+    #[error("as many bytes are held as may be by all")]
+    ByAll,
+    /// Whoever asks holds, or asks for, more than their share.
+    #[error("as many bytes are held as may be by one")]
+    ByOne,
+}
 
 /// Bytes taken from a budget for one purpose; dropped, they are given back.
 pub struct Hold<S: Eq + Hash> {
@@ -150,11 +156,15 @@ impl<S: Eq + Hash + Clone> Hold<S> {
             let theirs = held.of.get(&share.of).copied().unwrap_or_default();
             theirs + more > share.bytes_max
         };
-        if held.bytes + more > *bytes_max || self.shares.iter().flatten().any(is_over) {
-            metrics::counter!(metrics.refused).increment(1);
-            return Err(Exceeded);
-        }
-        Ok(())
+        let exceeded = if self.shares.iter().flatten().any(is_over) {
+            Exceeded::ByOne
+        } else if held.bytes + more > *bytes_max {
+            Exceeded::ByAll
+        } else {
+            return Ok(());
+        };
+        metrics::counter!(metrics.refused).increment(1);
+        Err(exceeded)
     }
 
     fn take(&self, held: &mut Held<S>, more: u64) {
@@ -210,10 +220,16 @@ mod tests {
         let (first, second, other) = (hold("a"), hold("a"), hold("b"));
         assert!(first.grow_to(40).is_ok() && first.grow_to(20).is_ok());
         assert!(second.grow_by(21).is_err() && second.grow_by(20).is_ok());
-        assert!(first.grow_by(1).is_err(), "of one");
+        assert_eq!(first.grow_by(1), Err(Exceeded::ByOne));
         assert!(other.grow_by(41).is_err() && other.grow_by(40).is_ok());
         let nobodys = budget.hold([None, None]);
-        assert!(nobodys.grow_by(1).is_err(), "of all");
+        assert_eq!(nobodys.grow_by(1), Err(Exceeded::ByAll));
+        assert_eq!(hold("c").grow_by(1), Err(Exceeded::ByAll));
+        assert_eq!(
+            hold("c").grow_by(61),
+            Err(Exceeded::ByOne),
+            "whatever others hold"
+        );
         assert_eq!(budget.held(), (100, 2));
         assert!(nobodys.check().is_err() && first.another().check().is_err());
         other.note(10);

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::oneshot;
@@ -17,17 +17,19 @@ use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
 use super::outbox::{HandOver, Outbox};
 use super::record::{abandoned, attempt_of, never_ran, unreadable};
-use super::retry::RetryPolicy;
+use super::retry::{RetryPolicy, pause_for_memory};
 use super::settle::SyncEnd;
 use super::sql::{self, Also, Claimed, NewDelivery, Placed, Then};
 use super::unwritten::Unwritten;
 use super::{Answer, Attempted, Delivery, DeliveryId, Executor, Payload};
 use crate::apps::AppId;
+use crate::budget::Exceeded;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{
     AbandonReason, ExecutionError, ExecutionId, OutcomeKind, sql::Ended, tally::Tally,
 };
 use crate::idempotency::Key;
+use crate::sandbox::Outcome;
 use crate::store::{Engine, StoreError};
 use crate::tasks::Tasks;
 use crate::telemetry::trace::Span;
@@ -79,6 +81,18 @@ fn count_panic(delivery_id: DeliveryId) {
 #[derive(Debug, thiserror::Error)]
 #[error("as many executions run as this node takes on")]
 pub struct GateFull;
+
+/// How long a delivery waits that failed because others hold all memory for guests, which is no attempt
+/// of it. A caller who waits is told instead.
+fn pause_for_others(delivery: &Delivery, answer: &Answer) -> Option<TimeDelta> {
+    match answer {
+        Answer::Outcome(Outcome::NoMemory(Exceeded::ByAll)) if delivery.reply_to.is_none() => {
+            let (_, seed) = delivery.id.uuid().as_u64_pair();
+            pause_for_memory(Utc::now() - delivery.created_at, seed)
+        }
+        _ => None,
+    }
+}
 
 /// Say of an exported execution what it was.
 fn describe(span: &Span, delivery: &Delivery, ended: &Ended) {
@@ -336,6 +350,9 @@ impl Dispatcher {
         drop(permit);
         if self.outbox.backlog.load(Ordering::Relaxed) {
             self.outbox.wake.notify_one();
+        }
+        if let Some(pause) = pause_for_others(&delivery, &answer) {
+            return self.put_back(&delivery, pause, lease).await;
         }
         metrics::counter!("picloud_executions_total", "outcome" => ended.execution.outcome.as_str())
             .increment(1);

@@ -97,6 +97,25 @@ impl RetryPolicy {
     }
 }
 
+/// For how long after it was made a delivery is put back without counting an attempt, where others hold
+/// all memory; after that it counts, so that each ends some day.
+const WAITS_FOR_MEMORY: TimeDelta = TimeDelta::days(1);
+/// The shortest pause before it is looked at again, and the longest.
+const MEMORY_PAUSES: [TimeDelta; 2] = [TimeDelta::seconds(1), TimeDelta::minutes(1)];
+
+/// How long a delivery of that age waits for memory that others hold, a quarter as long as it has waited;
+/// none where that is an attempt as any other. `seed` chooses the jitter.
+pub fn pause_for_memory(age: TimeDelta, seed: u64) -> Option<TimeDelta> {
+    let [shortest, longest] = MEMORY_PAUSES;
+    let pause = (age / 4).clamp(shortest, longest).num_milliseconds();
+    let policy = RetryPolicy {
+        backoff: Backoff::Constant,
+        base_ms: pause.unsigned_abs(),
+        ..RetryPolicy::DEFAULT
+    };
+    (age < WAITS_FOR_MEMORY).then(|| policy.pause(1, seed))
+}
+
 /// SplitMix64's finaliser (Steele, Lea, Flood 2014): neighbouring seeds give unrelated numbers.
 fn mixed(seed: u64) -> u64 {
     let z = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
@@ -126,6 +145,17 @@ mod tests {
         assert_eq!(of(Backoff::Linear), [1_000, 2_000, 3_000, 4_000]);
         assert_eq!(of(Backoff::Constant), [1_000; 4]);
         assert_eq!(without_jitter(Backoff::Exponential, 99), 86_400_000);
+    }
+
+    #[test]
+    fn a_delivery_waits_for_memory_longer_and_longer_and_not_for_ever() {
+        let pause = |age: TimeDelta| pause_for_memory(age, 7).map(|pause| pause.num_seconds());
+        assert!((0..=1).contains(&pause(TimeDelta::zero()).unwrap()));
+        assert!((20..=30).contains(&pause(TimeDelta::seconds(100)).unwrap()));
+        assert!((48..=72).contains(&pause(TimeDelta::hours(23)).unwrap()));
+        assert_eq!(pause(TimeDelta::days(1)), None);
+        // Of a clock that was set back.
+        assert!((0..=1).contains(&pause(TimeDelta::days(-1)).unwrap()));
     }
 
     proptest! {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use chrono::Utc;
+use chrono::{TimeDelta, Utc};
 
 use super::leases::Lease;
 use super::record::{abandoned, attempt_of, count_abandoned, with_lost_attempts};
@@ -211,6 +211,17 @@ impl Dispatcher {
         if tells || frees_another {
             self.outbox.is_behind();
         } else if is_due_again {
+            // To reckon anew when the next is due.
+            self.outbox.wake.notify_one();
+        }
+    }
+
+    /// A delivery is due again after a pause, as if it had not been attempted: what ran of it is not kept,
+    /// because the attempt that counts has its ids.
+    pub(super) async fn put_back(&self, delivery: &Delivery, pause: TimeDelta, lease: Lease) {
+        let completion = self.completion(delivery, Then::PutBack(pause));
+        if self.complete(completion, lease).await {
+            metrics::counter!("picloud_deliveries_put_back_total").increment(1);
             // To reckon anew when the next is due.
             self.outbox.wake.notify_one();
         }

@@ -252,7 +252,7 @@ impl OutcomeKind {
                 Self::NoCapacity,
                 "the instance runs as many executions as it can".into(),
             ),
-            Outcome::NoMemory => said(
+            Outcome::NoMemory(_) => said(
                 Self::NoMemory,
                 "the instance, or the app, has no more memory for executions now".into(),
             ),

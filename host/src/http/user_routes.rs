@@ -511,7 +511,7 @@ fn failed(outcome: Outcome) -> Problem {
             "The script took longer than its time limit",
         ),
         Outcome::NoCapacity => crate::dispatch::dispatcher::GateFull.into(),
-        Outcome::NoMemory => Problem::new(
+        Outcome::NoMemory(_) => Problem::new(
             ProblemType::Overloaded,
             "Executions hold as much memory as they may, all of them or this app's; try again",
         )

@@ -21,14 +21,8 @@ pub(super) struct MemoryExceeded;
 
 /// All guests hold as much memory as they may, or all of one app do.
 #[derive(Debug, thiserror::Error)]
-#[error("the guests of the node, or of the app, hold as much memory as they may")]
-pub(super) struct NoMemory;
-
-impl From<Exceeded> for NoMemory {
-    fn from(_: Exceeded) -> Self {
-        Self
-    }
-}
+#[error("the guests of the node, or of the app, hold as much memory as they may: {0}")]
+pub(super) struct NoMemory(pub(super) Exceeded);
 
 /// The memory of all guests together, with a share for each app.
 pub(super) type Memory = Budget<Uuid>;
@@ -88,7 +82,7 @@ impl ResourceLimiter for Limiter {
             return Err(MemoryExceeded.into());
         }
         if current > 0 || !self.is_interpreted {
-            self.hold.grow_by(more as u64).map_err(NoMemory::from)?;
+            self.hold.grow_by(more as u64).map_err(NoMemory)?;
         }
         self.memory_bytes = sum;
         Ok(true)
@@ -132,13 +126,14 @@ mod tests {
         assert!(grow(&mut one, 0, 10).is_ok() && grow(&mut one, 10, 50).is_ok());
         // What the interpreter begins with is not counted, and what it grows by is.
         assert!(grow(&mut two, 0, 20).is_ok() && grow(&mut two, 20, 30).is_ok());
+        let whose = |refused: wasmtime::Error| refused.downcast::<NoMemory>().unwrap().0;
         let refused = grow(&mut two, 30, 31).unwrap_err();
-        assert!(refused.is::<NoMemory>(), "{refused}");
+        assert_eq!(whose(refused), Exceeded::ByOne);
         assert!(grow(&mut two, 30, 80).unwrap_err().is::<MemoryExceeded>());
         let mut other = limiter(&memory, 2, false);
         assert!(grow(&mut other, 0, 20).is_ok());
         let refused = grow(&mut other, 20, 21).unwrap_err();
-        assert!(refused.is::<NoMemory>(), "{refused}");
+        assert_eq!(whose(refused), Exceeded::ByAll);
         drop((one, two, other));
         assert_eq!(memory.held(), (0, 0));
     }

@@ -29,6 +29,8 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use crate::budget::Exceeded;
+
 pub use artifact::Cached;
 pub use bindings::types::{Diagnostic, Position, Thrown};
 pub use compile::{CompileError, CompileLimits, compile_child_main};
@@ -326,7 +328,7 @@ pub enum Outcome {
     /// The pool has no room for another instance.
     NoCapacity,
     /// All guests of the node, or of the app, hold as much memory as they may.
-    NoMemory,
+    NoMemory(Exceeded),
     /// Our own fault; the text is for the operator.
     Platform(String),
 }

@@ -349,8 +349,8 @@ fn trapped(error: &wasmtime::Error) -> Outcome {
     if error.is::<MemoryExceeded>() {
         return Outcome::MemoryExceeded;
     }
-    if error.is::<NoMemory>() {
-        return Outcome::NoMemory;
+    if let Some(NoMemory(exceeded)) = error.downcast_ref() {
+        return Outcome::NoMemory(*exceeded);
     }
     if let Some(HostLimitReached(limit)) = error.downcast_ref() {
         return Outcome::HostCallsExceeded(*limit);
@@ -372,6 +372,7 @@ fn trapped(error: &wasmtime::Error) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::Exceeded;
 
     #[test]
     fn a_source_that_takes_too_much_to_compile_is_invalid_and_no_fault_of_ours() {
@@ -395,7 +396,7 @@ mod tests {
         // What is not the source's doing is not blamed on it.
         for ended in [
             Outcome::NoCapacity,
-            Outcome::NoMemory,
+            Outcome::NoMemory(Exceeded::ByAll),
             Outcome::Platform("x".into()),
         ] {
             let error = not_compiled(ended);

@@ -305,7 +305,7 @@ impl Runner {
                 let program = match self.program(app, source.clone()).await {
                     Ok(program) => program,
                     Err(ProgramError::Ended(
-                        Outcome::NoCapacity | Outcome::NoMemory | Outcome::Platform(_),
+                        Outcome::NoCapacity | Outcome::NoMemory(_) | Outcome::Platform(_),
                     )) => {
                         return Err(NoCode::NotNow(Program::Source(source)));
                     }

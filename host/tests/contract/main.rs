@@ -13,6 +13,7 @@ mod instance;
 mod journal;
 mod kv;
 mod leases;
+mod no_memory;
 mod outbox;
 mod overview;
 mod retention;

@@ -531,6 +531,7 @@ async fn i03_a_stale_worker_cannot_put_a_delivery_back(test: Database) {
     for then in [
         Then::DueAfter(TimeDelta::zero(), Vec::new()),
         Then::Held,
+        Then::PutBack(TimeDelta::zero()),
         Then::Gone,
     ] {
         let stale = Completion {

@@ -51,6 +51,8 @@ pub enum Then {
     DueAfter(TimeDelta, Vec<Attempt>),
     /// It waits for its trigger to be resumed; the attempt was none.
     Held,
+    /// It is due again after a while; the attempt was none.
+    PutBack(TimeDelta),
 }
 
 /// What is written together with the end of an attempt.
@@ -309,19 +311,30 @@ async fn put_back(tx: &mut Tx, item: &Completion) -> Result<bool, StoreError> {
     const DUE: &str = "
         update outbox set lease_owner = null, due_at = $4, history = $5
         where id = $1 and attempt = $2 and lease_owner = $3";
-    const HELD: &str = "
-        update outbox set lease_owner = null, due_at = $4, held = true, attempt = attempt - 1
+    const NOT_ATTEMPTED: &str = "
+        update outbox set lease_owner = null, due_at = $4, held = $5, attempt = attempt - 1
         where id = $1 and attempt = $2 and lease_owner = $3";
+    let mut held = None;
     let (sql, due_at, history) = match &item.then {
         Then::Gone => return Ok(false),
         Then::DueAfter(pause, history) => (DUE, tx.now + *pause, Some(json(history))),
-        Then::Held => (HELD, tx.now, None),
+        Then::Held => {
+            held = Some(true);
+            (NOT_ATTEMPTED, tx.now, None)
+        }
+        Then::PutBack(pause) => {
+            held = Some(false);
+            (NOT_ATTEMPTED, tx.now + *pause, None)
+        }
     };
     let rows = on!(tx.conn().await?, |c| {
         let query = sqlx::query(sql).bind(item.id).bind(i64::from(item.attempt));
         let mut query = query.bind(item.worker).bind(due_at);
         if let Some(history) = history {
             query = query.bind(history);
+        }
+        if let Some(held) = held {
+            query = query.bind(held);
         }
         query.execute(c).await.map(|done| done.rows_affected())
     })?;
