@@ -129,6 +129,13 @@ impl<S: Eq + Hash + Clone> Hold<S> {
         self.take(&mut self.budget.lock(), more);
     }
 
+    /// Hold `bytes` in all, room or not: what there is now of what was held.
+    pub fn note_all(&self, bytes: u64) {
+        let mut held = self.budget.lock();
+        self.give_back(&mut held, self.bytes.swap(0, Ordering::Relaxed));
+        self.take(&mut held, bytes);
+    }
+
     /// Whether there is room for anything more.
     ///
     /// # Errors
@@ -185,13 +192,8 @@ impl<S: Eq + Hash + Clone> Hold<S> {
     }
 }
 
-impl<S: Eq + Hash> Drop for Hold<S> {
-    fn drop(&mut self) {
-        let bytes = *self.bytes.get_mut();
-        if bytes == 0 {
-            return;
-        }
-        let mut held = self.budget.lock();
+impl<S: Eq + Hash> Hold<S> {
+    fn give_back(&self, held: &mut Held<S>, bytes: u64) {
         held.bytes -= bytes;
         for share in self.shares.iter().flatten() {
             if let Some(theirs) = held.of.get_mut(&share.of) {
@@ -202,6 +204,15 @@ impl<S: Eq + Hash> Drop for Hold<S> {
             }
         }
         metrics::gauge!(self.budget.metrics.bytes).set(held.bytes as f64);
+    }
+}
+
+impl<S: Eq + Hash> Drop for Hold<S> {
+    fn drop(&mut self) {
+        let bytes = *self.bytes.get_mut();
+        if bytes > 0 {
+            self.give_back(&mut self.budget.lock(), bytes);
+        }
     }
 }
 
@@ -240,5 +251,11 @@ mod tests {
         let (more, same) = (hold("a"), hold("a").another());
         more.note(60);
         assert!(same.check().is_err() && hold("b").check().is_ok());
+        more.note_all(7);
+        assert_eq!((budget.held().0, same.check().is_ok()), (7, true));
+        more.note_all(70);
+        assert_eq!((budget.held().0, same.check().is_ok()), (70, false));
+        drop(more);
+        assert_eq!(budget.held(), (0, 0));
     }
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use uuid::Uuid;
 use wasmtime::ResourceLimiter;
 
@@ -12,6 +13,9 @@ const KEPT_FREE: u64 = 4;
 
 /// Elements of all tables together: a language runtime's function table, with room to spare.
 const TABLE_ELEMENTS_MAX: usize = 20_000;
+
+/// From how many bytes on an answer is counted.
+const COUNTED_FROM_BYTES: usize = 16 * 1024;
 
 /// The guest wanted more memory than its limit. It traps at once instead of getting a -1 that
 /// most allocators turn into an abort without a reason.
@@ -66,6 +70,32 @@ impl Limiter {
             is_interpreted,
             table_elements: 0,
         }
+    }
+}
+
+/// An answer, which counts as memory of guests until it is gone.
+struct Answer {
+    bytes: Bytes,
+    _hold: Hold<Uuid>,
+}
+
+impl AsRef<[u8]> for Answer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl Limiter {
+    /// What a guest answered, counted in place of its memory for as long as anybody has it: callers who do
+    /// not read must not have guest after guest answer, each with the memory of the one before. What is
+    /// small is not worth it.
+    pub(super) fn answer(self, bytes: Bytes) -> Bytes {
+        if bytes.len() < COUNTED_FROM_BYTES {
+            return bytes;
+        }
+        self.hold.note_all(bytes.len() as u64);
+        let _hold = self.hold;
+        Bytes::from_owner(Answer { bytes, _hold })
     }
 }
 
@@ -136,5 +166,25 @@ mod tests {
         assert_eq!(whose(refused), Exceeded::ByAll);
         drop((one, two, other));
         assert_eq!(memory.held(), (0, 0));
+    }
+
+    #[test]
+    fn an_answer_counts_as_its_guest_did_until_it_is_gone() {
+        let memory = memory(80 << 20);
+        let mut guest = limiter(&memory, 1, false);
+        assert!(guest.memory_growing(0, 50 * MIB, None).is_ok());
+        let answer = guest.answer(vec![0; 20 * MIB].into());
+        assert_eq!(memory.held().0, 20 << 20);
+        let copy = answer.slice(..1);
+        drop(answer);
+        assert_eq!(memory.held().0, 20 << 20);
+        drop(copy);
+        assert_eq!(memory.held(), (0, 0));
+        // What an interpreter begins with was not counted, and what it answers is.
+        let answer = limiter(&memory, 1, true).answer(vec![0; MIB].into());
+        assert_eq!(memory.held().0, 1 << 20);
+        let small = limiter(&memory, 1, true).answer(Bytes::from_static(b"1"));
+        assert_eq!(memory.held().0, 1 << 20);
+        drop((answer, small));
     }
 }

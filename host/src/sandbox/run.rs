@@ -143,6 +143,10 @@ pub(super) async fn run<I: Imports>(shared: Arc<Shared<I>>, job: Job<I>) -> Repo
     let mut state = store.into_data();
     let (log, log_truncated) = state.log.into_parts();
     state.redaction.outcome(&mut outcome);
+    if let Outcome::Answered(response) = &mut outcome {
+        let body = std::mem::take(&mut response.body);
+        response.body = state.limiter.answer(body);
+    }
     Report {
         outcome,
         fuel_used,
