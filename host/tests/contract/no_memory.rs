@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use chrono::TimeDelta;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use picloud::budget::Exceeded;
@@ -23,10 +22,7 @@ use crate::database::Database;
 use crate::on_both_engines;
 use crate::outbox::{dead_letters_of, delivery, executions_of, insert, until_empty};
 
-on_both_engines!(
-    an_attempt_without_memory_counts_unless_others_hold_it,
-    a_delivery_that_has_waited_for_a_day_uses_its_attempts_up,
-);
+on_both_engines!(an_attempt_without_memory_counts_unless_others_hold_it);
 
 /// Finds no memory at the first two attempts, and fails at all others.
 struct Refused {
@@ -89,12 +85,4 @@ async fn attempts(test: &Database, delivery: &Delivery, exceeded: Exceeded) -> u
 async fn an_attempt_without_memory_counts_unless_others_hold_it(test: Database) {
     assert_eq!(attempts(&test, &delivery(), Exceeded::ByAll).await, 5);
     assert_eq!(attempts(&test, &delivery(), Exceeded::ByOne).await, 3);
-}
-
-async fn a_delivery_that_has_waited_for_a_day_uses_its_attempts_up(test: Database) {
-    let old = Delivery {
-        created_at: chrono::Utc::now() - TimeDelta::days(2),
-        ..delivery()
-    };
-    assert_eq!(attempts(&test, &old, Exceeded::ByAll).await, 3);
 }
