@@ -225,7 +225,8 @@ fn a_value_that_goes_to_many_triggers_is_bounded_with_them(engine: Engine) {
 }
 
 fn a_message_that_goes_to_many_triggers_is_bounded_with_them(engine: Engine) {
-    let server = Server::start(engine);
+    let options = Options::with(&[("PICLOUD_MESSAGE_BYTES_MAX", "1MiB")]);
+    let server = Server::start_with(engine, options);
     let app = server.app("shop");
     app.script("hears", "1");
     for n in 0..40 {
