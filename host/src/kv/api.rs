@@ -60,6 +60,7 @@ pub fn endpoints() -> Api {
             remove,
         )
         .called("deleteKvValue", "Remove a key")
+        .may_fail(&[ProblemType::QuotaUsedUp])
         // The same by the query: of a path, browsers take `.` and `..` out, however they are written.
         .get(
             "/apps/{app}/kv-entries",
@@ -94,6 +95,7 @@ pub fn endpoints() -> Api {
         )
         .named_by_query()
         .called("deleteKvValueOf", "Remove a key, whatever it is called")
+        .may_fail(&[ProblemType::QuotaUsedUp])
 }
 
 fn kv(node: &Node, app: &str) -> Result<Kv, Problem> {

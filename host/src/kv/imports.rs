@@ -2,6 +2,7 @@
 
 use super::{Kv, KvError, Page, Stored, TOLD_BYTES_MAX};
 use crate::imports::GuestImports;
+use crate::quotas::Data;
 use crate::sandbox::KvImports;
 use crate::sandbox::bindings::kv;
 
@@ -105,9 +106,12 @@ fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
         }),
         // The contract has no word of its own for it.
         KvError::Full(full) => kv::Error::TooLarge(kv::TooLarge {
-            what: "whole key-value store of the app".into(),
-            bytes: full.bytes,
-            bytes_max: full.bytes_max,
+            what: match full.data {
+                Data::Kv => "whole key-value store of the app".into(),
+                data => format!("app's `{}` in the database", data.as_str()),
+            },
+            bytes: full.used,
+            bytes_max: full.max,
         }),
         KvError::Store(error) => {
             tracing::warn!(%error, "a guest's call to the key-value store failed");

@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::apps::AppId;
 use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
-use crate::quotas::{KvFull, Meter};
+use crate::quotas::{Full, Meter};
 use crate::store::{Db, ETag, Expected, StoreError, still_witnessed};
 use crate::triggers::firing::{Events, Origin};
 
@@ -75,7 +75,7 @@ pub enum KvError {
     },
     /// The app keeps as much as it may.
     #[error(transparent)]
-    Full(#[from] KvFull),
+    Full(#[from] Full),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -417,6 +417,11 @@ impl Kv {
             events.not_fired(places, &StoreError::Closed);
             quotas.uncount_kv(app_id, bytes);
             return Err(KvError::HeardByTooMany { bytes: told });
+        }
+        if let Err(full) = events.check_room(app_id, &listening, bytes) {
+            events.not_fired(places, &StoreError::Closed);
+            quotas.uncount_kv(app_id, bytes);
+            return Err(full.into());
         }
         let mutation = sql::Mutation {
             app_id: self.app_id,

@@ -77,7 +77,13 @@ fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
             bytes: bytes as u64,
             bytes_max: bytes_max as u64,
         }),
+        // The contract has no word of its own for it.
+        PubSubError::Full(full) => wit::Error::TooLarge(wit::TooLarge {
+            bytes: full.used,
+            bytes_max: full.max,
+        }),
         PubSubError::TokenTopics
+        | PubSubError::TooMany(_)
         | PubSubError::TokenSubject
         | PubSubError::NoMasterKey
         | PubSubError::NotOpen(_) => wit::Error::InvalidTokenRequest(text),

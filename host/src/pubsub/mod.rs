@@ -15,6 +15,7 @@ use crate::apps::AppId;
 use crate::directory::{Directory, Unread};
 use crate::journal::{Channel, Journal, NewEntry};
 use crate::json::{self, NotJson};
+use crate::quotas::{Full, objects::TooMany};
 use crate::secrets::master_key::MasterKeys;
 use crate::store::{Db, StoreError, micros, still_witnessed};
 use crate::triggers::firing::{Events, Origin};
@@ -67,6 +68,12 @@ pub enum PubSubError {
     /// The topic is not open.
     #[error("the topic `{0}` is not open to subscribers")]
     NotOpen(String),
+    /// The app keeps as many deliveries as it may.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// There are as many topics, or keys that sign tokens, as there may be.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// It is done, and this node does not know it yet.
     #[error("it is done, but {0}")]
     Unread(#[from] Unread),
@@ -143,6 +150,8 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// For how long subscriber tokens may be good.
     pub token_ttl: TtlBounds,
+    /// How many keys an app may have that sign them.
+    pub subscriber_keys_max: u64,
 }
 
 impl PubSub {
@@ -183,6 +192,11 @@ impl PubSub {
         let is_open = picture.open_topic(app_id, topic.as_str()).is_some();
         drop(picture);
         let (listening, places) = self.events.listening_to_topic(app_id, &topic, origin);
+        let bytes = message.0.len() as u64;
+        if let Err(full) = self.events.check_room(app_id, &listening, bytes) {
+            self.events.not_fired(places, &StoreError::Closed);
+            return Err(full.into());
+        }
         let message_id = Uuid::now_v7();
         if listening.is_empty() && !is_open {
             // Nobody can ever hear it.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::apps::AppId;
 use crate::executions::ExecutionId;
+use crate::quotas::{Full, objects::TooMany};
 use crate::sandbox::{CompileError, Diagnostic, Limits, QueueFull};
 use crate::store::{Id, StoreError};
 
@@ -156,6 +157,12 @@ pub enum ScriptError {
         /// Why it is not kept.
         problem: StoreError,
     },
+    /// The app has as many of them as it may.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// The app keeps as many versions as it may.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
