@@ -53,7 +53,10 @@ pub struct Count {
 #[derive(Debug, Clone, Copy, Default)]
 struct Counted {
     measured: Size,
-    since: Change,
+    /// All that this node did.
+    done: Change,
+    /// What of it was done when that measurement began.
+    done_before: Change,
 }
 
 /// What was added, or, below zero, taken away.
@@ -65,9 +68,11 @@ pub(super) struct Change {
 
 impl Counted {
     fn known(self) -> Size {
+        let rows = self.done.rows.saturating_sub(self.done_before.rows);
+        let bytes = self.done.bytes.saturating_sub(self.done_before.bytes);
         Size {
-            rows: self.measured.rows.saturating_add_signed(self.since.rows),
-            bytes: self.measured.bytes.saturating_add_signed(self.since.bytes),
+            rows: self.measured.rows.saturating_add_signed(rows),
+            bytes: self.measured.bytes.saturating_add_signed(bytes),
         }
     }
 }
@@ -114,17 +119,17 @@ impl Count {
     /// Something was added.
     pub fn add(&self, app: AppId, size: Size) {
         let mut apps = lock(&self.apps);
-        let since = &mut apps.entry(app).or_default().since;
-        since.rows = since.rows.saturating_add_unsigned(size.rows);
-        since.bytes = since.bytes.saturating_add_unsigned(size.bytes);
+        let done = &mut apps.entry(app).or_default().done;
+        done.rows = done.rows.saturating_add_unsigned(size.rows);
+        done.bytes = done.bytes.saturating_add_unsigned(size.bytes);
     }
 
     /// Something went.
     pub fn take(&self, app: AppId, size: Size) {
         let mut apps = lock(&self.apps);
-        let since = &mut apps.entry(app).or_default().since;
-        since.rows = since.rows.saturating_sub_unsigned(size.rows);
-        since.bytes = since.bytes.saturating_sub_unsigned(size.bytes);
+        let done = &mut apps.entry(app).or_default().done;
+        done.rows = done.rows.saturating_sub_unsigned(size.rows);
+        done.bytes = done.bytes.saturating_sub_unsigned(size.bytes);
     }
 
     fn want(&self, app: AppId) {
@@ -142,28 +147,24 @@ impl Count {
         std::mem::take(&mut *lock(&self.wanted))
     }
 
-    /// What was done in an app since it was measured last: asked before it is measured again.
-    pub(super) fn since(&self, app: AppId) -> Change {
+    /// What was done in an app: asked before it is measured.
+    pub(super) fn done(&self, app: AppId) -> Change {
         let known = lock(&self.apps).get(&app).copied().unwrap_or_default();
-        known.since
+        known.done
     }
 
     /// The same of all apps of which something is known.
-    pub(super) fn since_of_all(&self) -> HashMap<AppId, Change> {
+    pub(super) fn done_in_all(&self) -> HashMap<AppId, Change> {
         let apps = lock(&self.apps);
-        apps.iter()
-            .map(|(app, known)| (*app, known.since))
-            .collect()
+        apps.iter().map(|(app, known)| (*app, known.done)).collect()
     }
 
-    /// An app was measured, where `before` was done when that began: what is done while it is measured
-    /// may be missed, or count twice, until it is measured again.
-    pub(super) fn measured(&self, app: AppId, size: Size, before: Change) {
+    /// An app was measured, where `done_before` was done when that began: what is done while it is
+    /// measured may be missed, or count twice, until it is measured again.
+    pub(super) fn measured(&self, app: AppId, size: Size, done_before: Change) {
         let mut apps = lock(&self.apps);
         let known = apps.entry(app).or_default();
-        known.measured = size;
-        known.since.rows = known.since.rows.saturating_sub(before.rows);
-        known.since.bytes = known.since.bytes.saturating_sub(before.bytes);
+        (known.measured, known.done_before) = (size, done_before);
     }
 
     /// Forget the other apps.
@@ -203,7 +204,7 @@ mod tests {
     fn what_is_done_while_it_is_measured_counts_on() {
         let (count, app) = count(10, 1000);
         count.add(app, Size::row(100));
-        let before = count.since(app);
+        let before = count.done(app);
         count.add(app, Size::row(100));
         count.measured(app, Size { rows: 8, bytes: 80 }, before);
         assert_eq!(count.take_wanted().len(), 0);
@@ -217,12 +218,25 @@ mod tests {
     }
 
     #[test]
+    fn two_measurements_at_once_count_nothing_away() {
+        let (count, app) = count(10, 1000);
+        for _ in 0..8 {
+            count.add(app, Size::row(1));
+        }
+        let (first, second) = (count.done(app), count.done(app));
+        for before in [first, second] {
+            count.measured(app, Size { rows: 8, bytes: 8 }, before);
+        }
+        count.check(app, Size { rows: 3, bytes: 0 }).unwrap_err();
+    }
+
+    #[test]
     fn what_others_added_and_this_node_took_away_makes_no_debt() {
         let (count, app) = count(10, 1000);
         for _ in 0..50 {
             count.take(app, Size::row(100));
         }
-        let before = count.since(app);
+        let before = count.done(app);
         count.measured(
             app,
             Size {

@@ -90,15 +90,17 @@ impl Meter {
     }
 
     async fn measure_all(&self, pace: Pace) -> Removed {
-        let apps: HashSet<AppId> = self.directory.picture().app_ids().into_iter().collect();
+        let apps = self.directory.picture().app_ids();
         let mut removed = Removed::default();
         if let Err(error) = self.measure_deliveries(pace).await {
             tracing::warn!(%error, "the deliveries that wait could not be measured");
         }
-        for app in &apps {
-            tell(*app, self.measure(*app, pace, &mut removed).await);
+        for app in apps {
+            tell(app, self.measure(app, pace, &mut removed).await);
         }
-        let is_there = |app: &AppId| apps.contains(app);
+        // Some were made meanwhile.
+        let picture = self.directory.picture();
+        let is_there = |app: &AppId| picture.app(*app).is_some();
         lock(&self.kv).retain(|app, _| is_there(app));
         self.counts.deliveries.retain(is_there);
         self.counts.script_versions.retain(is_there);
@@ -177,7 +179,7 @@ impl Meter {
     /// Measure the deliveries that wait, of all apps at once.
     async fn measure_deliveries(&self, pace: Pace) -> Result<(), StoreError> {
         let count = &self.counts.deliveries;
-        let since = count.since_of_all();
+        let done = count.done_in_all();
         let mut sizes: HashMap<AppId, Size> = HashMap::new();
         let mut after = Uuid::nil();
         loop {
@@ -193,10 +195,10 @@ impl Meter {
             pace.pause_after(began).await;
         }
         let mut apps: HashSet<AppId> = self.directory.picture().app_ids().into_iter().collect();
-        apps.extend(since.keys());
+        apps.extend(done.keys());
         for app in apps {
             let size = sizes.get(&app).copied().unwrap_or_default();
-            count.measured(app, size, since.get(&app).copied().unwrap_or_default());
+            count.measured(app, size, done.get(&app).copied().unwrap_or_default());
             self.know(app, Data::Deliveries, size);
         }
         Ok(())
@@ -204,7 +206,7 @@ impl Meter {
 
     /// Measure the versions of an app's scripts.
     async fn measure_versions(&self, app: AppId, pace: Pace) -> Result<(), StoreError> {
-        let since = self.counts.script_versions.since(app);
+        let done = self.counts.script_versions.done(app);
         let mut size = Size::default();
         let mut after = (Uuid::nil(), 0);
         loop {
@@ -216,14 +218,14 @@ impl Meter {
             after = step.last;
             pace.pause_after(began).await;
         }
-        self.counts.script_versions.measured(app, size, since);
+        self.counts.script_versions.measured(app, size, done);
         self.know(app, Data::ScriptVersions, size);
         Ok(())
     }
 
     /// Measure the idempotency keys of an app.
     async fn measure_keys(&self, app: AppId, pace: Pace) -> Result<(), StoreError> {
-        let since = self.counts.idempotency_keys.since(app);
+        let done = self.counts.idempotency_keys.done(app);
         let mut size = Size::default();
         let mut after = (Uuid::nil(), String::new());
         loop {
@@ -235,7 +237,7 @@ impl Meter {
             after = step.last;
             pace.pause_after(began).await;
         }
-        self.counts.idempotency_keys.measured(app, size, since);
+        self.counts.idempotency_keys.measured(app, size, done);
         self.know(app, Data::IdempotencyKeys, size);
         Ok(())
     }
