@@ -37,7 +37,7 @@ use crate::machine;
 use crate::oidc::provider::Provider;
 use crate::overview::waiting;
 use crate::pubsub::PubSub;
-use crate::quotas::Meter;
+use crate::quotas::{Counts, Meter};
 use crate::sandbox::{RHAI_GUEST, Sandbox, SandboxConfig};
 use crate::scripts::runner::Runner;
 use crate::secrets::Secrets;
@@ -143,14 +143,16 @@ impl Node {
         };
         let sandbox = tokio::task::spawn_blocking(|| Sandbox::new(sandbox_config)).await??;
         let executions_max = sandbox.executions_max() as usize;
+        let counts = Counts::new(config.quotas);
         let (outbox, hand_over) = Outbox::new(
             db.clone(),
             executions_max,
             config.lease_ms,
             config.bodies_bytes_max,
+            counts.clone(),
         );
         let events = Events::new(directory.clone(), outbox.clone(), config.trigger_depth_max);
-        let quotas = Meter::new(db.clone(), directory.clone(), config.quotas);
+        let quotas = Meter::new(db.clone(), directory.clone(), counts);
         let kv_bytes_max = config.kv_value_bytes_max;
         let kv = KvStore::new(db.clone(), events.clone(), quotas.clone(), kv_bytes_max);
         let replays = Replays::new(config.streams.replays);

@@ -15,7 +15,7 @@ use super::show::script_id;
 use super::{AppArg, Done, input, terminal};
 use crate::apps::api::DomainState;
 use crate::apps::{App, HostPattern};
-use crate::quotas::api::{AppUsage, Kept};
+use crate::quotas::api::{AppUsage, Counted, Kept};
 use crate::routes::Route;
 use crate::scripts::Script;
 
@@ -282,9 +282,13 @@ fn show_usage(usage: &AppUsage) {
     };
     let row = |kept: &Kept| {
         let percent = kept.bytes.saturating_mul(100) / kept.bytes_max.max(1);
+        let rows = match kept.rows_max {
+            Some(max) => format!("{} of {max}", kept.rows),
+            None => kept.rows.to_string(),
+        };
         vec![
             kept.data.as_str().to_owned(),
-            kept.rows.to_string(),
+            rows,
             kept.bytes.to_string(),
             format!("{percent} % of {}", kept.bytes_max),
             kept.setting.clone(),
@@ -292,6 +296,16 @@ fn show_usage(usage: &AppUsage) {
     };
     let rows: Vec<Vec<String>> = usage.stored.iter().map(row).collect();
     table(&["DATA", "ROWS", "BYTES", "USED", "SETTING"], &rows);
+    println!("");
+    let row = |counted: &Counted| {
+        vec![
+            counted.kind.as_str().to_owned(),
+            format!("{} of {}", counted.count, counted.max),
+            counted.setting.clone(),
+        ]
+    };
+    let rows: Vec<Vec<String>> = usage.objects.iter().map(row).collect();
+    table(&["OBJECTS", "COUNT", "SETTING"], &rows);
     println!("measured {}", at.to_rfc3339_opts(SecondsFormat::Secs, true));
 }
 

@@ -20,7 +20,7 @@ use crate::dispatch::retry::{self, RetryPolicy};
 use crate::journal::ReplayLimits;
 use crate::oidc;
 use crate::pubsub;
-use crate::quotas::{Data, Quotas};
+use crate::quotas::{Data, Quotas, objects};
 use crate::retention::Retention;
 use crate::sandbox::{CompileLimits, Limits};
 pub use settings::{SETTINGS, Setting};
@@ -356,6 +356,7 @@ impl Values {
                         .get("subscriber_token_ttl_default_sec", number(1..=31_536_000))?
                         as u32,
                 },
+                subscriber_keys_max: self.get(objects::SETTING, number(1..=1_000_000))?,
             },
             streams: StreamLimits {
                 per_address: self.get("streams_per_address_max", number(1..=1_000_000))?,
@@ -392,6 +393,11 @@ impl Values {
                 dead_letters: quota(Data::DeadLetters)?,
                 executions: quota(Data::Executions)?,
                 messages: quota(Data::Messages)?,
+                delivery_bytes: quota(Data::Deliveries)?,
+                deliveries: self.get("deliveries_max", number(1..=1_000_000_000))?,
+                script_versions: quota(Data::ScriptVersions)?,
+                idempotency_keys: quota(Data::IdempotencyKeys)?,
+                objects: self.get(objects::SETTING, number(1..=1_000_000))?,
             },
             session_ttl_hours: self.get("session_ttl_hours", number(1..=24 * 366))? as u32,
             session_idle_hours: self.get("session_idle_hours", number(1..=24 * 366))? as u32,

@@ -285,6 +285,31 @@ pub const SETTINGS: &[Setting] = &[
         "Bytes of messages that the topics of one app keep; beyond, the oldest go first",
     ),
     setting(
+        "delivery_bytes_max",
+        "1GiB",
+        "Bytes of deliveries that wait in one app; beyond, new ones are refused",
+    ),
+    setting(
+        "deliveries_max",
+        "1000000",
+        "How many deliveries may wait in one app; beyond, new ones are refused",
+    ),
+    setting(
+        "script_version_bytes_max",
+        "1GiB",
+        "Bytes of sources and components that one app keeps; beyond, the oldest versions go that are not needed, and if that is not enough new ones are refused",
+    ),
+    setting(
+        "idempotency_bytes_max",
+        "1GiB",
+        "Bytes of idempotency keys and answers that one app keeps; beyond, calls with new keys are refused",
+    ),
+    setting(
+        "objects_per_app_max",
+        "1000",
+        "How many scripts, routes, triggers, topics, members and subscriber keys one app may have, of each",
+    ),
+    setting(
         "abandoned_executions_retention_days",
         "7",
         "How long abandoned executions are kept",

@@ -467,7 +467,7 @@ impl DeadLetters {
                 let letter = letter.ok_or_else(|| DeadLetterError::NotFound(id.to_string()))?;
                 let edited = payload.map(|payload| letter.edited(payload).map(Arc::new));
                 let delivery = letter.replay(edited.transpose()?, version)?;
-                let delivery_id = delivery.id;
+                let (delivery_id, counted) = (delivery.id, delivery.clone());
                 if !sql::replayed(tx, id, delivery_id, principal_id).await? {
                     let now = sql::get(tx.conn().await?, app_id, id).await?;
                     let state = now.map_or(letter.state, |letter| letter.state);
@@ -475,10 +475,11 @@ impl DeadLetters {
                 }
                 crate::dispatch::sql::insert(tx, &[outbox.row(delivery, None, false)]).await?;
                 tell(tx, kinds::DEAD_LETTERS_REPLAYED, app_id, &[letter.named()]).await?;
-                Ok(delivery_id)
+                Ok((delivery_id, counted))
             })
         });
-        let delivery_id = delivery_id.await?;
+        let (delivery_id, counted) = delivery_id.await?;
+        self.outbox.count(&counted);
         self.outbox.is_behind();
         Ok(delivery_id)
     }
@@ -567,12 +568,15 @@ impl DeadLetters {
                     BulkAct::Replay(_) => kinds::DEAD_LETTERS_REPLAYED,
                 };
                 tell(tx, kind, app_id, &done).await?;
-                Ok::<_, DeadLetterError>((done.len() as u64, left))
+                Ok::<_, DeadLetterError>((done.len() as u64, left, rows))
             })
         });
-        let done = done.await?;
+        let (done, left, rows) = done.await?;
+        for row in &rows {
+            self.outbox.count(&row.delivery);
+        }
         self.outbox.is_behind();
-        Ok(done)
+        Ok((done, left))
     }
 }
 

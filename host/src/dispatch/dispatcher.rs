@@ -15,7 +15,7 @@ use tokio_util::task::TaskTracker;
 use super::fair::{CLOCK_STEP, Claims, Turns, claim};
 use super::gate::Permit;
 use super::inbox::{Inbox, Waiter};
-use super::outbox::{HandOver, Outbox};
+use super::outbox::{HandOver, Outbox, size_of};
 use super::record::{abandoned, attempt_of, never_ran, unreadable};
 use super::retry::{RetryPolicy, pause_for_memory};
 use super::settle::SyncEnd;
@@ -28,7 +28,8 @@ use crate::dead_letters::DeadLetter;
 use crate::executions::{
     AbandonReason, ExecutionError, ExecutionId, OutcomeKind, sql::Ended, tally::Tally,
 };
-use crate::idempotency::Key;
+use crate::idempotency::{Key, sql as idempotency};
+use crate::quotas::Full;
 use crate::sandbox::Outcome;
 use crate::store::{Engine, StoreError};
 use crate::tasks::Tasks;
@@ -94,6 +95,20 @@ fn pause_for_others(delivery: &Delivery, answer: &Answer) -> Option<TimeDelta> {
     }
 }
 
+/// Why a delivery was not taken on. Nothing was written.
+#[derive(Debug, thiserror::Error)]
+pub enum Refused {
+    /// As much runs as this node takes on.
+    #[error(transparent)]
+    GateFull(#[from] GateFull),
+    /// The app keeps as many deliveries, or idempotency keys, as it may.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// Say of an exported execution what it was.
 fn describe(span: &Span, delivery: &Delivery, ended: &Ended) {
     if !span.is_exported() {
@@ -145,8 +160,8 @@ impl Dispatcher {
     /// this future has left: the delivery goes on and is recorded as abandoned.
     ///
     /// # Errors
-    /// [`GateFull`]; then nothing was written.
-    pub async fn call(self: &Arc<Self>, order: Order) -> Result<Option<Answer>, GateFull> {
+    /// [`Refused`]; then nothing was written.
+    pub async fn call(self: &Arc<Self>, order: Order) -> Result<Option<Answer>, Refused> {
         let Order {
             mut delivery,
             timeout,
@@ -156,6 +171,10 @@ impl Dispatcher {
             // It would hold an instance until its time limit.
             tracing::debug!(%error, "a call is refused");
             return Ok(Some(Answer::Unavailable));
+        }
+        if let Some((key, _)) = &key {
+            let room = self.room_for_key(delivery.app_id, key);
+            self.see_to_room(room, delivery.app_id, Some(key)).await?;
         }
         let mut permit = self.enter(delivery.app_id)?;
         delivery.reply_to = Some(self.outbox.worker);
@@ -178,6 +197,10 @@ impl Dispatcher {
                 }
                 Ok(_) if dispatcher.inbox.begin(delivery.id) => {
                     permit.placed();
+                    if let Some((key, _)) = &key {
+                        let keys = &dispatcher.outbox.counts.idempotency_keys;
+                        keys.add(delivery.app_id, key.size());
+                    }
                     dispatcher.guarded_attempt(delivery, permit, key).await;
                 }
                 // It came to be written after its caller had been told that it never would be.
@@ -201,13 +224,20 @@ impl Dispatcher {
     /// caller leaves.
     ///
     /// # Errors
-    /// [`StoreError`] when it could not be written.
+    /// [`Refused`] when it could not be written, or the app has no room for it.
     pub async fn enqueue(
         self: &Arc<Self>,
         delivery: Delivery,
         key: Option<Key>,
-    ) -> Result<Placed, StoreError> {
+    ) -> Result<Placed, Refused> {
         self.outbox.db.check_urgent()?;
+        let (app_id, size) = (delivery.app_id, size_of(&delivery));
+        let mut room = self.outbox.counts.deliveries.check(app_id, size);
+        if let Some(key) = &key {
+            room = room.and_then(|()| self.room_for_key(app_id, key));
+        }
+        self.see_to_room(room, app_id, key.as_ref()).await?;
+        let key_size = key.as_ref().map(Key::size);
         let (tell, told) = oneshot::channel();
         let dispatcher = self.clone();
         let committing = Span::begin("commit delivery");
@@ -224,11 +254,18 @@ impl Dispatcher {
             let written = committing.around(outbox.db.write_grouped(row)).await;
             let placed = written.as_ref().ok().cloned();
             let is_in_doubt = written.as_ref().is_err_and(StoreError::is_in_doubt);
+            let is_new = placed
+                .as_ref()
+                .is_some_and(|placed| !matches!(placed, Placed::Known(_)));
+            if let Some(size) = key_size.filter(|_| is_new) {
+                outbox.counts.idempotency_keys.add(app_id, size);
+            }
             // A caller who has left does not want to know.
             let _ = tell.send(written);
             match (placed, permit) {
                 (Some(Placed::Claimed), Some(permit)) => {
                     permit.placed();
+                    outbox.count(&delivery);
                     dispatcher.work(delivery, permit).await;
                 }
                 (Some(placed), permit) => outbox.placed(delivery, permit, &placed),
@@ -237,7 +274,32 @@ impl Dispatcher {
                 (None, permit) => Outbox::not_placed(permit),
             }
         });
-        told.await.unwrap_or(Err(StoreError::Closed))
+        Ok(told.await.unwrap_or(Err(StoreError::Closed))?)
+    }
+
+    fn room_for_key(&self, app_id: AppId, key: &Key) -> Result<(), Full> {
+        self.outbox
+            .counts
+            .idempotency_keys
+            .check(app_id, key.size())
+    }
+
+    /// Refuse a call that there is no room for, unless its key was used before: what was promised for
+    /// that is answered.
+    async fn see_to_room(
+        &self,
+        room: Result<(), Full>,
+        app_id: AppId,
+        key: Option<&Key>,
+    ) -> Result<(), Refused> {
+        let Err(full) = room else { return Ok(()) };
+        if let Some(key) = key {
+            let mut conn = self.outbox.db.read().await?;
+            if idempotency::is_known(&mut conn, app_id, key).await? {
+                return Ok(());
+            }
+        }
+        Err(full.into())
     }
 
     /// Answer the caller of a delivery that was not run: when they have left, there is nothing to

@@ -15,6 +15,7 @@ use super::sql::{NewDelivery, Placed};
 use super::{Delivery, Fence, Payload, WorkerId};
 use crate::apps::AppId;
 use crate::budget::{Budget, Hold, Metrics, Share};
+use crate::quotas::{Counts, ROW_BYTES, Size};
 use crate::store::Db;
 
 /// The outbox as the domains see it.
@@ -36,6 +37,8 @@ pub struct Outbox {
     /// The memory for payloads of deliveries that are worked on here. Those of callers who wait are
     /// bodies of requests, and are counted as such.
     pub(super) payloads: Arc<Budget<AppId>>,
+    /// What of the apps' deliveries and idempotency keys is in the database.
+    pub(super) counts: Arc<Counts>,
 }
 
 /// One in so many bytes for payloads is beyond the reach of any single app.
@@ -47,6 +50,11 @@ pub(super) type HandedOver = (Delivery, Permit);
 /// What the dispatcher takes deliveries from; there is one for each [`Outbox`].
 pub struct HandOver(pub(super) mpsc::UnboundedReceiver<HandedOver>);
 
+/// What a delivery is counted as: its payload is nearly all of it.
+pub(super) fn size_of(delivery: &Delivery) -> Size {
+    Size::row(delivery.payload.bytes() as u64 + ROW_BYTES)
+}
+
 impl Outbox {
     /// An outbox for a node that runs at most `executions_max` at once, and holds at most
     /// `payload_bytes_max` of payloads for that.
@@ -55,6 +63,7 @@ impl Outbox {
         executions_max: usize,
         lease_ms: u64,
         payload_bytes_max: u64,
+        counts: Arc<Counts>,
     ) -> (Arc<Self>, HandOver) {
         let metrics = Metrics {
             bytes: "picloud_payloads_bytes",
@@ -72,6 +81,7 @@ impl Outbox {
             backlog: AtomicBool::new(false),
             handed,
             payloads: Budget::new(payload_bytes_max, metrics),
+            counts,
         };
         (Arc::new(outbox), HandOver(hand_over))
     }
@@ -168,8 +178,30 @@ impl Outbox {
         }
     }
 
+    /// What the apps' deliveries and idempotency keys have room for.
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// A delivery for which nobody waits is in the outbox.
+    pub fn count(&self, delivery: &Delivery) {
+        self.counts
+            .deliveries
+            .add(delivery.app_id, size_of(delivery));
+    }
+
+    /// A delivery for which nobody waits is gone.
+    pub(super) fn uncount(&self, delivery: &Delivery) {
+        self.counts
+            .deliveries
+            .take(delivery.app_id, size_of(delivery));
+    }
+
     /// What [`Self::row`] made is committed.
     pub fn placed(&self, delivery: Delivery, permit: Option<Permit>, placed: &Placed) {
+        if !matches!(placed, Placed::Known(_)) {
+            self.count(&delivery);
+        }
         match (placed, permit) {
             (Placed::Claimed, Some(mut permit)) => {
                 permit.placed();

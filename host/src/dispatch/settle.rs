@@ -13,6 +13,7 @@ use crate::apps::AppId;
 use crate::dead_letters::DeadLetter;
 use crate::executions::{AbandonReason, AbandonedExecution, OutcomeKind, sql::Ended};
 use crate::idempotency::{KeptAnswer, Key, sql as idempotency};
+use crate::quotas::Size;
 use crate::sandbox::Outcome;
 use crate::store::StoreError;
 use crate::telemetry::trace::Span;
@@ -101,12 +102,21 @@ impl Dispatcher {
         }
         let mut kept = None;
         if ended.execution.outcome.never_ran() {
+            let keys = &self.outbox.counts.idempotency_keys;
+            keys.take(delivery.app_id, key.size());
             let forget = Also::Forget(delivery.app_id, key, delivery.id.of());
             completion.also.push(forget);
         } else if keep_answer
             && let Answer::Outcome(Outcome::Answered(response)) = &answer
             && let Some(answer) = KeptAnswer::of(response)
         {
+            // Before it is written: where that fails, it is measured again.
+            let size = Size {
+                rows: 0,
+                bytes: answer.bytes() as u64,
+            };
+            let keys = &self.outbox.counts.idempotency_keys;
+            keys.add(delivery.app_id, size);
             kept = Some((delivery.app_id, key.clone(), answer.clone()));
             let keep = Also::Keep(delivery.app_id, key, delivery.id.of(), answer);
             completion.also.push(keep);
@@ -198,17 +208,22 @@ impl Dispatcher {
         // Of an app that is gone nobody could see an execution.
         completion.ended = (outcome != OutcomeKind::AppDeleted).then_some(ended);
         let is_due_again = matches!(completion.then, Then::DueAfter(..));
-        let tells = completion
-            .also
-            .iter()
-            .any(|also| matches!(also, Also::Enqueue(_)));
+        let is_told = |also: &Also| match also {
+            Also::Enqueue(new) => Some(new.delivery.clone()),
+            _ => None,
+        };
+        let told: Vec<Delivery> = completion.also.iter().filter_map(is_told).collect();
         let frees_another = delivery.order_key.is_some();
         if !self.complete(completion, lease).await {
             return;
         }
+        if !is_due_again {
+            self.outbox.uncount(&delivery);
+        }
+        told.iter().for_each(|handler| self.outbox.count(handler));
         metrics::counter!("picloud_deliveries_total", "outcome" => name, "source" => delivery.invocation_type)
             .increment(1);
-        if tells || frees_another {
+        if !told.is_empty() || frees_another {
             self.outbox.is_behind();
         } else if is_due_again {
             // To reckon anew when the next is due.

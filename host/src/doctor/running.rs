@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use super::Finding;
 use crate::directory::AGE_MAX;
-use crate::quotas::Data;
 
 /// How old the directory may be without anything being wrong: it is looked at once a second.
 const AGE_WARNING: Duration = Duration::from_secs(3);
@@ -43,21 +42,19 @@ pub(super) fn tasks(problems: &[String]) -> Finding {
 }
 
 /// Which apps keep nearly as much as they may.
-pub(super) fn stored(nearly_full: &[(String, Data, u8)]) -> Finding {
+pub(super) fn stored(nearly_full: &[(String, &str, u8)]) -> Finding {
     if nearly_full.is_empty() {
         return Finding::ok(STORED, "no app keeps nearly as much as it may");
     }
     const SHOWN: usize = 5;
     let shown = nearly_full.iter().take(SHOWN);
-    let shown = shown.map(|(slug, data, percent)| {
-        let setting = data.setting();
-        format!("{slug} uses {percent} % of {setting}")
-    });
+    let shown =
+        shown.map(|(slug, setting, percent)| format!("{slug} uses {percent} % of {setting}"));
     let mut found = shown.collect::<Vec<_>>().join("; ");
     if nearly_full.len() > SHOWN {
         found += &format!("; and {} more", nearly_full.len() - SHOWN);
     }
-    let fix = "Raise the setting, or remove what is not needed (`picloud apps usage APP`): beyond kv_bytes_max new values are refused, beyond the others the oldest go.";
+    let fix = "Raise the setting, or remove what is not needed (`picloud apps usage APP`): beyond it the oldest dead letters, executions and messages go, and of everything else what is new is refused.";
     Finding::warning(STORED, found, fix)
 }
 

@@ -26,6 +26,9 @@ const TIME_MAX: Duration = Duration::from_secs(300);
 const SHARE_OF_ADDRESS: u64 = 4;
 /// The same of one app.
 const SHARE_OF_APP: u64 = 2;
+/// How much of an answer a socket takes at once: of one that is no longer, this process holds nothing that
+/// its client could leave unread.
+const SMALL_ANSWER_BYTES: u64 = 16 * 1024;
 /// What a body is counted for before its first bytes come.
 const COUNTED_AT_ONCE: usize = 16 * 1024;
 
@@ -167,7 +170,7 @@ pub async fn read(mut body: Body, allowance: &Allowance) -> Result<Bytes, Proble
 /// refusing them any more, because whoever is answered was let in: what comes next is refused
 /// ([`Hold::check`]).
 pub fn answered(body: Body, hold: &Hold<Sender>) -> Body {
-    if body.is_end_stream() {
+    if is_small(&body) {
         return body;
     }
     // What is there as a whole is held as a whole, however much of it is written.
@@ -181,6 +184,12 @@ pub fn answered(body: Body, hold: &Hold<Sender>) -> Body {
         whole,
         of: hold.another(),
     })
+}
+
+/// Whether nothing of an answer stays here once it was begun to be written.
+pub(super) fn is_small(body: &Body) -> bool {
+    let most = body.size_hint().upper();
+    most.is_some_and(|most| most <= SMALL_ANSWER_BYTES)
 }
 
 /// The body of an answer, each of whose pieces is counted.
@@ -265,14 +274,19 @@ mod tests {
     async fn an_answer_is_counted_until_it_is_written_and_never_refused() {
         let bodies = Bodies::new(100);
         let hold = bodies.hold("::1", None);
-        let mut whole = answered(Body::from(vec![0; 1_000]), &hold);
-        assert_eq!(whole.size_hint().exact(), Some(1_000));
-        assert_eq!(bodies.0.held().0, 1_000);
+        let small = answered(Body::from(vec![0; 1_000]), &hold);
+        assert_eq!(
+            (small.size_hint().exact(), bodies.0.held().0),
+            (Some(1_000), 0)
+        );
+        let mut whole = answered(Body::from(vec![0; 20_000]), &hold);
+        assert_eq!(whole.size_hint().exact(), Some(20_000));
+        assert_eq!(bodies.0.held().0, 20_000);
         assert!(hold.check().is_err(), "what comes next");
         let mut piece = whole.frame().await.unwrap().unwrap().into_data().unwrap();
         assert!(whole.is_end_stream());
-        drop((whole, piece.split_to(999)));
-        assert_eq!(bodies.0.held().0, 1_000, "its memory is one");
+        drop((whole, piece.split_to(19_999)));
+        assert_eq!(bodies.0.held().0, 20_000, "its memory is one");
         drop(piece);
         assert_eq!(bodies.0.held().0, 0);
 

@@ -8,11 +8,11 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::{Frame, SizeHint};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::body::BYTES_PER_SECOND_MIN;
+use super::body::{BYTES_PER_SECOND_MIN, is_small};
 
 /// How much of an answer is written at once, and seen to be.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -80,7 +80,7 @@ impl Unread {
 
     /// The body of an answer, whose reading is watched.
     pub fn of(&self, body: Body) -> Body {
-        if body.is_end_stream() {
+        if is_small(&body) {
             return body;
         }
         let answer = Answer {
@@ -227,6 +227,7 @@ impl http_body::Body for Paced {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
+    use http_body::Body as _;
     use http_body_util::BodyExt;
 
     use super::*;

@@ -12,13 +12,14 @@ use serde_json::{Map, Value};
 use crate::apps::AppError;
 use crate::dead_letters::DeadLetterError;
 use crate::directory::Stale;
-use crate::dispatch::dispatcher::GateFull;
+use crate::dispatch::dispatcher::{GateFull, Refused};
 use crate::fair_queue::QueueFull;
 use crate::identity::IdentityError;
 use crate::json::NotJson;
 use crate::kv::KvError;
 use crate::oidc::OidcError;
 use crate::pubsub::PubSubError;
+use crate::quotas::{Full, NoRoom, objects::TooMany};
 use crate::routes::RouteError;
 use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
@@ -320,6 +321,8 @@ impl From<ScriptError> for Problem {
             } if problem.is_unavailable() => Self::unavailable(format!(
                 "The script ran, but the database cannot be reached to keep its execution {execution_id}"
             )),
+            ScriptError::TooMany(error) => error.into(),
+            ScriptError::Full(full) => full.into(),
             ScriptError::NotKept { problem, .. } | ScriptError::Store(problem) => problem.into(),
             ScriptError::Sandbox(problem) => Self::internal(problem),
         }
@@ -339,6 +342,7 @@ impl From<RouteError> for Problem {
                 ),
             RouteError::HostNotClaimed(_) => Self::invalid_field("host", detail),
             RouteError::Cors(bad) => Self::invalid_field(format!("cors.{}", bad.field), detail),
+            RouteError::TooMany(error) => error.into(),
             RouteError::Store(error) => error.into(),
         }
     }
@@ -354,6 +358,7 @@ impl From<TriggerError> for Problem {
             }
             TriggerError::UnknownTrigger(_) => Self::invalid_field("filter.trigger_id", detail),
             TriggerError::UnknownScript(_) => Self::invalid_field("filter.script_id", detail),
+            TriggerError::TooMany(error) => error.into(),
             TriggerError::Store(error) => error.into(),
         }
     }
@@ -412,7 +417,7 @@ impl From<KvError> for Problem {
                 ..
             } => Self::body_too_large(bytes_max).with("field", "value"),
             KvError::InvalidValue(refused) => Self::not_json("value", &refused),
-            KvError::Full(_) => Self::new(ProblemType::QuotaUsedUp, detail),
+            KvError::Full(full) => full.into(),
             _ => Self::invalid_field(field, detail),
         }
     }
@@ -434,6 +439,8 @@ impl From<PubSubError> for Problem {
             PubSubError::TokenSubject => Self::invalid_field("subject", detail),
             PubSubError::NoMasterKey => Self::new(ProblemType::NoMasterKey, detail),
             PubSubError::NotOpen(_) => Self::not_found(detail),
+            PubSubError::Full(full) => full.into(),
+            PubSubError::TooMany(error) => error.into(),
             PubSubError::Unread(_) => Self::unavailable(detail),
             PubSubError::Store(error) => error.into(),
         }
@@ -469,6 +476,8 @@ impl From<IdentityError> for Problem {
             IdentityError::Disabled(_) => Self::invalid_field("id", error.to_string()),
             IdentityError::DeadLink => Self::new(ProblemType::DeadLink, error.to_string()),
             IdentityError::Hashing(problem) => Self::internal(problem),
+            IdentityError::TooMany(error) => error.into(),
+            IdentityError::TooManyKeys => Self::new(ProblemType::TooMany, error.to_string()),
             IdentityError::Store(error) => error.into(),
         }
     }
@@ -508,6 +517,40 @@ impl From<QueueFull> for Problem {
             error.waiting
         );
         Self::new(ProblemType::Overloaded, detail).with_header(header::RETRY_AFTER, "1")
+    }
+}
+
+impl From<Full> for Problem {
+    fn from(error: Full) -> Self {
+        let detail = error.to_string();
+        Self::new(ProblemType::QuotaUsedUp, detail).with("data", error.data.as_str())
+    }
+}
+
+impl From<NoRoom> for Problem {
+    fn from(error: NoRoom) -> Self {
+        match error {
+            NoRoom::Full(full) => full.into(),
+            NoRoom::Store(error) => error.into(),
+        }
+    }
+}
+
+impl From<TooMany> for Problem {
+    fn from(error: TooMany) -> Self {
+        Self::new(ProblemType::TooMany, error.to_string())
+            .with("kind", error.object.as_str())
+            .with("max", error.max)
+    }
+}
+
+impl From<Refused> for Problem {
+    fn from(error: Refused) -> Self {
+        match error {
+            Refused::GateFull(error) => error.into(),
+            Refused::Full(full) => full.into(),
+            Refused::Store(error) => error.into(),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::executions::ExecutionId;
 use crate::json;
+use crate::quotas::{ROW_BYTES, Size};
 use crate::sandbox::{Body, Request, Response};
 
 /// The longest key, in bytes.
@@ -117,6 +118,11 @@ impl Key {
         }
     }
 
+    /// What it takes in the database, without an answer.
+    pub fn size(&self) -> Size {
+        Size::row(self.key.len() as u64 + ROW_BYTES)
+    }
+
     /// The key of a request to a route, among those of its caller: whoever sends the same
     /// [credentials](CREDENTIALS). Two who send the same key must not get each other's answer, as
     /// the draft says in its security considerations; to tell who they are is the script's
@@ -205,6 +211,15 @@ impl KeptAnswer {
                 bytes: response.body.clone(),
             },
         })
+    }
+}
+
+impl KeptAnswer {
+    /// About how many bytes it has.
+    pub fn bytes(&self) -> usize {
+        let headers = self.headers.iter();
+        let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+        headers + self.body.bytes.len()
     }
 }
 

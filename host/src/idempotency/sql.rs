@@ -5,7 +5,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{KeptAnswer, Key, Known};
 use crate::apps::AppId;
 use crate::executions::ExecutionId;
-use crate::store::{StoreError, Tx, on};
+use crate::store::{Conn, StoreError, Tx, on};
 
 #[derive(sqlx::FromRow)]
 struct KnownRow {
@@ -70,6 +70,22 @@ pub async fn claim(
             .answer
             .and_then(|text| serde_json::from_str(&text).ok()),
     }))
+}
+
+/// Whether somebody took a key that still holds.
+pub async fn is_known(conn: &mut Conn, app_id: AppId, key: &Key) -> Result<bool, StoreError> {
+    const SQL: &str = "
+        select count(*) from idempotency_keys
+        where app_id = $1 and scope = $2 and key = $3 and expires_at > $4";
+    let now = conn.now().await?;
+    let count: i64 = on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(app_id)
+        .bind(key.scope)
+        .bind(key.key.as_str())
+        .bind(now)
+        .fetch_one(c)
+        .await)?;
+    Ok(count > 0)
 }
 
 /// Keep the answer of the call that took the key.

@@ -79,7 +79,7 @@ pub fn endpoints() -> Api {
         .called("listKeys", "List your API keys")
         .post("/auth/keys", Rule::Session, create_key)
         .called("createKey", "Make an API key; its token is shown this once")
-        .may_fail(&[ProblemType::NameTaken])
+        .may_fail(&[ProblemType::NameTaken, ProblemType::TooMany])
         .get("/auth/keys/{id}", Rule::Session, show_key)
         .called("getKey", "Show one of your API keys, without its token")
         .post("/auth/keys/{id}/rotate", Rule::Session, rotate_key)

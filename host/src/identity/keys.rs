@@ -62,6 +62,9 @@ impl ApiKey {
     }
 }
 
+/// The most keys of one user.
+pub(super) const KEYS_MAX: i64 = 1000;
+
 /// What a key is to be.
 #[derive(Debug, Clone)]
 pub struct NewKey {
@@ -99,7 +102,8 @@ impl Sessions {
     /// Make a key for a user. Answers it with its token, which is shown once.
     ///
     /// # Errors
-    /// [`IdentityError::NameTaken`] when the user has a key of this name.
+    /// [`IdentityError::NameTaken`] when the user has a key of this name,
+    /// [`IdentityError::TooManyKeys`] when they have as many as there may be.
     pub async fn create_key(
         &self,
         user_id: UserId,
@@ -121,6 +125,9 @@ impl Sessions {
                     expires_at: new.expires_at,
                     last_used_at: None,
                 };
+                if sql::keys::count(tx.conn().await?, user_id).await? >= KEYS_MAX {
+                    return Err(IdentityError::TooManyKeys);
+                }
                 match sql::keys::insert(tx, &key, &hash).await {
                     Ok(()) => {
                         tx.creates(key.id);

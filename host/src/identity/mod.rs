@@ -19,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::apps::AppId;
+use crate::quotas::objects::TooMany;
 use crate::store::{Id, StoreError};
 use capability::{Role, Scope};
 
@@ -177,6 +178,12 @@ pub enum IdentityError {
     /// A password could not be hashed or a token not be made.
     #[error("hashing failed: {0}")]
     Hashing(String),
+    /// The app has as many members as it may.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// The user has as many API keys as there may be.
+    #[error("a user has at most {} API keys; revoke some", keys::KEYS_MAX)]
+    TooManyKeys,
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -10,6 +10,7 @@ use super::capability::{self, AppRole, Role};
 use super::{Caller, IdentityError, Sessions, User, UserId, sql};
 use crate::apps::AppId;
 use crate::directory;
+use crate::quotas::objects::{self, Object};
 use crate::store::{Expected, Tx};
 
 /// A user with a role in an app.
@@ -182,7 +183,7 @@ impl Sessions {
     ///
     /// # Errors
     /// [`IdentityError::NotFound`] when there is no such user, [`IdentityError::Forbidden`] when an API
-    /// key would give more than it may.
+    /// key would give more than it may, [`IdentityError::TooMany`] when the app has as many as it may.
     pub async fn set_member(
         &self,
         by: Caller,
@@ -190,6 +191,7 @@ impl Sessions {
         user_id: UserId,
         role: AppRole,
         expected: Expected,
+        members_max: u64,
     ) -> Result<(), IdentityError> {
         let set = self.db.write(move |tx| {
             Box::pin(async move {
@@ -198,6 +200,10 @@ impl Sessions {
                 expected.check(known.as_ref())?;
                 let user = sql::users::get(tx.conn().await?, user_id).await?;
                 user.ok_or_else(|| IdentityError::not_found("user", user_id))?;
+                if known.is_none() {
+                    let members = Object::Members;
+                    objects::check::<IdentityError>(tx, app_id, members, members_max).await?;
+                }
                 if known.is_none_or(|known| known.role < role) {
                     capability::giving_in_app(&by, role).allowed()?;
                 }

@@ -62,6 +62,7 @@ pub fn endpoints() -> Api {
             remove,
         )
         .called("deleteKvValue", "Remove a key")
+        .may_fail(&[ProblemType::QuotaUsedUp])
         // The same by the query: of a path, browsers take `.` and `..` out, however they are written.
         .get(
             "/apps/{app}/kv-entries",
@@ -97,6 +98,7 @@ pub fn endpoints() -> Api {
         )
         .named_by_query()
         .called("deleteKvValueOf", "Remove a key, whatever it is called")
+        .may_fail(&[ProblemType::QuotaUsedUp])
 }
 
 fn kv(node: &Node, app: &str) -> Result<Kv, Problem> {

@@ -2,6 +2,7 @@
 
 use super::{Kv, KvError, Page, Stored};
 use crate::imports::{GuestImports, log_failed};
+use crate::quotas::Data;
 use crate::sandbox::KvImports;
 use crate::sandbox::bindings::kv;
 use crate::triggers::firing::{HeardByTooMany, TOLD_BYTES_MAX};
@@ -106,9 +107,12 @@ fn told<T>(done: Option<Result<T, KvError>>) -> Result<T, kv::Error> {
         }),
         // The contract has no word of its own for it.
         KvError::Full(full) => kv::Error::TooLarge(kv::TooLarge {
-            what: "whole key-value store of the app".into(),
-            bytes: full.bytes,
-            bytes_max: full.bytes_max,
+            what: match full.data {
+                Data::Kv => "whole key-value store of the app".into(),
+                data => format!("app's `{}` in the database", data.as_str()),
+            },
+            bytes: full.used,
+            bytes_max: full.max,
         }),
         KvError::Store(error) => {
             log_failed("the key-value store", &error, error.is_unavailable());

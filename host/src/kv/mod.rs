@@ -18,7 +18,7 @@ use serde_json::value::RawValue;
 use crate::apps::AppId;
 use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
-use crate::quotas::{KvFull, Meter};
+use crate::quotas::{Full, Meter};
 use crate::store::{Db, ETag, Expected, StoreError, still_witnessed};
 use crate::triggers::firing::{self, Events, HeardByTooMany, Origin};
 
@@ -67,7 +67,7 @@ pub enum KvError {
     HeardByTooMany(#[from] HeardByTooMany),
     /// The app keeps as much as it may.
     #[error(transparent)]
-    Full(#[from] KvFull),
+    Full(#[from] Full),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -408,6 +408,11 @@ impl Kv {
             events.not_fired(places, &StoreError::Closed);
             quotas.uncount_kv(app_id, bytes);
             return Err(too_many.into());
+        }
+        if let Err(full) = events.check_room(app_id, &listening, bytes) {
+            events.not_fired(places, &StoreError::Closed);
+            quotas.uncount_kv(app_id, bytes);
+            return Err(full.into());
         }
         let mutation = sql::Mutation {
             app_id: self.app_id,

@@ -49,6 +49,8 @@ pub fn endpoints() -> Api {
             ProblemType::NameTaken,
             ProblemType::InvalidSource,
             ProblemType::Overloaded,
+            ProblemType::TooMany,
+            ProblemType::QuotaUsedUp,
         ])
 }
 
@@ -99,6 +101,8 @@ impl From<ImportError> for Problem {
         match error {
             ImportError::App(error) => error.into(),
             ImportError::Route(error) => error.into(),
+            ImportError::Full(full) => full.into(),
+            ImportError::TooMany(error) => error.into(),
             ImportError::Store(StoreError::Duplicate) => Self::new(
                 ProblemType::NameTaken,
                 "the app, or a part of it, was just made by another",
@@ -151,6 +155,9 @@ async fn import_app(
     let reading = tokio::task::spawn_blocking(move || Import::read(file, terms));
     let mut import = reading.await.map_err(Problem::internal)??;
     checked_name("name", &import.app.name)?;
+    let counts = node.outbox.counts();
+    import.check_quotas(counts)?;
+    let (app_id, versions) = (import.app.id, import.versions());
     import.app.hosts = checked_hosts(&node, import.app.hosts)?;
     let mut checked = Vec::new();
     for (script, versions) in &import.scripts {
@@ -199,6 +206,7 @@ async fn import_app(
         secrets_to_set: import.secrets.clone(),
     };
     Arc::new(import).write(&node.db).await?;
+    counts.script_versions.add(app_id, versions);
     checked.into_iter().for_each(CheckedCode::keep);
     node.refresh_directory().await;
     let location = format!("{API_ROOT}/apps/{}", imported.app.id);

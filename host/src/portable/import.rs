@@ -16,6 +16,8 @@ use crate::identity::UserId;
 use crate::kv::{self, Collection, Key, KvError, Value};
 use crate::pubsub::topics::parse_glob;
 use crate::pubsub::{self, OpenTopic};
+use crate::quotas::objects::{self, Object, TooMany};
+use crate::quotas::{Counts, Full, ROW_BYTES, Size};
 use crate::routes::{self, Route, RouteError, RouteId};
 use crate::scripts::{self, Script, ScriptId};
 use crate::store::{Db, StoreError, Tx};
@@ -44,6 +46,12 @@ pub enum ImportError {
     /// A route is in the way of another.
     #[error(transparent)]
     Route(#[from] RouteError),
+    /// The file has more versions of scripts than an app may keep.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The file has more of something than an app may have.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The sweep took it for one that nobody was at any more.
     #[error(
         "the database was too slow: a part of the app took longer to write than it is waited for"
@@ -316,6 +324,32 @@ impl Import {
         shown.await?;
         begun.is_shown = true;
         Ok(())
+    }
+
+    /// Refuse an app that has more than the quotas allow. Its keys and values are not refused, and count
+    /// after.
+    ///
+    /// # Errors
+    /// [`ImportError::Full`], [`ImportError::TooMany`].
+    pub fn check_quotas(&self, counts: &Counts) -> Result<(), ImportError> {
+        for (object, count) in [
+            (Object::Scripts, self.scripts.len()),
+            (Object::Routes, self.routes.len()),
+            (Object::Triggers, self.triggers.len()),
+            (Object::Topics, self.topics.len()),
+        ] {
+            objects::check_count(object, count as u64, counts.quotas().objects)?;
+        }
+        Ok(counts.script_versions.check(self.app.id, self.versions())?)
+    }
+
+    /// How much its versions of scripts take.
+    pub fn versions(&self) -> Size {
+        let versions = self.scripts.iter().flat_map(|(_, versions)| versions);
+        versions.fold(Size::default(), |size, (_, code)| Size {
+            rows: size.rows + 1,
+            bytes: size.bytes + code.len() as u64 + ROW_BYTES,
+        })
     }
 
     async fn write_batches(self: &Arc<Self>, db: &Db) -> Result<(), ImportError> {

@@ -26,6 +26,7 @@ use crate::http::stream::{self, EventStream};
 use crate::identity::capability::Capability;
 use crate::journal::{Channel, Entry, Told, Watch};
 use crate::node::Node;
+use crate::quotas::objects::{self, Object};
 use crate::store::Expected;
 use crate::triggers::firing::Origin;
 
@@ -48,6 +49,7 @@ pub fn endpoints() -> Api {
         .called("getTopic", "Show how a topic is open to subscribers")
         .put("/apps/{app}/topics/{topic}", manage, open)
         .called("openTopic", "Let clients subscribe to a topic")
+        .may_fail(&[ProblemType::TooMany])
         .delete("/apps/{app}/topics/{topic}", manage, close)
         .called("closeTopic", "Let nobody subscribe to a topic any more")
         .post(
@@ -56,6 +58,7 @@ pub fn endpoints() -> Api {
             publish,
         )
         .called("publishMessage", "Publish a message to a topic")
+        .may_fail(&[ProblemType::QuotaUsedUp])
         .get("/apps/{app}/topics/{topic}/events", manage, follow)
         .called(
             "followTopic",
@@ -71,7 +74,7 @@ pub fn endpoints() -> Api {
             "rotateSubscriberKeys",
             "Sign subscriber tokens with a new key",
         )
-        .may_fail(&[ProblemType::NoMasterKey])
+        .may_fail(&[ProblemType::NoMasterKey, ProblemType::TooMany])
 }
 
 async fn list(
@@ -132,11 +135,15 @@ async fn open(
         updated_at: now,
     };
     check_opening(&topic)?;
+    let topics_max = node.quotas.quotas().objects;
     let opened = node.db.write::<_, PubSubError, _>(move |tx| {
         Box::pin(async move {
             directory::raise_version(tx).await?;
             let known = sql::get(tx.conn().await?, app_id, &topic.name).await?;
             expected.check(known.as_ref())?;
+            if known.is_none() {
+                objects::check::<PubSubError>(tx, app_id, Object::Topics, topics_max).await?;
+            }
             topic.created_at = known.map_or(tx.now, |known| known.created_at);
             topic.updated_at = tx.now;
             sql::upsert(tx, app_id, &topic).await?;
@@ -223,14 +230,12 @@ async fn publish(
     Body(new): Body<NewMessage>,
 ) -> Result<Json<ReceiptView>, Problem> {
     let app_id = app_named(&node.directory.picture(), &app)?.id;
-    let message = new.message.get();
+    let message = node.pubsub.read(topic, new.message.get())?;
     let receipt = match new.ephemeral {
-        true => node.pubsub.publish_ephemeral(app_id, topic, message)?,
+        true => node.pubsub.publish_ephemeral(app_id, message),
         false => {
             let origin = Origin::act();
-            node.pubsub
-                .publish_durable(app_id, topic, message, origin)
-                .await?
+            node.pubsub.publish_durable(app_id, message, origin).await?
         }
     };
     Ok(Json(ReceiptView {

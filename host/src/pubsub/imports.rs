@@ -1,6 +1,6 @@
 //! The topics, as guests call them.
 
-use super::{PubSubError, Receipt};
+use super::{Addressed, PubSub, PubSubError, Receipt};
 use crate::imports::{GuestImports, log_failed};
 use crate::sandbox::PubSubImports;
 use crate::sandbox::bindings::pubsub as wit;
@@ -18,12 +18,10 @@ impl PubSubImports for GuestImports {
         message: String,
     ) -> Result<String, wit::Error> {
         self.may_publish()?;
+        let message = read(&self.pubsub, topic, &message)?;
         let (pubsub, app_id, origin) = (self.pubsub.clone(), self.app_id, self.origin);
-        let published = self.apart(async move {
-            pubsub
-                .publish_durable(app_id, topic, &message, origin)
-                .await
-        });
+        let published =
+            self.apart(async move { pubsub.publish_durable(app_id, message, origin).await });
         told(published.await).map(message_id)
     }
 
@@ -33,10 +31,10 @@ impl PubSubImports for GuestImports {
         message: String,
     ) -> Result<String, wit::Error> {
         self.may_publish()?;
+        let message = read(&self.pubsub, topic, &message)?;
         let (pubsub, app_id) = (self.pubsub.clone(), self.app_id);
         // Apart from the guests' threads: telling ten thousand streams takes a while.
-        let published =
-            self.apart(async move { pubsub.publish_ephemeral(app_id, topic, &message) });
+        let published = self.apart(async move { Ok(pubsub.publish_ephemeral(app_id, message)) });
         told(published.await).map(message_id)
     }
 
@@ -55,6 +53,11 @@ impl PubSubImports for GuestImports {
         });
         told(made.await)
     }
+}
+
+/// The message that a guest gives; what that takes is its app's turn.
+fn read(pubsub: &PubSub, topic: String, message: &str) -> Result<Addressed, wit::Error> {
+    told(Some(pubsub.read(topic, message)))
 }
 
 fn message_id(receipt: Receipt) -> String {
@@ -79,7 +82,12 @@ fn told<T>(done: Option<Result<T, PubSubError>>) -> Result<T, wit::Error> {
         }),
         // The contract has no word of its own for it.
         PubSubError::HeardByTooMany(too_many) => wit::Error::InvalidMessage(too_many.to_string()),
+        PubSubError::Full(full) => wit::Error::TooLarge(wit::TooLarge {
+            bytes: full.used,
+            bytes_max: full.max,
+        }),
         PubSubError::TokenTopics
+        | PubSubError::TooMany(_)
         | PubSubError::TokenSubject
         | PubSubError::NoMasterKey
         | PubSubError::NotOpen(_) => wit::Error::InvalidTokenRequest(text),

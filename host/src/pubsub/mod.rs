@@ -15,6 +15,7 @@ use crate::apps::AppId;
 use crate::directory::{Directory, Unread};
 use crate::journal::{Channel, Journal, NewEntry};
 use crate::json::{self, NotJson};
+use crate::quotas::{Full, objects::TooMany};
 use crate::secrets::master_key::MasterKeys;
 use crate::store::{Db, StoreError, micros, still_witnessed};
 use crate::triggers::firing::{self, Events, HeardByTooMany, Origin};
@@ -70,6 +71,12 @@ pub enum PubSubError {
     /// The topic is not open.
     #[error("the topic `{0}` is not open to subscribers")]
     NotOpen(String),
+    /// The app keeps as many deliveries as it may.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// There are as many topics, or keys that sign tokens, as there may be.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// It is done, and this node does not know it yet.
     #[error("it is done, but {0}")]
     Unread(#[from] Unread),
@@ -100,6 +107,12 @@ impl Topic {
 
 fn is_of_topics(c: char) -> bool {
     c.is_ascii_alphanumeric() || TOPIC_MARKS.contains(c)
+}
+
+/// A message for a topic, read and checked.
+pub struct Addressed {
+    topic: Topic,
+    message: Message,
 }
 
 /// A message: JSON in one line.
@@ -146,6 +159,8 @@ pub struct Limits {
     pub message_bytes_max: usize,
     /// For how long subscriber tokens may be good.
     pub token_ttl: TtlBounds,
+    /// How many keys an app may have that sign them.
+    pub subscriber_keys_max: u64,
 }
 
 impl PubSub {
@@ -168,6 +183,18 @@ impl PubSub {
         }
     }
 
+    /// Read a message for a topic. It takes a processor as long as the message is long, so whoever
+    /// publishes does it where that is counted.
+    ///
+    /// # Errors
+    /// [`PubSubError`] says what is wrong with either.
+    pub fn read(&self, topic: String, message: &str) -> Result<Addressed, PubSubError> {
+        Ok(Addressed {
+            topic: Topic::parse(topic)?,
+            message: Message::parse(message, self.limits.message_bytes_max)?,
+        })
+    }
+
     /// Publish a message: one delivery for each trigger that listens, and where the topic is open
     /// an entry of the journal, all in one transaction. Durable once it returns.
     ///
@@ -176,16 +203,18 @@ impl PubSub {
     pub async fn publish_durable(
         &self,
         app_id: AppId,
-        topic: String,
-        message: &str,
+        Addressed { topic, message }: Addressed,
         origin: Origin,
     ) -> Result<Receipt, PubSubError> {
-        let topic = Topic::parse(topic)?;
-        let message = Message::parse(message, self.limits.message_bytes_max)?;
         let picture = self.directory.picture();
         let is_open = picture.open_topic(app_id, topic.as_str()).is_some();
         drop(picture);
         let (listening, places) = self.events.listening_to_topic(app_id, &topic, origin);
+        let bytes = message.0.len() as u64;
+        if let Err(full) = self.events.check_room(app_id, &listening, bytes) {
+            self.events.not_fired(places, &StoreError::Closed);
+            return Err(full.into());
+        }
         let message_id = Uuid::now_v7();
         if listening.is_empty() && !is_open {
             // Nobody can ever hear it.
@@ -232,17 +261,11 @@ impl PubSub {
 
     /// Tell a message to whoever subscribed and listens now, on every node, at most once. Nothing
     /// is written.
-    ///
-    /// # Errors
-    /// [`PubSubError`]; then nobody was told.
     pub fn publish_ephemeral(
         &self,
         app_id: AppId,
-        topic: String,
-        message: &str,
-    ) -> Result<Receipt, PubSubError> {
-        let topic = Topic::parse(topic)?;
-        let message = Message::parse(message, self.limits.message_bytes_max)?;
+        Addressed { topic, message }: Addressed,
+    ) -> Receipt {
         let message_id = Uuid::now_v7();
         let picture = self.directory.picture();
         if picture.open_topic(app_id, topic.as_str()).is_some() {
@@ -251,10 +274,10 @@ impl PubSub {
                 .tell_ephemeral(&channel, message.entry(message_id));
         }
         let published_at = Utc::now();
-        Ok(Receipt {
+        Receipt {
             message_id,
             published_at,
-        })
+        }
     }
 }
 

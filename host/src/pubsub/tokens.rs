@@ -17,6 +17,7 @@ use crate::apps::AppId;
 use crate::directory::{self, Picture};
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::{Caller, Maker, UserId, Via};
+use crate::quotas::objects::{self, Object};
 use crate::secrets::master_key::{MasterKeys, Sealed};
 use crate::triggers::Glob;
 
@@ -260,7 +261,7 @@ impl PubSub {
     /// # Errors
     /// [`PubSubError::NoMasterKey`], or when the database fails.
     pub async fn rotate(&self, app_id: AppId, rotation: Rotation) -> Result<Rotated, PubSubError> {
-        let keys = self.keys.clone();
+        let (keys, keys_max) = (self.keys.clone(), self.limits.subscriber_keys_max);
         let overlap = match rotation {
             Rotation::Overlap => TimeDelta::seconds(self.limits.token_ttl.max_s.into()),
             Rotation::Revoke => TimeDelta::zero(),
@@ -275,6 +276,7 @@ impl PubSub {
                 let key = key.ok_or(PubSubError::NoMasterKey)?;
                 let previous_until = now + overlap;
                 sql::retire_keys(tx, app_id, previous_until).await?;
+                objects::check::<PubSubError>(tx, app_id, Object::SubscriberKeys, keys_max).await?;
                 sql::insert_key(tx, &key).await?;
                 Ok::<_, PubSubError>(Rotated {
                     rotated_at: now,

@@ -1,14 +1,15 @@
 //! Measuring in small steps, and removing what is beyond a quota.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use chrono::{TimeDelta, Utc};
 use uuid::Uuid;
 
+use super::objects::Object;
 use super::sql::{self, Aged};
-use super::{Data, EVERY, Meter, SOON, Size, lock};
+use super::{Count, Data, EVERY, Full, Meter, SOON, Size, lock};
 use crate::apps::AppId;
 use crate::journal::{self, sweep::Keep};
 use crate::store::StoreError;
@@ -45,8 +46,8 @@ pub struct Removed {
 }
 
 impl Meter {
-    /// Measure all apps, and keep them within their quotas, for ever. Beside it, and not after it, the
-    /// key-value stores that are nearly full: of all apps together there may be much to measure.
+    /// Measure all apps, and keep them within their quotas, for ever. Beside it, and not after it, what
+    /// is nearly full: of all apps together there may be much to measure.
     pub async fn keep_measuring(self: Arc<Self>) {
         let all = async {
             loop {
@@ -64,7 +65,23 @@ impl Meter {
                 }
             }
         };
-        tokio::join!(all, wanted);
+        let Self { counts, .. } = &*self;
+        let deliveries = async {
+            loop {
+                wanted_soon(&counts.deliveries).await;
+                if let Err(error) = self.measure_deliveries(Pace::Beside).await {
+                    tracing::warn!(%error, "the deliveries that wait could not be measured");
+                }
+            }
+        };
+        let keys = async {
+            loop {
+                for app in wanted_soon(&counts.idempotency_keys).await {
+                    tell(app, self.measure_keys(app, Pace::Beside).await);
+                }
+            }
+        };
+        tokio::join!(all, wanted, deliveries, keys);
     }
 
     /// Measure all apps now, and remove what is beyond their quotas.
@@ -73,21 +90,35 @@ impl Meter {
     }
 
     async fn measure_all(&self, pace: Pace) -> Removed {
-        let apps: HashSet<AppId> = self.directory.picture().app_ids().into_iter().collect();
+        let apps = self.directory.picture().app_ids();
         let mut removed = Removed::default();
-        for app in &apps {
-            tell(*app, self.measure(*app, pace, &mut removed).await);
+        if let Err(error) = self.measure_deliveries(pace).await {
+            tracing::warn!(%error, "the deliveries that wait could not be measured");
         }
-        let is_there = |app: &AppId| apps.contains(app);
+        for app in apps {
+            tell(app, self.measure(app, pace, &mut removed).await);
+        }
+        // Some were made meanwhile.
+        let picture = self.directory.picture();
+        let is_there = |app: &AppId| picture.app(*app).is_some();
         lock(&self.kv).retain(|app, _| is_there(app));
+        self.counts.deliveries.retain(is_there);
+        self.counts.script_versions.retain(is_there);
+        self.counts.idempotency_keys.retain(is_there);
         let mut known = lock(&self.known);
         known.retain(|app, _| is_there(app));
         for data in Data::ALL {
             let sum: u64 = known.values().map(|usage| usage.of(data).bytes).sum();
             metrics::gauge!("picloud_stored_bytes", "data" => data.as_str()).set(sum as f64);
-            let most = known.values().map(|usage| usage.of(data).bytes).max();
-            let part = most.unwrap_or_default() as f64 / self.quotas.of(data) as f64;
+            let most = self.quotas.most(data);
+            let parts = known.values().map(|usage| usage.of(data).part_of(most));
+            let part = parts.fold(0.0, f64::max);
             metrics::gauge!("picloud_stored_quota_used", "data" => data.as_str()).set(part);
+        }
+        for object in Object::ALL {
+            let most = known.values().map(|usage| usage.objects(object)).max();
+            let part = most.unwrap_or_default() as f64 / self.quotas.objects as f64;
+            metrics::gauge!("picloud_objects_limit_used", "kind" => object.as_str()).set(part);
         }
         removed
     }
@@ -102,6 +133,13 @@ impl Meter {
         removed.dead_letters += self.measure_aged(app, Aged::DeadLetters, pace).await?;
         removed.executions += self.measure_aged(app, Aged::Executions, pace).await?;
         removed.messages += self.measure_messages(app, pace).await?;
+        self.measure_versions(app, pace).await?;
+        self.measure_keys(app, pace).await?;
+        for object in Object::ALL {
+            let count = sql::objects(&mut self.db.read().await?, app, object).await?;
+            let mut known = lock(&self.known);
+            known.entry(app).or_default().objects.insert(object, count);
+        }
         Ok(())
     }
 
@@ -136,6 +174,119 @@ impl Meter {
         drop(kv);
         self.know(app, Data::Kv, size);
         Ok(())
+    }
+
+    /// Measure the deliveries that wait, of all apps at once.
+    async fn measure_deliveries(&self, pace: Pace) -> Result<(), StoreError> {
+        let count = &self.counts.deliveries;
+        let done = count.done_in_all();
+        let mut sizes: HashMap<AppId, Size> = HashMap::new();
+        let mut after = Uuid::nil();
+        loop {
+            let began = Instant::now();
+            let step = sql::outbox_step(&mut self.db.read().await?, after).await?;
+            let Some(step) = step else { break };
+            for (app, size) in step.size {
+                let of_app = sizes.entry(app).or_default();
+                of_app.rows += size.rows;
+                of_app.bytes += size.bytes;
+            }
+            after = step.last;
+            pace.pause_after(began).await;
+        }
+        let mut apps: HashSet<AppId> = self.directory.picture().app_ids().into_iter().collect();
+        apps.extend(done.keys());
+        for app in apps {
+            let size = sizes.get(&app).copied().unwrap_or_default();
+            count.measured(app, size, done.get(&app).copied().unwrap_or_default());
+            self.know(app, Data::Deliveries, size);
+        }
+        Ok(())
+    }
+
+    /// Measure the versions of an app's scripts.
+    async fn measure_versions(&self, app: AppId, pace: Pace) -> Result<(), StoreError> {
+        let done = self.counts.script_versions.done(app);
+        let mut size = Size::default();
+        let mut after = (Uuid::nil(), 0);
+        loop {
+            let began = Instant::now();
+            let step = sql::versions_step(&mut self.db.read().await?, app, &after).await?;
+            let Some(step) = step else { break };
+            size.rows += step.size.rows;
+            size.bytes += step.size.bytes;
+            after = step.last;
+            pace.pause_after(began).await;
+        }
+        self.counts.script_versions.measured(app, size, done);
+        self.know(app, Data::ScriptVersions, size);
+        Ok(())
+    }
+
+    /// Measure the idempotency keys of an app.
+    async fn measure_keys(&self, app: AppId, pace: Pace) -> Result<(), StoreError> {
+        let done = self.counts.idempotency_keys.done(app);
+        let mut size = Size::default();
+        let mut after = (Uuid::nil(), String::new());
+        loop {
+            let began = Instant::now();
+            let step = sql::idempotency_keys_step(&mut self.db.read().await?, app, &after).await?;
+            let Some(step) = step else { break };
+            size.rows += step.size.rows;
+            size.bytes += step.size.bytes;
+            after = step.last;
+            pace.pause_after(began).await;
+        }
+        self.counts.idempotency_keys.measured(app, size, done);
+        self.know(app, Data::IdempotencyKeys, size);
+        Ok(())
+    }
+
+    /// Make room for another version of a script in an app, whose code has so many bytes: where there is
+    /// none, the oldest versions go to which nothing refers. Whoever wrote the version
+    /// [notes it](Self::note_version).
+    ///
+    /// # Errors
+    /// [`Full`] where that is not enough, or when the database fails.
+    pub async fn make_room_for_version(&self, app: AppId, bytes: usize) -> Result<(), NoRoom> {
+        let count = &self.counts.script_versions;
+        let version = Size::row(bytes as u64 + sql::ROW_BYTES);
+        if count.check(app, version).is_ok() {
+            return Ok(());
+        }
+        self.measure_versions(app, Pace::AtOnce).await?;
+        let bytes_max = self.quotas.script_versions;
+        loop {
+            let beyond = (self.usage(app).of(Data::ScriptVersions).bytes + version.bytes)
+                .saturating_sub(bytes_max);
+            if beyond == 0 {
+                break;
+            }
+            let mut conn = self.db.read().await?;
+            let old = sql::versions_to_remove(&mut conn, app, beyond, BATCH).await?;
+            drop(conn);
+            if old.is_empty() {
+                break;
+            }
+            let removed = self.db.write::<_, StoreError, _>(move |tx| {
+                Box::pin(async move {
+                    let mut removed = 0;
+                    for version in old {
+                        removed += u64::from(sql::remove_version(tx, version).await?.is_some());
+                    }
+                    Ok(removed)
+                })
+            });
+            note_removed(app, Data::ScriptVersions, removed.await?);
+            self.measure_versions(app, Pace::AtOnce).await?;
+        }
+        Ok(count.check(app, version)?)
+    }
+
+    /// Another version of a script was written.
+    pub fn note_version(&self, app: AppId, bytes: usize) {
+        let version = Size::row(bytes as u64 + sql::ROW_BYTES);
+        self.counts.script_versions.add(app, version);
     }
 
     /// Measure what has an age, and remove the oldest beyond the quota. Answers how many went.
@@ -229,6 +380,24 @@ impl Meter {
         self.know(app, Data::Messages, size);
         Ok(removed)
     }
+}
+
+/// Why there is no room for a version of a script.
+#[derive(Debug, thiserror::Error)]
+pub enum NoRoom {
+    /// The app keeps as much as it may.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// The apps that are to be measured, a little after the first of them came to be.
+async fn wanted_soon(count: &Count) -> HashSet<AppId> {
+    count.wanted().await;
+    tokio::time::sleep(SOON).await;
+    count.take_wanted()
 }
 
 fn note_removed(app_id: AppId, data: Data, removed: u64) {

@@ -3,8 +3,10 @@
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
+use super::objects::Object;
 use super::{Data, Size};
 use crate::apps::AppId;
+use crate::scripts::ScriptId;
 use crate::store::{Conn, StoreError, Tx, on};
 
 /// How many rows are measured with one statement. Of a large text both databases know the length without
@@ -28,8 +30,8 @@ impl Aged {
 }
 
 /// Some rows, in the order of their keys.
-pub(super) struct Step<K> {
-    pub(super) size: Size,
+pub(super) struct Step<K, S = Size> {
+    pub(super) size: S,
     /// The key of the last of them.
     pub(super) last: K,
 }
@@ -101,6 +103,195 @@ pub(super) async fn messages_step(
         size: size(rows, bytes),
         last: (topic, seq),
     }))
+}
+
+/// What a row of the outbox, a version of a script or an idempotency key takes besides its text: most have
+/// little of it.
+pub const ROW_BYTES: u64 = 200;
+
+/// A walk through a table whose keys are pairs.
+macro_rules! pairs_step {
+    ($what:literal, $key:literal, $value:literal) => {
+        concat!(
+            "select count(*) over (), cast(sum(bytes) over () as bigint), ",
+            $key,
+            ", ",
+            $value,
+            " from (select ",
+            $key,
+            ", ",
+            $value,
+            ", ",
+            $what,
+            " as step order by ",
+            $key,
+            " desc, ",
+            $value,
+            " desc limit 1"
+        )
+    };
+}
+
+/// The first idempotency keys of an app after a key of a scope; none after the last.
+pub(super) async fn idempotency_keys_step(
+    conn: &mut Conn,
+    app_id: AppId,
+    (scope, key): &(Uuid, String),
+) -> Result<Option<Step<(Uuid, String)>>, StoreError> {
+    const SQL: &str = pairs_step!(
+        "octet_length(key) + coalesce(octet_length(answer), 0) + $5 as bytes
+         from idempotency_keys where app_id = $1 and (scope, key) > ($2, $3)
+         order by scope, key limit $4)",
+        "scope",
+        "key"
+    );
+    let row: Option<(i64, i64, Uuid, String)> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(app_id)
+        .bind(scope)
+        .bind(key)
+        .bind(STEP_ROWS)
+        .bind(ROW_BYTES.cast_signed())
+        .fetch_optional(c)
+        .await)?;
+    Ok(row.map(|(rows, bytes, scope, key)| Step {
+        size: size(rows, bytes),
+        last: (scope, key),
+    }))
+}
+
+/// The first versions of an app's scripts after a version of a script; none after the last.
+pub(super) async fn versions_step(
+    conn: &mut Conn,
+    app_id: AppId,
+    (script_id, version): &(Uuid, i64),
+) -> Result<Option<Step<(Uuid, i64)>>, StoreError> {
+    const SQL: &str = pairs_step!(
+        "octet_length(code) + $5 as bytes from script_versions
+         where script_id in (select id from scripts where app_id = $1)
+           and (script_id, version) > ($2, $3)
+         order by script_id, version limit $4)",
+        "script_id",
+        "version"
+    );
+    let row: Option<(i64, i64, Uuid, i64)> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(app_id)
+        .bind(script_id)
+        .bind(version)
+        .bind(STEP_ROWS)
+        .bind(ROW_BYTES.cast_signed())
+        .fetch_optional(c)
+        .await)?;
+    Ok(row.map(|(rows, bytes, script_id, version)| Step {
+        size: size(rows, bytes),
+        last: (script_id, version),
+    }))
+}
+
+/// The oldest versions of an app's scripts that make room for `bytes`, at most `limit`: none that is
+/// current, that a delivery waits for, or that an unresolved dead letter may be replayed with.
+pub(super) async fn versions_to_remove(
+    conn: &mut Conn,
+    app_id: AppId,
+    bytes: u64,
+    limit: i64,
+) -> Result<Vec<(ScriptId, i64)>, StoreError> {
+    const SQL: &str = "
+        with kept (script_id, version) as materialized (
+            select script_id, script_version from outbox
+            where app_id = $1 and script_version is not null
+            union
+            select script_id, script_version from dead_letters
+            where app_id = $1 and state = 'unresolved'
+        ), old as materialized (
+            select v.script_id, v.version, v.created_at, octet_length(v.code) + $4 as bytes
+            from script_versions v join scripts s on s.id = v.script_id
+            where s.app_id = $1 and v.version <> s.version and not exists (
+                select 1 from kept k where k.script_id = v.script_id and k.version = v.version)
+        )
+        select script_id, version from (
+            select script_id, version, created_at,
+                   sum(bytes) over (order by created_at, script_id, version) - bytes as before
+            from old) as summed
+        where before < $2 order by created_at, script_id, version limit $3";
+    Ok(on!(conn, |c| sqlx::query_as(SQL)
+        .bind(app_id)
+        .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
+        .bind(limit)
+        .bind(ROW_BYTES.cast_signed())
+        .fetch_all(c)
+        .await)?)
+}
+
+/// Remove a version of a script, unless it is the current one. Answers its bytes.
+pub(super) async fn remove_version(
+    tx: &mut Tx,
+    (script_id, version): (ScriptId, i64),
+) -> Result<Option<u64>, StoreError> {
+    const SQL: &str = "
+        delete from script_versions where script_id = $1 and version = $2
+            and version <> (select version from scripts where id = $1)
+        returning cast(octet_length(code) + $3 as bigint)";
+    let bytes: Option<i64> = on!(tx.conn().await?, |c| sqlx::query_scalar(SQL)
+        .bind(script_id)
+        .bind(version)
+        .bind(ROW_BYTES.cast_signed())
+        .fetch_optional(c)
+        .await)?;
+    Ok(bytes.map(i64::unsigned_abs))
+}
+
+/// The first rows of the outbox after an id, of each app those for which no caller waits; none after the
+/// last. In the order of the primary key: an index for each app would be one more to write to for
+/// each delivery.
+pub(super) async fn outbox_step(
+    conn: &mut Conn,
+    after: Uuid,
+) -> Result<Option<Step<Uuid, Vec<(AppId, Size)>>>, StoreError> {
+    const SQL: &str = "
+        with step as materialized (
+            select id, app_id, reply_to, octet_length(payload) + octet_length(history) as bytes
+            from outbox where id > $1 order by id limit $2)
+        select app_id, sum(case when reply_to is null then 1 else 0 end),
+               cast(sum(case when reply_to is null then bytes + $3 else 0 end) as bigint),
+               (select id from step order by id desc limit 1)
+        from step group by app_id";
+    let rows: Vec<(AppId, i64, i64, Uuid)> = on!(conn, |c| sqlx::query_as(SQL)
+        .bind(after)
+        .bind(STEP_ROWS)
+        .bind(ROW_BYTES.cast_signed())
+        .fetch_all(c)
+        .await)?;
+    let Some((.., last)) = rows.last() else {
+        return Ok(None);
+    };
+    let last = *last;
+    let sizes = rows.into_iter();
+    let sizes = sizes.map(|(app_id, rows, bytes, _)| (app_id, size(rows, bytes)));
+    Ok(Some(Step {
+        size: sizes.collect(),
+        last,
+    }))
+}
+
+/// How many objects of a kind an app has.
+pub(super) async fn objects(
+    conn: &mut Conn,
+    app_id: AppId,
+    object: Object,
+) -> Result<u64, StoreError> {
+    let sql = match object {
+        Object::Scripts => "select count(*) from scripts where app_id = $1",
+        Object::Routes => "select count(*) from routes where app_id = $1",
+        Object::Triggers => "select count(*) from triggers where app_id = $1",
+        Object::Topics => "select count(*) from topics where app_id = $1",
+        Object::Members => "select count(*) from members where app_id = $1",
+        Object::SubscriberKeys => "select count(*) from subscriber_keys where app_id = $1",
+    };
+    let count: i64 = on!(conn, |c| sqlx::query_scalar(sql)
+        .bind(app_id)
+        .fetch_one(c)
+        .await)?;
+    Ok(count.unsigned_abs())
 }
 
 /// When the oldest of the newest messages of an app was written that are at most `bytes_max` bytes

@@ -26,6 +26,7 @@ use crate::http::problem::{Problem, ProblemType};
 use crate::idempotency::RoutePolicy;
 use crate::identity::capability::Capability;
 use crate::node::Node;
+use crate::quotas::objects::{self, Object};
 use crate::scripts::ScriptId;
 use crate::scripts::api::named_script;
 use crate::store::{Expected, StoreError};
@@ -45,7 +46,7 @@ pub fn endpoints() -> Api {
             create,
         )
         .called("createRoute", "Add a route to an app")
-        .may_fail(&[ProblemType::RouteConflict])
+        .may_fail(&[ProblemType::RouteConflict, ProblemType::TooMany])
         .get(
             "/apps/{app}/routes/match",
             Rule::App(Capability::ReadRoutes, Of::App),
@@ -194,11 +195,13 @@ async fn create(
     if let Some(policy) = &idempotency {
         check_ttl(policy.ttl_s)?;
     }
+    let routes_max = node.quotas.quotas().objects;
     let route = node
         .db
         .write(move |tx| {
             Box::pin(async move {
                 directory::raise_version(tx).await?;
+                objects::check::<RouteError>(tx, app_id, Object::Routes, routes_max).await?;
                 let (id, created_at, updated_at) = (RouteId::new(), tx.now, tx.now);
                 let route = Route {
                     id,

@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::apps::{self, AppId, HostPattern};
 use crate::cors;
 use crate::idempotency::RoutePolicy;
+use crate::quotas::objects::TooMany;
 use crate::scripts::ScriptId;
 use crate::store::{Id, StoreError, Tx};
 pub use pattern::PathPattern;
@@ -222,6 +223,9 @@ pub enum RouteError {
     /// No route can have this policy.
     #[error(transparent)]
     Cors(#[from] cors::BadPolicy),
+    /// The app has as many of them as it may.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

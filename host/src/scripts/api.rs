@@ -28,6 +28,7 @@ use crate::http::problem::{DiagnosticView, Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::json;
 use crate::node::Node;
+use crate::quotas::objects::{self, Object};
 use crate::sandbox::{self, LogLine, Outcome};
 use crate::store::{ETag, Expected, StoreError};
 
@@ -53,6 +54,8 @@ pub fn endpoints() -> Api {
             ProblemType::NameTaken,
             ProblemType::InvalidSource,
             ProblemType::Overloaded,
+            ProblemType::TooMany,
+            ProblemType::QuotaUsedUp,
         ])
         .post(
             "/apps/{app}/scripts/validate",
@@ -78,6 +81,7 @@ pub fn endpoints() -> Api {
             ProblemType::VersionConflict,
             ProblemType::InvalidSource,
             ProblemType::Overloaded,
+            ProblemType::QuotaUsedUp,
         ])
         .delete(
             "/scripts/{id}",
@@ -293,11 +297,15 @@ async fn create(
         Kind::Component => Problem::invalid_field("wasm_base64", "missing field `wasm_base64`"),
     })?;
     let checked = node.runner.check(&app, kind, &code).await?;
+    let (app_id, bytes, scripts_max) = (app.id, code.len(), node.quotas.quotas().objects);
+    node.quotas.make_room_for_version(app_id, bytes).await?;
     let script = node
         .db
         .write(move |tx| {
             Box::pin(async move {
-                let (id, app_id) = (ScriptId::new(), app.id);
+                let id = ScriptId::new();
+                directory::raise_version(tx).await?;
+                objects::check::<ScriptError>(tx, app_id, Object::Scripts, scripts_max).await?;
                 let (created_at, updated_at) = (tx.now, tx.now);
                 let script = Script {
                     id,
@@ -312,11 +320,11 @@ async fn create(
                 let inserted = sql::insert(tx, &script, &code).await;
                 inserted.map_err(|error| name_taken(error, &script.name))?;
                 tx.creates(id);
-                directory::raise_version(tx).await?;
                 Ok::<_, ScriptError>(script)
             })
         })
         .await?;
+    node.quotas.note_version(app_id, bytes);
     checked.keep();
     node.refresh_directory().await;
     Ok(Created(ScriptView { script, source }))
@@ -371,6 +379,12 @@ async fn source_of(node: &Node, script: &Script, version: u32) -> Result<Option<
     Ok((script.kind == Kind::Rhai).then(|| String::from_utf8_lossy(&code).into_owned()))
 }
 
+/// How many bytes the code of its current version has.
+async fn code_bytes(node: &Node, script: &Script) -> Result<usize, Problem> {
+    let code = sql::code(&mut node.db.read().await?, script.id, script.version).await?;
+    Ok(code.map_or(0, |code| code.len()))
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ScriptChange")]
@@ -401,15 +415,23 @@ async fn change(
         change.source.clone(),
         change.wasm_base64.clone(),
     )?;
-    let checked = match new {
+    let checked = match &new {
         None => None,
         Some(new) => {
             let picture = node.directory.picture();
             let app = picture.app(script.app_id);
             let app = app.ok_or_else(|| Problem::from(ScriptError::NotFound(id.to_string())))?;
-            Some(node.runner.check(app, script.kind, &new).await?)
+            Some(node.runner.check(app, script.kind, new).await?)
         }
     };
+    let bytes = match &new {
+        Some(new) => new.len(),
+        // A version of its own all the same, with the same code.
+        None => code_bytes(&node, &script).await?,
+    };
+    node.quotas
+        .make_room_for_version(script.app_id, bytes)
+        .await?;
     let read_version = change.version;
     let script = node
         .db
@@ -449,6 +471,7 @@ async fn change(
             })
         })
         .await?;
+    node.quotas.note_version(script.app_id, bytes);
     if let Some(checked) = checked {
         checked.keep();
     }

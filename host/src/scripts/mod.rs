@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::apps::AppId;
 use crate::executions::ExecutionId;
 use crate::fair_queue::QueueFull;
+use crate::quotas::{Full, objects::TooMany};
 use crate::sandbox::{CompileError, Diagnostic, Limits};
 use crate::store::{Id, StoreError};
 
@@ -157,6 +158,12 @@ pub enum ScriptError {
         /// Why it is not kept.
         problem: StoreError,
     },
+    /// The app has as many of them as it may.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
+    /// The app keeps as many versions as it may.
+    #[error(transparent)]
+    Full(#[from] Full),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -27,6 +27,7 @@ use crate::idempotency::EventPolicy;
 use crate::identity::UserId;
 use crate::identity::capability::Capability;
 use crate::node::Node;
+use crate::quotas::objects::{self, Object};
 use crate::scripts::ScriptId;
 use crate::scripts::api::named_script;
 use crate::store::{ETag, Expected, StoreError, Tx};
@@ -46,7 +47,7 @@ pub fn endpoints() -> Api {
             create_any,
         )
         .called("createTrigger", "Register a trigger of any kind")
-        .may_fail(&[ProblemType::NameTaken])
+        .may_fail(&[ProblemType::NameTaken, ProblemType::TooMany])
         .post(
             "/apps/{app}/triggers/kv",
             Rule::App(Capability::ManageTriggers, Of::App),
@@ -56,7 +57,7 @@ pub fn endpoints() -> Api {
             "createKvTrigger",
             "Register a trigger on the key-value store",
         )
-        .may_fail(&[ProblemType::NameTaken])
+        .may_fail(&[ProblemType::NameTaken, ProblemType::TooMany])
         .post(
             "/apps/{app}/triggers/dead_letter",
             Rule::App(Capability::ManageTriggers, Of::App),
@@ -66,14 +67,14 @@ pub fn endpoints() -> Api {
             "createDeadLetterTrigger",
             "Register a trigger on dead letters",
         )
-        .may_fail(&[ProblemType::NameTaken])
+        .may_fail(&[ProblemType::NameTaken, ProblemType::TooMany])
         .post(
             "/apps/{app}/triggers/pubsub",
             Rule::App(Capability::ManageTriggers, Of::App),
             create_pubsub,
         )
         .called("createPubSubTrigger", "Register a trigger on topics")
-        .may_fail(&[ProblemType::NameTaken])
+        .may_fail(&[ProblemType::NameTaken, ProblemType::TooMany])
         .get(
             "/triggers/{id}",
             Rule::App(Capability::ManageTriggers, Of::Trigger),
@@ -415,9 +416,11 @@ async fn create(
     })?;
     let retry = fields.retry.as_ref();
     let retry = retry.map_or(Ok(node.config.retry), |retry| retry.over(node.config.retry))?;
+    let triggers_max = node.quotas.quotas().objects;
     let trigger = node.db.write(move |tx| {
         Box::pin(async move {
             directory::raise_version(tx).await?;
+            objects::check::<TriggerError>(tx, app_id, Object::Triggers, triggers_max).await?;
             let mut trigger = Trigger {
                 id: TriggerId::new(),
                 app_id,

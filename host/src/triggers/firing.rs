@@ -19,6 +19,7 @@ use crate::executions::ExecutionId;
 use crate::json::{Json, Read};
 use crate::kv::{Collection, Key};
 use crate::pubsub::Topic;
+use crate::quotas::{Full, ROW_BYTES, Size};
 use crate::store::StoreError;
 use crate::telemetry::trace::{self, TraceParent};
 
@@ -183,6 +184,31 @@ impl Events {
         };
         let (firings, permits) = listening.into_iter().map(firing).unzip();
         (firings, Places(permits))
+    }
+
+    /// Refuse an event of so many bytes that an app has no room for, as a delivery of each trigger that
+    /// may hear of it.
+    ///
+    /// # Errors
+    /// [`Full`].
+    pub fn check_room(&self, app_id: AppId, listening: &[Firing], bytes: u64) -> Result<(), Full> {
+        if listening.is_empty() {
+            return Ok(());
+        }
+        let rows = listening.len() as u64;
+        let bytes = bytes.saturating_add(ROW_BYTES).saturating_mul(rows);
+        let counts = self.outbox.counts();
+        counts.deliveries.check(app_id, Size { rows, bytes })?;
+        let keyed = listening
+            .iter()
+            .filter(|firing| firing.trigger.idempotency.is_some());
+        match keyed.count() as u64 {
+            0 => Ok(()),
+            rows => {
+                let bytes = rows * ROW_BYTES;
+                counts.idempotency_keys.check(app_id, Size { rows, bytes })
+            }
+        }
     }
 
     /// The mutation is committed: hand over what this node has taken on.

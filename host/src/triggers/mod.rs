@@ -15,6 +15,7 @@ use crate::dispatch::retry::RetryPolicy;
 use crate::idempotency::EventPolicy;
 use crate::identity::UserId;
 use crate::kv::{Collection, Key};
+use crate::quotas::objects::TooMany;
 use crate::scripts::ScriptId;
 use crate::store::{Id, StoreError};
 pub use glob::Glob;
@@ -247,6 +248,9 @@ pub enum TriggerError {
     /// A filter names a script that is not there.
     #[error("the app has no script `{0}`")]
     UnknownScript(ScriptId),
+    /// The app has as many of them as it may.
+    #[error(transparent)]
+    TooMany(#[from] TooMany),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),

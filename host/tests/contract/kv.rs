@@ -8,13 +8,13 @@ use picloud::directory::Directory;
 use picloud::dispatch::outbox::Outbox;
 use picloud::dispatch::{Fence, WorkerId};
 use picloud::kv::{Collection, Kv, KvError, KvStore, Stored, sql};
-use picloud::quotas::{Meter, Quotas};
+use picloud::quotas::Meter;
 use picloud::store::StoreError;
 use picloud::triggers::firing::{Events, Origin};
 
 use crate::database::Database;
 use crate::on_both_engines;
-use crate::outbox::{claim, delivery, insert};
+use crate::outbox::{claim, delivery, insert, unlimited};
 
 on_both_engines!(
     a_value_is_what_was_last_set,
@@ -33,19 +33,12 @@ async fn app(test: &Database, name: &'static str) -> Kv {
     });
     insert.await.unwrap();
     let directory = Directory::open(test.db.clone()).await.unwrap();
-    let (outbox, _) = Outbox::new(test.db.clone(), 10, 60_000, 1 << 30);
+    let (outbox, _) = Outbox::new(test.db.clone(), 10, 60_000, 1 << 30, unlimited());
     store(test, directory, outbox).of(id, Origin::act())
 }
 
 fn store(test: &Database, directory: Arc<Directory>, outbox: Arc<Outbox>) -> KvStore {
-    let bytes = 1 << 30;
-    let quotas = Quotas {
-        kv: bytes,
-        dead_letters: bytes,
-        executions: bytes,
-        messages: bytes,
-    };
-    let meter = Meter::new(test.db.clone(), directory.clone(), quotas);
+    let meter = Meter::new(test.db.clone(), directory.clone(), unlimited());
     let events = Events::new(directory, outbox, 8);
     KvStore::new(test.db.clone(), events, meter, 1000)
 }
@@ -126,7 +119,7 @@ async fn a_page_ends_with_the_value_that_takes_it_over_its_bytes(test: Database)
     let app_id = AppId::new();
     let (directory, (outbox, _)) = (
         Directory::open(test.db.clone()).await.unwrap(),
-        Outbox::new(test.db.clone(), 10, 60_000, 1 << 30),
+        Outbox::new(test.db.clone(), 10, 60_000, 1 << 30, unlimited()),
     );
     let insert = test.db.write::<_, StoreError, _>(move |tx| {
         let slug: Slug = "a".parse().unwrap();

@@ -22,7 +22,9 @@ use picloud::tasks::Tasks;
 
 use crate::database::Database;
 use crate::on_both_engines;
-use crate::outbox::{LEASE, claim, dead_letters_of, delivery, insert, rows, until_empty};
+use crate::outbox::{
+    LEASE, claim, dead_letters_of, delivery, insert, rows, unlimited, until_empty,
+};
 
 on_both_engines!(
     only_the_leases_that_are_named_are_renewed,
@@ -140,7 +142,7 @@ fn dispatcher(db: &Db, panics_at_burying: bool) -> (Arc<Dispatcher>, Arc<Outbox>
         attempts: AtomicU32::new(0),
         panics_at_burying,
     });
-    let (outbox, handed) = Outbox::new(db.clone(), 10, 1_500, 1 << 30);
+    let (outbox, handed) = Outbox::new(db.clone(), 10, 1_500, 1 << 30, unlimited());
     let tally = Tally::new(Journal::new(db.clone()));
     let dispatcher = Dispatcher::new(outbox.clone(), handed, failing.clone(), tally);
     tokio::spawn(

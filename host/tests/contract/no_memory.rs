@@ -20,7 +20,7 @@ use picloud::tasks::Tasks;
 
 use crate::database::Database;
 use crate::on_both_engines;
-use crate::outbox::{dead_letters_of, delivery, executions_of, insert, until_empty};
+use crate::outbox::{dead_letters_of, delivery, executions_of, insert, unlimited, until_empty};
 
 on_both_engines!(an_attempt_without_memory_counts_unless_others_hold_it);
 
@@ -67,7 +67,7 @@ async fn attempts(test: &Database, delivery: &Delivery, exceeded: Exceeded) -> u
         attempts: AtomicU32::new(0),
         exceeded,
     });
-    let (outbox, handed) = Outbox::new(test.db.clone(), 10, 60_000, 1 << 30);
+    let (outbox, handed) = Outbox::new(test.db.clone(), 10, 60_000, 1 << 30, unlimited());
     let tally = Tally::new(Journal::new(test.db.clone()));
     let dispatcher = Dispatcher::new(outbox, handed, refused.clone(), tally);
     let grace = Duration::from_secs(1);

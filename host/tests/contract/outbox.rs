@@ -20,6 +20,7 @@ use picloud::executions::tally::Tally;
 use picloud::executions::{AbandonReason, ExecutionError, OutcomeKind};
 use picloud::idempotency::Key;
 use picloud::journal::Journal;
+use picloud::quotas::{Counts, Quotas};
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
 use picloud::store::{Db, Engine, Grouped, StoreError};
@@ -27,6 +28,11 @@ use picloud::tasks::Tasks;
 
 use crate::database::Database;
 use crate::on_both_engines;
+
+/// Apps without quotas.
+pub fn unlimited() -> Arc<Counts> {
+    Counts::new(Quotas::UNLIMITED)
+}
 
 on_both_engines!(
     a_claim_takes_what_is_due_and_counts_the_attempt,
@@ -384,7 +390,7 @@ impl Executor for Fake {
 }
 
 fn dispatcher(db: &Db, fake: &Arc<Fake>) -> Arc<Dispatcher> {
-    let (outbox, handed) = Outbox::new(db.clone(), 10, 60_000, 1 << 30);
+    let (outbox, handed) = Outbox::new(db.clone(), 10, 60_000, 1 << 30, unlimited());
     let tally = Tally::new(Journal::new(db.clone()));
     let dispatcher = Dispatcher::new(outbox, handed, fake.clone(), tally);
     tokio::spawn(

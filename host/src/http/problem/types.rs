@@ -79,7 +79,7 @@ types! {
     LastOwner = "last_owner", CONFLICT, "This conflicts with what is there",
         "The instance would be left without an owner who can sign in.";
     TooMany = "too_many", CONFLICT, "This conflicts with what is there",
-        "There are as many as there may be.";
+        "There are as many as there may be; of an app's objects `kind` and `max` say which and how many.";
     NoMasterKey = "no_master_key", CONFLICT, "This conflicts with what is there",
         "The instance has no master key to encrypt secrets with.";
     IdempotencyInProgress = "idempotency_in_progress", CONFLICT, "This conflicts with what is there",
@@ -133,7 +133,7 @@ types! {
     TimedOut = "timed_out", GATEWAY_TIMEOUT, "The script took too long",
         "A route: its script took longer than its time limit.";
     QuotaUsedUp = "quota_used_up", INSUFFICIENT_STORAGE, "There is no room for it",
-        "The app keeps as many bytes of this kind of data as it may; `GET /apps/{app}/usage` tells.";
+        "The app keeps as much of this kind of data as it may: `data` names it, and `GET /apps/{app}/usage` tells how much. Also a route: of deliveries that wait, or of kept answers.";
     FuelUsedUp = "fuel_used_up", INSUFFICIENT_STORAGE, "The script used up its fuel",
         "A route: its script used up its fuel before it answered.";
 }

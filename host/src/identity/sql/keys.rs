@@ -158,6 +158,15 @@ fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("a list of texts is JSON")
 }
 
+/// How many keys a user has.
+pub async fn count(conn: &mut Conn, user_id: UserId) -> Result<i64, StoreError> {
+    const SQL: &str = "select count(*) from api_keys where user_id = $1";
+    Ok(on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(user_id)
+        .fetch_one(c)
+        .await)?)
+}
+
 /// Add a key. [`StoreError::Duplicate`] when its user has one of this name.
 pub async fn insert(tx: &mut Tx, key: &ApiKey, token_hash: &[u8]) -> Result<(), StoreError> {
     const SQL: &str = "

@@ -64,6 +64,7 @@ pub fn endpoints() -> Api {
         .called("getMember", "Show the role of a user in an app")
         .put("/apps/{app}/members/{user}", members, set_member)
         .called("setMember", "Give a user a role in an app")
+        .may_fail(&[ProblemType::TooMany])
         .delete("/apps/{app}/members/{user}", members, remove_member)
         .called("removeMember", "Take a user's role in an app away")
 }
@@ -250,7 +251,14 @@ async fn set_member(
     let app_id = app_named(&node.directory.picture(), &app)?.id;
     let user_id = user_named(&node, &user).await?;
     node.sessions
-        .set_member(who, app_id, user_id, role, expected)
+        .set_member(
+            who,
+            app_id,
+            user_id,
+            role,
+            expected,
+            node.quotas.quotas().objects,
+        )
         .await?;
     node.refresh_directory().await;
     Ok(NoContent)
