@@ -12,6 +12,7 @@ use crate::executions::running::{Running, Tail};
 use crate::identity::Maker;
 use crate::kv::{Kv, KvStore};
 use crate::pubsub::PubSub;
+use crate::sandbox::Crowd;
 use crate::scripts::ScriptId;
 use crate::secrets::Secrets;
 use crate::telemetry::repeated::Repeated;
@@ -61,6 +62,8 @@ pub struct GuestImports {
     /// Where the store's work runs: apart from the threads that guests compute on, and to its
     /// end even when the guest is stopped in the middle of a call.
     pub host: Handle,
+    /// Whether executions wait for their turns to compute.
+    pub crowd: Crowd,
 }
 
 static FAILED: Repeated = Repeated::new("guests' calls that the database was unavailable for");

@@ -13,18 +13,31 @@ impl GuestImports {
         allowed.ok_or(kv::Error::Denied)
     }
 
+    /// Read one key. From an embedded database that takes less time here than handing it to another thread
+    /// would, and a read that is dropped half-way does no harm; but while executions wait for their turns,
+    /// it would need one whenever it goes on. And a socket to Postgres is looked after by the runtime that
+    /// opened it, which on the threads of guests may be busy for many turns.
+    async fn read_one<T: Send + 'static>(
+        &self,
+        read: impl Future<Output = Result<T, KvError>> + Send + 'static,
+    ) -> Option<Result<T, KvError>> {
+        match self.kv.is_embedded() && !self.crowd.waits() {
+            true => Some(read.await),
+            false => self.apart(read).await,
+        }
+    }
+
     fn writable(&self) -> Result<Kv, kv::Error> {
         let allowed = self.may_write_kv.then(|| self.kv.clone());
         allowed.ok_or(kv::Error::Denied)
     }
 }
 
-// Reading one key takes less time than handing it to another thread would, and a read that is
-// dropped half-way does no harm; the rest runs apart.
 impl KvImports for GuestImports {
     async fn get(&mut self, collection: String, key: String) -> Result<Option<String>, kv::Error> {
         let store = self.readable()?;
-        let value = told(Some(store.get(collection, key).await))?;
+        let read = self.read_one(async move { store.get(collection, key).await });
+        let value = told(read.await)?;
         Ok(value.map(Stored::into_text))
     }
 
@@ -51,7 +64,10 @@ impl KvImports for GuestImports {
 
     async fn has(&mut self, collection: String, key: String) -> Result<bool, kv::Error> {
         let store = self.readable()?;
-        told(Some(store.has(collection, key).await))
+        told(
+            self.read_one(async move { store.has(collection, key).await })
+                .await,
+        )
     }
 
     async fn list_told(

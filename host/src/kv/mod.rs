@@ -19,7 +19,7 @@ use crate::apps::AppId;
 use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
 use crate::quotas::{Full, Meter};
-use crate::store::{Db, ETag, Expected, StoreError, still_witnessed};
+use crate::store::{Db, ETag, Engine, Expected, StoreError, still_witnessed};
 use crate::triggers::firing::{self, Events, HeardByTooMany, Origin};
 
 /// The longest name of a collection, in bytes.
@@ -331,6 +331,11 @@ pub struct Kv {
 }
 
 impl Kv {
+    /// Whether its database is a part of this process.
+    pub fn is_embedded(&self) -> bool {
+        self.store.db.engine() == Engine::Sqlite
+    }
+
     /// The same, for whoever works on a delivery: nothing is changed once its lease is over.
     pub fn fenced(self, fence: Fence) -> Self {
         let fence = Some(fence);

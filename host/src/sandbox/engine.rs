@@ -20,13 +20,13 @@ use super::confine;
 use super::imports::Imports;
 use super::limiter::{Memory, memory};
 use super::run::{self, State};
-use super::turns::Turns;
+use super::turns::{Crowd, Turns};
 use super::{Job, Outcome, Program, ProgramError, Report, wasi};
 use crate::fair_queue::{FairQueue, Patience, Place, Room};
 
 /// How often guests that compute look up: it bounds how late a deadline is noticed and how
 /// long one guest holds its thread.
-const EPOCH_TICK: Duration = Duration::from_millis(10);
+const EPOCH_TICK: Duration = Duration::from_millis(4);
 /// After how many polls the guests' runtime looks for timers that are due.
 const EVENTS_EVERY: u32 = 8;
 /// The stack of a guest. Rhai's deepest recursion needs less than half of it.
@@ -212,6 +212,11 @@ impl<I: Imports> Sandbox<I> {
             runtime: Some(runtime),
             executions_max,
         })
+    }
+
+    /// Tells whether executions wait for their turns to compute.
+    pub fn crowd(&self) -> Crowd {
+        self.turns.crowd()
     }
 
     /// How many executions there may be at once; fewer than asked for where the kernel's limit

@@ -44,6 +44,7 @@ pub use imports::{
     DeadLetterImports, Imports, KvImports, LogImports, NoImports, PubSubImports, SecretImports,
 };
 pub use log::{Level, LogLine};
+pub use turns::Crowd;
 
 /// What an execution may use up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

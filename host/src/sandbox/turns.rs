@@ -20,6 +20,17 @@ use uuid::Uuid;
 /// The turns of one sandbox.
 pub(super) struct Turns(Mutex<Queues>);
 
+/// Tells whether executions wait for their turns.
+#[derive(Clone)]
+pub struct Crowd(Arc<Turns>);
+
+impl Crowd {
+    /// Whether any does now.
+    pub fn waits(&self) -> bool {
+        !self.0.lock().waiting.is_empty()
+    }
+}
+
 struct Queues {
     /// How many may compute besides those that do. If there are any, nobody waits.
     free: usize,
@@ -84,6 +95,11 @@ impl Turns {
             },
             computing,
         }
+    }
+
+    /// Whether executions wait for them.
+    pub(super) fn crowd(self: &Arc<Self>) -> Crowd {
+        Crowd(self.clone())
     }
 
     fn lock(&self) -> MutexGuard<'_, Queues> {

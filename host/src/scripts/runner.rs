@@ -260,6 +260,7 @@ impl Runner {
             script_id,
             tail: origin.execution_id.map(tail),
             host: self.host.clone(),
+            crowd: self.sandbox.crowd(),
         }
     }
 
