@@ -25,7 +25,7 @@ use crate::executions::running::Running;
 use crate::executions::tally::Tally;
 use crate::fair_queue::FairQueue;
 use crate::http::body::Bodies;
-use crate::http::endpoints;
+use crate::http::heavy;
 use crate::http::seen_through::SeenThrough;
 use crate::identity::guesses::Guesses;
 use crate::identity::{Sessions, password};
@@ -217,7 +217,7 @@ impl Node {
             oidc,
             guesses: Guesses::default(),
             bodies,
-            heavy_requests: endpoints::heavy_requests(),
+            heavy_requests: heavy::requests(),
             tasks: Tasks::default(),
             stopping: Stopping::default(),
             database_problem,

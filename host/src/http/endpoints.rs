@@ -17,6 +17,7 @@ use axum::{Extension, Router};
 use super::admission::Admission;
 use super::body::{self, Allowance};
 use super::extract::nothing_at;
+use super::heavy;
 use super::openapi::describe::{Described, Operation, Output};
 use super::pace::Endless;
 use super::problem::{Problem, ProblemType};
@@ -24,7 +25,6 @@ use crate::apps::AppId;
 use crate::audit::{self, Act, Acting, Actor};
 use crate::dispatch::sql as outbox;
 use crate::executions::ExecutionId;
-use crate::fair_queue::{FairQueue, Patience, Room};
 use crate::identity::capability::{self, Capability, Decision};
 use crate::identity::guesses::Counted;
 use crate::identity::{Caller, Via};
@@ -213,8 +213,7 @@ impl Api {
         self
     }
 
-    /// The endpoint that was just added may take a processor for long, megabytes of JSON say: one app
-    /// has one such request at a time.
+    /// The endpoint that was just added may take a processor for long: see [`heavy`].
     pub fn taking_turns(mut self) -> Self {
         if let Some(last) = self.endpoints.last_mut() {
             last.takes_turns = true;
@@ -321,10 +320,8 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
     parts.extensions.insert(Address(address.clone()));
     let guesses = Counted::default();
     parts.extensions.insert(guesses.clone());
-    let (hold, answers) = (
-        guard.node.bodies.hold(&address, None),
-        guard.node.bodies.hold(&address, None),
-    );
+    let hold = guard.node.bodies.hold(&address, None);
+    let answers = hold.another();
     parts.extensions.insert(Allowance {
         bytes_max: match rule {
             Rule::Public => super::PUBLIC_BODY_BYTES_MAX,
@@ -373,11 +370,8 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
                     parts.extensions.insert(admission);
                 }
                 let app = act.app_id.filter(|_| takes_turns);
-                let answering = in_turn(
-                    &node.heavy_requests,
-                    app,
-                    next.run(Request::from_parts(parts, body)),
-                );
+                let answering = next.run(Request::from_parts(parts, body));
+                let answering = heavy::in_turn(&node.heavy_requests, app, answering);
                 if is_looked_at && act.actor.is_some() {
                     let acting = Arc::new(Acting::new(act.clone()));
                     let response = witnessed(acting.clone(), answering).await;
@@ -426,38 +420,6 @@ async fn guard_endpoint(State(guard): State<Guard>, request: Request, next: Next
         // What it does, and that it is written down, does not depend on a client who stays.
         true => guard.node.seen_through.see_through(answering).await,
         false => answering.await,
-    }
-}
-
-/// Whose turn it is to have a request answered that takes a processor for long.
-pub fn heavy_requests() -> FairQueue {
-    FairQueue::new(Room {
-        places: std::thread::available_parallelism()
-            .map_or(2, usize::from)
-            .max(2),
-        places_per_app: 1,
-        waiting: 1024,
-        waiting_per_app: 64,
-    })
-}
-
-/// What `answering` answers, once it is the turn of `app`, if it takes turns.
-async fn in_turn(
-    turns: &FairQueue,
-    app: Option<AppId>,
-    answering: impl Future<Output = Response>,
-) -> Response {
-    let place = match app {
-        Some(app) => turns.place(app.uuid(), Patience::Bounded).await,
-        None => return answering.await,
-    };
-    match place {
-        Ok(place) => {
-            let response = answering.await;
-            drop(place);
-            response
-        }
-        Err(full) => Problem::from(full).into_response(),
     }
 }
 

@@ -13,6 +13,7 @@ mod dashboard;
 pub mod endpoints;
 pub mod etag;
 pub mod extract;
+pub mod heavy;
 mod objects;
 pub mod openapi;
 mod pace;

@@ -1,7 +1,9 @@
 //! A database of a test's own, on either engine.
 
 use std::future::Future;
+use std::sync::Arc;
 
+use picloud::quotas::{Counts, Quotas};
 use picloud::store::Db;
 use sqlx::{Connection, Executor, PgConnection};
 
@@ -23,6 +25,11 @@ impl Database {
             conn.execute(sql).await.unwrap();
         }
     }
+}
+
+/// Apps without quotas.
+pub fn unlimited() -> Arc<Counts> {
+    Counts::new(Quotas::UNLIMITED)
 }
 
 /// Which engine a test runs on.

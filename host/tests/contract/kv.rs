@@ -12,9 +12,9 @@ use picloud::quotas::Meter;
 use picloud::store::StoreError;
 use picloud::triggers::firing::{Events, Origin};
 
-use crate::database::Database;
+use crate::database::{Database, unlimited};
 use crate::on_both_engines;
-use crate::outbox::{claim, delivery, insert, unlimited};
+use crate::outbox::{claim, delivery, insert};
 
 on_both_engines!(
     a_value_is_what_was_last_set,

@@ -20,11 +20,9 @@ use picloud::journal::Journal;
 use picloud::store::{Db, Engine, Id, StoreError};
 use picloud::tasks::Tasks;
 
-use crate::database::Database;
+use crate::database::{Database, unlimited};
 use crate::on_both_engines;
-use crate::outbox::{
-    LEASE, claim, dead_letters_of, delivery, insert, rows, unlimited, until_empty,
-};
+use crate::outbox::{LEASE, claim, dead_letters_of, delivery, insert, rows, until_empty};
 
 on_both_engines!(
     only_the_leases_that_are_named_are_renewed,

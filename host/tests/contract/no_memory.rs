@@ -18,9 +18,9 @@ use picloud::journal::Journal;
 use picloud::sandbox::Outcome;
 use picloud::tasks::Tasks;
 
-use crate::database::Database;
+use crate::database::{Database, unlimited};
 use crate::on_both_engines;
-use crate::outbox::{dead_letters_of, delivery, executions_of, insert, unlimited, until_empty};
+use crate::outbox::{dead_letters_of, delivery, executions_of, insert, until_empty};
 
 on_both_engines!(an_attempt_without_memory_counts_unless_others_hold_it);
 

@@ -20,19 +20,13 @@ use picloud::executions::tally::Tally;
 use picloud::executions::{AbandonReason, ExecutionError, OutcomeKind};
 use picloud::idempotency::Key;
 use picloud::journal::Journal;
-use picloud::quotas::{Counts, Quotas};
 use picloud::sandbox::Request;
 use picloud::scripts::ScriptId;
 use picloud::store::{Db, Engine, Grouped, StoreError};
 use picloud::tasks::Tasks;
 
-use crate::database::Database;
+use crate::database::{Database, unlimited};
 use crate::on_both_engines;
-
-/// Apps without quotas.
-pub fn unlimited() -> Arc<Counts> {
-    Counts::new(Quotas::UNLIMITED)
-}
 
 on_both_engines!(
     a_claim_takes_what_is_due_and_counts_the_attempt,

@@ -589,12 +589,14 @@ fn nothing_may_pass_for_a_while() {
 
 #[test]
 fn a_stop_ends_in_its_grace_though_nothing_passes() {
+    /// `shutdown_drain_ms` as it is where nothing is set.
+    const DRAIN: Duration = Duration::from_millis(500);
     let mut rig = Rig::start();
     ok(steps::async_call(&rig, "before"));
     rig.proxy.black_hole_all();
     let begun = Instant::now();
     rig.server.signal("TERM");
-    let ended = rig.server.ends_within(GRACE + END_TAKES);
+    let ended = rig.server.ends_within(DRAIN + GRACE + END_TAKES);
     report(format_args!(
         "a stop in a black hole: {:?}",
         begun.elapsed()

@@ -1,0 +1,42 @@
+//! Requests of the API that may take a processor for long, megabytes of JSON say. They take turns, app by
+//! app: whoever asks for a hundred lists at once waits for their own, and not everybody else.
+
+use axum::response::{IntoResponse, Response};
+
+use super::problem::Problem;
+use crate::apps::AppId;
+use crate::fair_queue::{FairQueue, Patience, Room};
+
+/// Places for as many as there are processors, one of each app.
+pub fn requests() -> FairQueue {
+    FairQueue::new(Room {
+        places: std::thread::available_parallelism()
+            .map_or(2, usize::from)
+            .max(2),
+        places_per_app: 1,
+        waiting: 1024,
+        waiting_per_app: 64,
+    })
+}
+
+/// What `answering` answers, once it is the turn of `app`; at once where there is none.
+///
+/// A place is held until the answer is made, and not while it is read.
+pub(super) async fn in_turn(
+    turns: &FairQueue,
+    app: Option<AppId>,
+    answering: impl Future<Output = Response>,
+) -> Response {
+    let place = match app {
+        Some(app) => turns.place(app.uuid(), Patience::Bounded).await,
+        None => return answering.await,
+    };
+    match place {
+        Ok(place) => {
+            let response = answering.await;
+            drop(place);
+            response
+        }
+        Err(full) => Problem::from(full).into_response(),
+    }
+}
