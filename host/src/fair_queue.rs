@@ -111,10 +111,12 @@ impl FairQueue {
 
     fn wait(&self, app: Uuid, patience: Patience) -> Result<oneshot::Receiver<Place>, QueueFull> {
         let mut queue = self.lock();
-        for (_, waiting) in &mut queue.waiting {
-            waiting.retain(|waiting| !waiting.sender.is_closed());
+        if patience == Patience::Bounded {
+            for (_, waiting) in &mut queue.waiting {
+                waiting.retain(|waiting| !waiting.sender.is_closed());
+            }
+            queue.waiting.retain(|(_, waiting)| !waiting.is_empty());
         }
-        queue.waiting.retain(|(_, waiting)| !waiting.is_empty());
         // Executions are counted at the gate, and take nobody's place in this queue.
         let bounded = |waiting: &VecDeque<Waiting>| {
             let bounded = waiting.iter();
@@ -155,18 +157,23 @@ impl FairQueue {
         if queue.taken.values().sum::<usize>() >= self.room.places {
             return None;
         }
-        let of = |app: &Uuid| queue.taken.get(app).copied().unwrap_or_default();
-        let may = queue.waiting.iter().enumerate();
-        let may = may.filter(|(_, (app, _))| of(app) < self.room.places_per_app);
-        // Who was served longest ago, or never.
-        let next = may.min_by_key(|(_, (app, _))| queue.served.get(app).copied())?;
-        let (position, app) = (next.0, next.1.0);
-        let waiting = &mut queue.waiting[position].1;
-        let sender = waiting.pop_front()?.sender;
-        if waiting.is_empty() {
-            queue.waiting.remove(position);
+        loop {
+            let of = |app: &Uuid| queue.taken.get(app).copied().unwrap_or_default();
+            let may = queue.waiting.iter().enumerate();
+            let may = may.filter(|(_, (app, _))| of(app) < self.room.places_per_app);
+            // Who was served longest ago, or never.
+            let next = may.min_by_key(|(_, (app, _))| queue.served.get(app).copied())?;
+            let (position, app) = (next.0, next.1.0);
+            let waiting = &mut queue.waiting[position].1;
+            let next = waiting.pop_front();
+            if waiting.is_empty() {
+                queue.waiting.remove(position);
+            }
+            // Nobody else is served by giving a place to who has left, and getting it back at once.
+            if let Some(Waiting { sender, .. }) = next.filter(|next| !next.sender.is_closed()) {
+                return Some((sender, self.taken(&mut queue, app)));
+            }
         }
-        Some((sender, self.taken(&mut queue, app)))
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Queue> {
@@ -317,6 +324,21 @@ mod tests {
         drop(executions);
         drop(holding);
         assert!(queue.lock().taken.is_empty() && queue.lock().served.is_empty());
+    }
+
+    #[tokio::test]
+    async fn however_many_left_a_place_is_given_on() {
+        let queue = queue(1, 1);
+        let holding = queue.place(app(1), Patience::Bounded).await.unwrap();
+        let wait = || queue.wait(app(2), Patience::Unbounded).unwrap();
+        let left: Vec<_> = (0..200_000).map(|_| wait()).collect();
+        let stays = queue.wait(app(3), Patience::Bounded).unwrap();
+        let last = queue.wait(app(2), Patience::Unbounded).unwrap();
+        drop(left);
+        drop(holding);
+        drop(stays.await.unwrap());
+        drop(last.await.unwrap());
+        assert!(queue.place(app(1), Patience::Bounded).await.is_ok());
     }
 
     #[tokio::test]

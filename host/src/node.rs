@@ -112,6 +112,8 @@ pub struct Node {
     pub bodies: Bodies,
     /// Requests of the API that take a processor for long.
     pub heavy_requests: FairQueue,
+    /// Exports of apps.
+    pub exports: FairQueue,
     /// What runs for as long as the node does.
     pub tasks: Tasks,
     /// How far it is on its way to its end.
@@ -218,6 +220,7 @@ impl Node {
             guesses: Guesses::default(),
             bodies,
             heavy_requests: heavy::requests(),
+            exports: heavy::exports(),
             tasks: Tasks::default(),
             stopping: Stopping::default(),
             database_problem,

@@ -222,8 +222,7 @@ async fn insert(tx: &mut Tx, act: Act) -> Result<(), StoreError> {
 static UNWRITTEN: Repeated = Repeated::new("entries of the audit log that could not be written");
 
 /// Write down what was not done, or was done without a transaction of its own; the answer to it
-/// waits for this. What cannot be
-/// written is in the log at least, but while the database is away: then all of it was refused.
+/// waits for this. What cannot be written is in the log at least, but while the database is away: then all of it was refused.
 pub async fn note(db: &Db, act: Act) {
     let said = act.action.clone();
     let noted = db.write(move |tx| Box::pin(async move { insert(tx, act).await }));

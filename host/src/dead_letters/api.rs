@@ -56,7 +56,6 @@ pub fn endpoints() -> Api {
             replay_many,
         )
         .called("replayDeadLetters", "Replay a batch of dead letters")
-        .taking_turns()
         .post(
             "/apps/{app}/dead-letters/resolve",
             Rule::App(Capability::ManageDeadLetters, Of::App),

@@ -294,7 +294,7 @@ impl Dispatcher {
     ) -> Result<(), Refused> {
         let Err(full) = room else { return Ok(()) };
         if let Some(key) = key {
-            let mut conn = self.outbox.db.read().await?;
+            let mut conn = self.outbox.db.read_for(app_id.uuid()).await?;
             if idempotency::is_known(&mut conn, app_id, key).await? {
                 return Ok(());
             }

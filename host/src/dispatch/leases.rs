@@ -31,6 +31,7 @@ pub(super) struct Leases {
 #[derive(Default)]
 struct State {
     held: HashMap<Claim, Holding>,
+    next_number: u64,
     /// Rows that may be leased to this process although nothing works on them.
     let_go: Vec<Claim>,
     /// What was leased to this process and not held when it was last looked.
@@ -40,6 +41,8 @@ struct State {
 }
 
 struct Holding {
+    /// Which lease it is of.
+    number: u64,
     since: Instant,
     /// When it ends unless it is renewed: not later than in the database, whose time is counted
     /// from when the statement arrived there.
@@ -53,6 +56,7 @@ struct Holding {
 pub(super) struct Lease {
     leases: Arc<Leases>,
     claim: Claim,
+    number: u64,
     over: CancellationToken,
     has_ended: bool,
 }
@@ -85,7 +89,11 @@ impl Lease {
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut state = self.leases.state();
-        state.held.remove(&self.claim);
+        // One that was put back uncounted may have been claimed here again, as the same attempt.
+        let is_mine = |holding: &Holding| holding.number == self.number;
+        if state.held.get(&self.claim).is_some_and(is_mine) {
+            state.held.remove(&self.claim);
+        }
         if !self.has_ended {
             state.let_go.push(self.claim);
             drop(state);
@@ -116,16 +124,22 @@ impl Leases {
     pub(super) fn take(self: &Arc<Self>, claim: Claim) -> Lease {
         let since = Instant::now();
         let over = CancellationToken::new();
+        let mut state = self.state();
+        let number = state.next_number;
+        state.next_number += 1;
         let holding = Holding {
+            number,
             since,
             until: since + self.lasts,
             is_placed: false,
             over: over.clone(),
         };
-        self.state().held.insert(claim, holding);
+        state.held.insert(claim, holding);
+        drop(state);
         Lease {
             leases: self.clone(),
             claim,
+            number,
             over,
             has_ended: false,
         }

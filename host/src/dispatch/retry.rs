@@ -99,7 +99,7 @@ impl RetryPolicy {
 
 /// For how long after it was made a delivery is put back without counting an attempt, where others hold
 /// all memory; after that it counts, so that each ends some day.
-const WAITS_FOR_MEMORY: TimeDelta = TimeDelta::days(1);
+const WAITS_FOR_MEMORY: TimeDelta = TimeDelta::minutes(15);
 /// The shortest pause before it is looked at again, and the longest.
 const MEMORY_PAUSES: [TimeDelta; 2] = [TimeDelta::seconds(1), TimeDelta::minutes(1)];
 
@@ -152,8 +152,8 @@ mod tests {
         let pause = |age: TimeDelta| pause_for_memory(age, 7).map(|pause| pause.num_seconds());
         assert!((0..=1).contains(&pause(TimeDelta::zero()).unwrap()));
         assert!((20..=30).contains(&pause(TimeDelta::seconds(100)).unwrap()));
-        assert!((48..=72).contains(&pause(TimeDelta::hours(23)).unwrap()));
-        assert_eq!(pause(TimeDelta::days(1)), None);
+        assert!((48..=72).contains(&pause(TimeDelta::minutes(14)).unwrap()));
+        assert_eq!(pause(TimeDelta::minutes(15)), None);
         // Of a clock that was set back.
         assert!((0..=1).contains(&pause(TimeDelta::days(-1)).unwrap()));
     }

@@ -186,7 +186,7 @@ async fn converse(
     };
     let mut stream = TimeoutWriter::new(stream);
     stream.set_timeout(Some(patience));
-    let unread = Unread::new(patience);
+    let unread = Unread::new(patience, is_http2);
     let answers = unread.clone();
     let service = service_fn(move |request: http::Request<_>| {
         let answers = answers.clone();

@@ -1,11 +1,12 @@
 //! Requests of the API that may take a processor for long, megabytes of JSON say. They take turns, app by
 //! app: whoever asks for a hundred lists at once waits for their own, and not everybody else.
 
+use axum::http::header;
 use axum::response::{IntoResponse, Response};
 
-use super::problem::Problem;
+use super::problem::{Problem, ProblemType};
 use crate::apps::AppId;
-use crate::fair_queue::{FairQueue, Patience, Room};
+use crate::fair_queue::{FairQueue, Patience, QueueFull, Room};
 
 /// Places for as many as there are processors, one of each app.
 pub fn requests() -> FairQueue {
@@ -17,6 +18,25 @@ pub fn requests() -> FairQueue {
         waiting: 1024,
         waiting_per_app: 64,
     })
+}
+
+/// Places for exports: one of each app, each with a connection of its own for as long as it is read.
+pub fn exports() -> FairQueue {
+    FairQueue::new(Room {
+        places: 4,
+        places_per_app: 1,
+        waiting: 64,
+        waiting_per_app: 4,
+    })
+}
+
+/// The answer where too many such requests wait already.
+pub fn too_many(full: QueueFull) -> Problem {
+    let detail = format!(
+        "{} requests that take long to answer wait already; try again",
+        full.waiting
+    );
+    Problem::new(ProblemType::Overloaded, detail).with_header(header::RETRY_AFTER, "1")
 }
 
 /// What `answering` answers, once it is the turn of `app`; at once where there is none.
@@ -37,6 +57,6 @@ pub(super) async fn in_turn(
             drop(place);
             response
         }
-        Err(full) => Problem::from(full).into_response(),
+        Err(full) => too_many(full).into_response(),
     }
 }

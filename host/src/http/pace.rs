@@ -34,15 +34,18 @@ struct Shared {
 /// Until when each answer must have been read on.
 struct Answers {
     patience: Duration,
+    /// Whether what is read of one counts for all of them.
+    as_one: bool,
     next: u64,
     /// Those are missing that wait for us.
     until: HashMap<u64, Instant>,
 }
 
 impl Answers {
-    fn new(patience: Duration) -> Self {
+    fn new(patience: Duration, as_one: bool) -> Self {
         Self {
             patience,
+            as_one,
             next: 0,
             until: HashMap::new(),
         }
@@ -58,8 +61,13 @@ impl Answers {
     fn is_written(&mut self, number: u64, bytes: usize, now: Instant) {
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let earned = Duration::from_secs(1) * bytes / BYTES_PER_SECOND_MIN;
-        if let Some(until) = self.until.get_mut(&number) {
-            *until = (*until + earned).min(now + self.patience);
+        let (latest, as_one) = (now + self.patience, self.as_one);
+        let read = self
+            .until
+            .iter_mut()
+            .filter(|(of, _)| as_one || **of == number);
+        for (_, until) in read {
+            *until = (*until + earned).min(latest);
         }
     }
 
@@ -70,10 +78,11 @@ impl Answers {
 }
 
 impl Unread {
-    /// None so far. Each may be read at less than [`BYTES_PER_SECOND_MIN`] for this long.
-    pub fn new(patience: Duration) -> Self {
+    /// None so far. Each may be read at less than [`BYTES_PER_SECOND_MIN`] for this long; or all of them
+    /// together, where a connection carries many at once (HTTP/2), and a slow one takes all along.
+    pub fn new(patience: Duration, as_one: bool) -> Self {
         Self(Arc::new(Shared {
-            answers: Mutex::new(Answers::new(patience)),
+            answers: Mutex::new(Answers::new(patience, as_one)),
             begun: Notify::new(),
         }))
     }
@@ -240,7 +249,7 @@ mod tests {
         let at = |seconds: u64| began + Duration::from_secs(seconds);
         // What a piece earns.
         let piece = 4 * BYTES_PER_SECOND_MIN as usize;
-        let mut answers = Answers::new(PATIENCE);
+        let mut answers = Answers::new(PATIENCE, false);
         answers.goes_on(1, at(0));
         assert_eq!(answers.first(), Some(at(10)));
         for seconds in [5, 10, 14] {
@@ -271,7 +280,7 @@ mod tests {
 
     #[tokio::test]
     async fn an_answer_comes_in_pieces_and_is_unread_until_all_are_written() {
-        let unread = Unread::new(Duration::ZERO);
+        let unread = Unread::new(Duration::ZERO, false);
         assert!(!is_unread(&unread));
         let text: Vec<u8> = (0..200_000_u32).map(|n| n as u8).collect();
         let mut body = unread.of(Body::from(text.clone()));
@@ -294,7 +303,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_not_made_yet_is_not_unread() {
-        let unread = Unread::new(Duration::ZERO);
+        let unread = Unread::new(Duration::ZERO, false);
         let (sender, made) = tokio::sync::mpsc::channel::<Result<Bytes, std::io::Error>>(1);
         let made = futures_util::stream::unfold(made, async |mut made| {
             made.recv().await.map(|next| (next, made))

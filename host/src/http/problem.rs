@@ -13,13 +13,12 @@ use crate::apps::AppError;
 use crate::dead_letters::DeadLetterError;
 use crate::directory::Stale;
 use crate::dispatch::dispatcher::{GateFull, Refused};
-use crate::fair_queue::QueueFull;
 use crate::identity::IdentityError;
 use crate::json::NotJson;
 use crate::kv::KvError;
 use crate::oidc::OidcError;
 use crate::pubsub::PubSubError;
-use crate::quotas::{Full, NoRoom, objects::TooMany};
+use crate::quotas::{Full, objects::TooMany};
 use crate::routes::RouteError;
 use crate::sandbox::Diagnostic;
 use crate::scripts::ScriptError;
@@ -510,29 +509,10 @@ impl From<OidcError> for Problem {
     }
 }
 
-impl From<QueueFull> for Problem {
-    fn from(error: QueueFull) -> Self {
-        let detail = format!(
-            "{} requests that take long to answer wait already; try again",
-            error.waiting
-        );
-        Self::new(ProblemType::Overloaded, detail).with_header(header::RETRY_AFTER, "1")
-    }
-}
-
 impl From<Full> for Problem {
     fn from(error: Full) -> Self {
         let detail = error.to_string();
         Self::new(ProblemType::QuotaUsedUp, detail).with("data", error.data.as_str())
-    }
-}
-
-impl From<NoRoom> for Problem {
-    fn from(error: NoRoom) -> Self {
-        match error {
-            NoRoom::Full(full) => full.into(),
-            NoRoom::Store(error) => error.into(),
-        }
     }
 }
 

@@ -20,7 +20,7 @@ use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
 use crate::quotas::{Full, Meter};
 use crate::store::{Db, ETag, Engine, Expected, StoreError, still_witnessed};
-use crate::triggers::firing::{self, Events, HeardByTooMany, Origin};
+use crate::triggers::firing::{Events, HeardByTooMany, Origin, TOLD_BYTES_MAX, Untellable};
 
 /// The longest name of a collection, in bytes.
 pub const COLLECTION_BYTES_MAX: usize = 128;
@@ -71,6 +71,15 @@ pub enum KvError {
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+impl From<Untellable> for KvError {
+    fn from(error: Untellable) -> Self {
+        match error {
+            Untellable::HeardByTooMany(error) => error.into(),
+            Untellable::Full(full) => full.into(),
+        }
+    }
 }
 
 /// The name of a collection: 1 to [`COLLECTION_BYTES_MAX`] bytes without control characters.
@@ -409,15 +418,21 @@ impl Kv {
         }
         let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
         let is_heard = !listening.is_empty();
-        if let Err(too_many) = firing::check_told(bytes, &listening) {
+        let has_room = match self
+            .told_bytes(&collection, &key, bytes, listening.len())
+            .await
+        {
+            Ok(told) => events
+                .check(app_id, &listening, told)
+                .map_err(KvError::from),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(error) = has_room {
             events.not_fired(places, &StoreError::Closed);
-            quotas.uncount_kv(app_id, bytes);
-            return Err(too_many.into());
-        }
-        if let Err(full) = events.check_room(app_id, &listening, bytes) {
-            events.not_fired(places, &StoreError::Closed);
-            quotas.uncount_kv(app_id, bytes);
-            return Err(full.into());
+            if value.is_some() {
+                quotas.uncount_kv(app_id, bytes);
+            }
+            return Err(error);
         }
         let mutation = sql::Mutation {
             app_id: self.app_id,
@@ -451,6 +466,23 @@ impl Kv {
                 .await
                 .unwrap_or(Err(StoreError::Closed.into())),
         }
+    }
+
+    /// How much each of so many triggers is told of a key that is changed: the value that it had, too. That
+    /// is looked up only where it could be more than all of them may be told of.
+    async fn told_bytes(
+        &self,
+        collection: &Collection,
+        key: &Key,
+        bytes: u64,
+        listening: usize,
+    ) -> Result<u64, StoreError> {
+        let at_most = (self.store.value_bytes_max as u64).saturating_mul(listening as u64);
+        if at_most <= TOLD_BYTES_MAX / 2 {
+            return Ok(bytes);
+        }
+        let mut conn = self.store.db.read_for(self.app_id.uuid()).await?;
+        Ok(bytes + sql::value_bytes(&mut conn, self.app_id, collection, key).await?)
     }
 
     /// A page of a collection.

@@ -63,6 +63,27 @@ pub async fn has(
     Ok(count > 0)
 }
 
+/// How many bytes the value of a key has; none where it has none.
+pub async fn value_bytes(
+    conn: &mut Conn,
+    app_id: AppId,
+    collection: &Collection,
+    key: &Key,
+) -> Result<u64, StoreError> {
+    const SQL: &str = "
+        select cast(octet_length(value) as bigint) from kv
+        where app_id = $1 and collection = $2 and key = $3";
+    let bytes: Option<i64> = on!(conn, |c| {
+        let query = sqlx::query_scalar(SQL).bind(app_id);
+        query
+            .bind(collection.as_str())
+            .bind(key.as_str())
+            .fetch_optional(c)
+            .await
+    })?;
+    Ok(bytes.unwrap_or_default().unsigned_abs())
+}
+
 /// Some entries, and whether there are more after them.
 pub struct Entries<Entry> {
     /// The entries.

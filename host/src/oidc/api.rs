@@ -173,12 +173,13 @@ fn provider(node: &Node) -> Result<&Provider, OidcError> {
 async fn begin(
     State(node): State<Arc<Node>>,
     Extension(Address(address)): Extension<Address>,
+    Extension(counted): Extension<Counted>,
     browser: Browser,
     headers: HeaderMap,
     Query(query): Query<Begin>,
 ) -> SentOn {
     let begun = async {
-        node.guesses.count(&address, &Counted::default())?;
+        node.guesses.count(&address, &counted)?;
         let provider = provider(&node)?;
         let goal = query.goal()?;
         let cookie = browser.cookie()?.of_attempt();

@@ -11,10 +11,12 @@ use super::{FORMAT, Import, ImportError, Terms, export};
 use crate::apps::api::checked_hosts;
 use crate::apps::{AppId, HostPattern, Slug};
 use crate::archive;
+use crate::fair_queue::Patience;
 use crate::http::API_ROOT;
 use crate::http::answer::{Created, With, Zip};
 use crate::http::endpoints::{Api, Of, Rule};
 use crate::http::extract::{Archive, Path, Query, SignedIn, app_named, check_ttl, checked_name};
+use crate::http::heavy;
 use crate::http::problem::{Problem, ProblemType};
 use crate::identity::capability::Capability;
 use crate::node::Node;
@@ -34,7 +36,7 @@ pub fn endpoints() -> Api {
             export_app,
         )
         .called("exportApp", "Export an app into a zip file")
-        .taking_turns()
+        .may_fail(&[ProblemType::Overloaded])
         .noted()
         .post(
             "/imports",
@@ -77,8 +79,13 @@ async fn export_app(
     if method == Method::HEAD {
         return Ok(Zip::head(name));
     }
+    let place = node.exports.place(id.uuid(), Patience::Bounded).await;
+    let place = place.map_err(heavy::too_many)?;
     let conn = snapshot(&node.config.database_url).await?;
-    let pieces = archive::make(move |give| export(conn, id, kv, give));
+    let pieces = archive::make(move |give| async move {
+        let _place = place;
+        export(conn, id, kv, give).await
+    });
     Ok(crate::backup::api::download(name, pieces, async {}))
 }
 

@@ -18,7 +18,7 @@ use crate::json::{self, NotJson};
 use crate::quotas::{Full, objects::TooMany};
 use crate::secrets::master_key::MasterKeys;
 use crate::store::{Db, StoreError, micros, still_witnessed};
-use crate::triggers::firing::{self, Events, HeardByTooMany, Origin};
+use crate::triggers::firing::{Events, HeardByTooMany, Origin, Untellable};
 pub use tokens::{SubscriberKey, TtlBounds};
 pub use topics::{AuthMode, OpenTopic, OpenTopics};
 
@@ -107,6 +107,15 @@ impl Topic {
 
 fn is_of_topics(c: char) -> bool {
     c.is_ascii_alphanumeric() || TOPIC_MARKS.contains(c)
+}
+
+impl From<Untellable> for PubSubError {
+    fn from(error: Untellable) -> Self {
+        match error {
+            Untellable::HeardByTooMany(error) => error.into(),
+            Untellable::Full(full) => full.into(),
+        }
+    }
 }
 
 /// A message for a topic, read and checked.
@@ -210,11 +219,6 @@ impl PubSub {
         let is_open = picture.open_topic(app_id, topic.as_str()).is_some();
         drop(picture);
         let (listening, places) = self.events.listening_to_topic(app_id, &topic, origin);
-        let bytes = message.0.len() as u64;
-        if let Err(full) = self.events.check_room(app_id, &listening, bytes) {
-            self.events.not_fired(places, &StoreError::Closed);
-            return Err(full.into());
-        }
         let message_id = Uuid::now_v7();
         if listening.is_empty() && !is_open {
             // Nobody can ever hear it.
@@ -225,9 +229,9 @@ impl PubSub {
             });
         }
         let bytes = topic.as_str().len() + message.0.len();
-        if let Err(too_many) = firing::check_told(bytes as u64, &listening) {
+        if let Err(error) = self.events.check(app_id, &listening, bytes as u64) {
             self.events.not_fired(places, &StoreError::Closed);
-            return Err(too_many.into());
+            return Err(error.into());
         }
         let publication = sql::Publication {
             app_id,

@@ -98,7 +98,8 @@ impl Count {
         let rows = known.rows.saturating_add(more.rows);
         let bytes = known.bytes.saturating_add(more.bytes);
         let is_near = |at: u64, most: u64| at > most - most / SLACK;
-        if is_near(rows, self.most.rows) || is_near(bytes, self.most.bytes) {
+        let is_watched = self.data != Data::ScriptVersions;
+        if is_watched && (is_near(rows, self.most.rows) || is_near(bytes, self.most.bytes)) {
             self.want(app);
         }
         let full = |unit, used, max| Full {

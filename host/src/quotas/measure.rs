@@ -9,10 +9,10 @@ use uuid::Uuid;
 
 use super::objects::Object;
 use super::sql::{self, Aged};
-use super::{Count, Data, EVERY, Full, Meter, SOON, Size, lock};
+use super::{Count, Data, EVERY, Full, Meter, SOON, Size, Unit, lock};
 use crate::apps::AppId;
 use crate::journal::{self, sweep::Keep};
-use crate::store::StoreError;
+use crate::store::{StoreError, Tx};
 
 /// How many rows one transaction removes: few, because each may have megabytes.
 const BATCH: i64 = 50;
@@ -181,10 +181,11 @@ impl Meter {
         let count = &self.counts.deliveries;
         let done = count.done_in_all();
         let mut sizes: HashMap<AppId, Size> = HashMap::new();
-        let mut after = Uuid::nil();
+        // What comes later has later ids, and comes for ever.
+        let (mut after, until) = (Uuid::nil(), Uuid::now_v7());
         loop {
             let began = Instant::now();
-            let step = sql::outbox_step(&mut self.db.read().await?, after).await?;
+            let step = sql::outbox_step(&mut self.db.read().await?, after, until).await?;
             let Some(step) = step else { break };
             for (app, size) in step.size {
                 let of_app = sizes.entry(app).or_default();
@@ -243,44 +244,50 @@ impl Meter {
     }
 
     /// Make room for another version of a script in an app, whose code has so many bytes: where there is
-    /// none, the oldest versions go to which nothing refers. Whoever wrote the version
-    /// [notes it](Self::note_version).
+    /// none, the oldest versions go to which nothing refers, in the transaction that writes the new one.
+    /// Whoever wrote it [notes it](Self::note_version).
     ///
     /// # Errors
-    /// [`Full`] where that is not enough, or when the database fails.
-    pub async fn make_room_for_version(&self, app: AppId, bytes: usize) -> Result<(), NoRoom> {
+    /// [`Full`] where all of them are not enough, or when the database fails.
+    pub async fn make_room_for_version<E>(
+        &self,
+        tx: &mut Tx,
+        app: AppId,
+        bytes: usize,
+    ) -> Result<(), E>
+    where
+        E: From<Full> + From<StoreError>,
+    {
         let count = &self.counts.script_versions;
         let version = Size::row(bytes as u64 + sql::ROW_BYTES);
         if count.check(app, version).is_ok() {
             return Ok(());
         }
-        self.measure_versions(app, Pace::AtOnce).await?;
-        let bytes_max = self.quotas.script_versions;
-        loop {
-            let beyond = (self.usage(app).of(Data::ScriptVersions).bytes + version.bytes)
-                .saturating_sub(bytes_max);
-            if beyond == 0 {
-                break;
-            }
-            let mut conn = self.db.read().await?;
-            let old = sql::versions_to_remove(&mut conn, app, beyond, BATCH).await?;
-            drop(conn);
-            if old.is_empty() {
-                break;
-            }
-            let removed = self.db.write::<_, StoreError, _>(move |tx| {
-                Box::pin(async move {
-                    let mut removed = 0;
-                    for version in old {
-                        removed += u64::from(sql::remove_version(tx, version).await?.is_some());
-                    }
-                    Ok(removed)
-                })
-            });
-            note_removed(app, Data::ScriptVersions, removed.await?);
-            self.measure_versions(app, Pace::AtOnce).await?;
+        let max = self.quotas.script_versions;
+        let used = sql::versions_bytes(tx.conn().await?, app).await?;
+        let beyond = (used + version.bytes).saturating_sub(max);
+        if beyond == 0 {
+            return Ok(());
         }
-        Ok(count.check(app, version)?)
+        let old = sql::versions_to_remove(tx.conn().await?, app, beyond).await?;
+        let freed: u64 = old.iter().map(|(.., bytes)| bytes.unsigned_abs()).sum();
+        if freed < beyond {
+            let (data, unit) = (Data::ScriptVersions, Unit::Bytes);
+            return Err(Full {
+                data,
+                unit,
+                used,
+                max,
+            }
+            .into());
+        }
+        let rows = old.len() as u64;
+        for (script_id, version, _) in old {
+            sql::remove_version(tx, script_id, version).await?;
+        }
+        count.take(app, Size { rows, bytes: freed });
+        note_removed(app, Data::ScriptVersions, rows);
+        Ok(())
     }
 
     /// Another version of a script was written.
@@ -380,17 +387,6 @@ impl Meter {
         self.know(app, Data::Messages, size);
         Ok(removed)
     }
-}
-
-/// Why there is no room for a version of a script.
-#[derive(Debug, thiserror::Error)]
-pub enum NoRoom {
-    /// The app keeps as much as it may.
-    #[error(transparent)]
-    Full(#[from] Full),
-    /// The database.
-    #[error(transparent)]
-    Store(#[from] StoreError),
 }
 
 /// The apps that are to be measured, a little after the first of them came to be.

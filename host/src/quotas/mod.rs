@@ -29,7 +29,6 @@ use crate::apps::AppId;
 use crate::directory::Directory;
 use crate::store::Db;
 pub use count::{Count, Counts};
-pub use measure::NoRoom;
 use objects::Object;
 pub use sql::ROW_BYTES;
 

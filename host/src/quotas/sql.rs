@@ -187,14 +187,27 @@ pub(super) async fn versions_step(
     }))
 }
 
-/// The oldest versions of an app's scripts that make room for `bytes`, at most `limit`: none that is
-/// current, that a delivery waits for, or that an unresolved dead letter may be replayed with.
+/// How many bytes the versions of an app's scripts have.
+pub(super) async fn versions_bytes(conn: &mut Conn, app_id: AppId) -> Result<u64, StoreError> {
+    const SQL: &str = "
+        select cast(coalesce(sum(octet_length(v.code) + $2), 0) as bigint)
+        from script_versions v join scripts s on s.id = v.script_id where s.app_id = $1";
+    let bytes: i64 = on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(app_id)
+        .bind(ROW_BYTES.cast_signed())
+        .fetch_one(c)
+        .await)?;
+    Ok(bytes.unsigned_abs())
+}
+
+/// The oldest versions of an app's scripts that make room for `bytes`, or all where that is not enough, with
+/// the bytes of each: none that is current, that a delivery waits for, or that an unresolved dead letter may
+/// be replayed with.
 pub(super) async fn versions_to_remove(
     conn: &mut Conn,
     app_id: AppId,
     bytes: u64,
-    limit: i64,
-) -> Result<Vec<(ScriptId, i64)>, StoreError> {
+) -> Result<Vec<(ScriptId, i64, i64)>, StoreError> {
     const SQL: &str = "
         with kept (script_id, version) as materialized (
             select script_id, script_version from outbox
@@ -203,54 +216,52 @@ pub(super) async fn versions_to_remove(
             select script_id, script_version from dead_letters
             where app_id = $1 and state = 'unresolved'
         ), old as materialized (
-            select v.script_id, v.version, v.created_at, octet_length(v.code) + $4 as bytes
+            select v.script_id, v.version, v.created_at, octet_length(v.code) + $3 as bytes
             from script_versions v join scripts s on s.id = v.script_id
             where s.app_id = $1 and v.version <> s.version and not exists (
                 select 1 from kept k where k.script_id = v.script_id and k.version = v.version)
         )
-        select script_id, version from (
-            select script_id, version, created_at,
+        select script_id, version, cast(bytes as bigint) from (
+            select script_id, version, created_at, bytes,
                    sum(bytes) over (order by created_at, script_id, version) - bytes as before
             from old) as summed
-        where before < $2 order by created_at, script_id, version limit $3";
+        where before < $2 order by created_at, script_id, version";
     Ok(on!(conn, |c| sqlx::query_as(SQL)
         .bind(app_id)
         .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
-        .bind(limit)
         .bind(ROW_BYTES.cast_signed())
         .fetch_all(c)
         .await)?)
 }
 
-/// Remove a version of a script, unless it is the current one. Answers its bytes.
+/// Remove a version of a script.
 pub(super) async fn remove_version(
     tx: &mut Tx,
-    (script_id, version): (ScriptId, i64),
-) -> Result<Option<u64>, StoreError> {
-    const SQL: &str = "
-        delete from script_versions where script_id = $1 and version = $2
-            and version <> (select version from scripts where id = $1)
-        returning cast(octet_length(code) + $3 as bigint)";
-    let bytes: Option<i64> = on!(tx.conn().await?, |c| sqlx::query_scalar(SQL)
+    script_id: ScriptId,
+    version: i64,
+) -> Result<(), StoreError> {
+    const SQL: &str = "delete from script_versions where script_id = $1 and version = $2";
+    on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(script_id)
         .bind(version)
-        .bind(ROW_BYTES.cast_signed())
-        .fetch_optional(c)
-        .await)?;
-    Ok(bytes.map(i64::unsigned_abs))
+        .execute(c)
+        .await
+        .map(|_| ()))?;
+    Ok(())
 }
 
-/// The first rows of the outbox after an id, of each app those for which no caller waits; none after the
+/// The first rows of the outbox after an id and up to another, of each app those for which no caller waits; none after the
 /// last. In the order of the primary key: an index for each app would be one more to write to for
 /// each delivery.
 pub(super) async fn outbox_step(
     conn: &mut Conn,
     after: Uuid,
+    until: Uuid,
 ) -> Result<Option<Step<Uuid, Vec<(AppId, Size)>>>, StoreError> {
     const SQL: &str = "
         with step as materialized (
             select id, app_id, reply_to, octet_length(payload) + octet_length(history) as bytes
-            from outbox where id > $1 order by id limit $2)
+            from outbox where id > $1 and id <= $4 order by id limit $2)
         select app_id, sum(case when reply_to is null then 1 else 0 end),
                cast(sum(case when reply_to is null then bytes + $3 else 0 end) as bigint),
                (select id from step order by id desc limit 1)
@@ -259,6 +270,7 @@ pub(super) async fn outbox_step(
         .bind(after)
         .bind(STEP_ROWS)
         .bind(ROW_BYTES.cast_signed())
+        .bind(until)
         .fetch_all(c)
         .await)?;
     let Some((.., last)) = rows.last() else {

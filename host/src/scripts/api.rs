@@ -298,7 +298,7 @@ async fn create(
     })?;
     let checked = node.runner.check(&app, kind, &code).await?;
     let (app_id, bytes, scripts_max) = (app.id, code.len(), node.quotas.quotas().objects);
-    node.quotas.make_room_for_version(app_id, bytes).await?;
+    let quotas = node.quotas.clone();
     let script = node
         .db
         .write(move |tx| {
@@ -306,6 +306,9 @@ async fn create(
                 let id = ScriptId::new();
                 directory::raise_version(tx).await?;
                 objects::check::<ScriptError>(tx, app_id, Object::Scripts, scripts_max).await?;
+                quotas
+                    .make_room_for_version::<ScriptError>(tx, app_id, bytes)
+                    .await?;
                 let (created_at, updated_at) = (tx.now, tx.now);
                 let script = Script {
                     id,
@@ -379,12 +382,6 @@ async fn source_of(node: &Node, script: &Script, version: u32) -> Result<Option<
     Ok((script.kind == Kind::Rhai).then(|| String::from_utf8_lossy(&code).into_owned()))
 }
 
-/// How many bytes the code of its current version has.
-async fn code_bytes(node: &Node, script: &Script) -> Result<usize, Problem> {
-    let code = sql::code(&mut node.db.read().await?, script.id, script.version).await?;
-    Ok(code.map_or(0, |code| code.len()))
-}
-
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "ScriptChange")]
@@ -424,16 +421,9 @@ async fn change(
             Some(node.runner.check(app, script.kind, new).await?)
         }
     };
-    let bytes = match &new {
-        Some(new) => new.len(),
-        // A version of its own all the same, with the same code.
-        None => code_bytes(&node, &script).await?,
-    };
-    node.quotas
-        .make_room_for_version(script.app_id, bytes)
-        .await?;
+    let quotas = node.quotas.clone();
     let read_version = change.version;
-    let script = node
+    let (script, bytes) = node
         .db
         .write(move |tx| {
             Box::pin(async move {
@@ -455,6 +445,10 @@ async fn change(
                 let bytes = new
                     .or(old)
                     .ok_or_else(|| ScriptError::NotFound(id.to_string()))?;
+                let length = bytes.len();
+                quotas
+                    .make_room_for_version::<ScriptError>(tx, script.app_id, length)
+                    .await?;
                 script.name = change.name.unwrap_or(script.name);
                 script.limits = change.limits.unwrap_or(script.limits);
                 script.version += 1;
@@ -467,7 +461,7 @@ async fn change(
                     });
                 }
                 sql::insert_version(tx, &script, &bytes).await?;
-                Ok(script)
+                Ok((script, length))
             })
         })
         .await?;

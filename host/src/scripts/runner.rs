@@ -272,7 +272,8 @@ impl Runner {
         version: u32,
     ) -> Result<Option<Code>, ScriptError> {
         let loading = async {
-            let mut conn = self.db.read().await.map_err(ScriptError::from)?;
+            let conn = self.db.read_for(app.id.uuid()).await;
+            let mut conn = conn.map_err(ScriptError::from)?;
             let bytes = sql::code(&mut conn, script.id, version).await;
             let bytes = bytes.map_err(ScriptError::from)?.ok_or(NoCode::Gone)?;
             drop(conn);
@@ -286,6 +287,7 @@ impl Runner {
             Err(no_code) => match &*no_code {
                 NoCode::Gone => Ok(None),
                 NoCode::NotNow(program) => Ok(Some(Code::Rhai(program.clone()))),
+                NoCode::Failed(ScriptError::Store(error)) => Err(error.clone().into()),
                 NoCode::Failed(error) => Err(ScriptError::Sandbox(error.to_string())),
             },
         }
@@ -346,9 +348,13 @@ impl Runner {
             }
             Err(error) => {
                 tracing::error!(script_id = %call.script.id, %error, "code could not be loaded");
+                let answer = match error {
+                    ScriptError::Store(error) if error.is_unavailable() => Answer::Unavailable,
+                    _ => Answer::PlatformFault,
+                };
                 let error = ExecutionError::new("the platform failed");
                 let ended = call.ended_early(OutcomeKind::PlatformFault, error, begun);
-                return (ended, Answer::PlatformFault);
+                return (ended, answer);
             }
         };
         let Call { app, script, .. } = call;

@@ -37,11 +37,22 @@ pub struct HeardByTooMany {
     pub bytes: u64,
 }
 
+/// Why an event is refused, and with it what it would have told of.
+#[derive(Debug, thiserror::Error)]
+pub enum Untellable {
+    /// It and the triggers that hear of it are too much together.
+    #[error(transparent)]
+    HeardByTooMany(#[from] HeardByTooMany),
+    /// The app has no room for it.
+    #[error(transparent)]
+    Full(#[from] Full),
+}
+
 /// Whether all that listen may be told of something that has so many bytes.
 ///
 /// # Errors
 /// [`HeardByTooMany`] beyond [`TOLD_BYTES_MAX`].
-pub fn check_told(bytes: u64, listening: &[Firing]) -> Result<(), HeardByTooMany> {
+fn check_told(bytes: u64, listening: &[Firing]) -> Result<(), HeardByTooMany> {
     let bytes = bytes.saturating_mul(listening.len() as u64);
     match bytes <= TOLD_BYTES_MAX {
         true => Ok(()),
@@ -186,12 +197,17 @@ impl Events {
         (firings, Places(permits))
     }
 
-    /// Refuse an event of so many bytes that an app has no room for, as a delivery of each trigger that
-    /// may hear of it.
+    /// Refuse an event of so many bytes that all triggers that may hear of it may not be told of, or that
+    /// their app has no room for.
     ///
     /// # Errors
-    /// [`Full`].
-    pub fn check_room(&self, app_id: AppId, listening: &[Firing], bytes: u64) -> Result<(), Full> {
+    /// [`Untellable`].
+    pub fn check(&self, app_id: AppId, listening: &[Firing], bytes: u64) -> Result<(), Untellable> {
+        check_told(bytes, listening)?;
+        Ok(self.check_room(app_id, listening, bytes)?)
+    }
+
+    fn check_room(&self, app_id: AppId, listening: &[Firing], bytes: u64) -> Result<(), Full> {
         if listening.is_empty() {
             return Ok(());
         }

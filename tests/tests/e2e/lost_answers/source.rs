@@ -126,7 +126,7 @@ const EXEMPT: &[Exempt] = &[
     ),
     exempt(
         "dispatch/sql/leaving.rs",
-        "delete from outbox where lease_owner is null and id in (select id from outbox where \
+        "delete from outbox where lease_owner is null and id in ( select id from outbox where \
          app_id = $ and not held and not blocked and lease_owner is null order by due_at limit $)",
         ON_SQLITE,
     ),
