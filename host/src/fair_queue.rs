@@ -116,25 +116,27 @@ impl FairQueue {
                 waiting.retain(|waiting| !waiting.sender.is_closed());
             }
             queue.waiting.retain(|(_, waiting)| !waiting.is_empty());
-        }
-        // Executions are counted at the gate, and take nobody's place in this queue.
-        let bounded = |waiting: &VecDeque<Waiting>| {
-            let bounded = waiting.iter();
-            bounded
-                .filter(|waiting| waiting.patience == Patience::Bounded)
-                .count()
-        };
-        let all: usize = queue.waiting.iter().map(|(_, waits)| bounded(waits)).sum();
-        let place = queue.waiting.iter().position(|(waits, _)| *waits == app);
-        let of_app = place.map_or(0, |place| bounded(&queue.waiting[place].1));
-        if patience == Patience::Bounded {
+            // Executions are counted at the gate, and take nobody's place in this queue.
+            let bounded = |waiting: &VecDeque<Waiting>| {
+                let bounded = |waiting: &&Waiting| waiting.patience == Patience::Bounded;
+                waiting.iter().filter(bounded).count()
+            };
+            let of = |waits: &&(Uuid, VecDeque<Waiting>)| waits.0 == app;
+            let of_app = queue.waiting.iter().find(of);
+            let of_app = of_app.map_or(0, |(_, waiting)| bounded(waiting));
             if of_app >= self.room.waiting_per_app {
                 return Err(QueueFull { waiting: of_app });
             }
+            let all = queue
+                .waiting
+                .iter()
+                .map(|(_, waiting)| bounded(waiting))
+                .sum();
             if all >= self.room.waiting {
                 return Err(QueueFull { waiting: all });
             }
         }
+        let place = queue.waiting.iter().position(|(waits, _)| *waits == app);
         let (sender, receiver) = oneshot::channel();
         let waiting = Waiting { patience, sender };
         match place {
@@ -198,13 +200,15 @@ impl Drop for Place {
                 queue.taken.remove(&self.app);
             }
         }
-        if nobody_waits {
+        if !nobody_waits {
+            drop(queue);
+            self.queue.give();
+            queue = self.queue.lock();
+        }
+        if queue.waiting.is_empty() {
             let Queue { served, taken, .. } = &mut *queue;
             served.retain(|app, _| taken.contains_key(app));
-            return;
         }
-        drop(queue);
-        self.queue.give();
     }
 }
 
@@ -336,8 +340,8 @@ mod tests {
         let last = queue.wait(app(2), Patience::Unbounded).unwrap();
         drop(left);
         drop(holding);
-        drop(stays.await.unwrap());
         drop(last.await.unwrap());
+        drop(stays.await.unwrap());
         assert!(queue.place(app(1), Patience::Bounded).await.is_ok());
     }
 
