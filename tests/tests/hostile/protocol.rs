@@ -198,7 +198,8 @@ fn resets(engine: Engine, name: &str, at_once: usize, see: impl Fn(&[u8]) + Sync
         });
         attacked.until_idle();
     });
-    noticed.is_nothing(100);
+    // Each that has begun holds an instance until it is over.
+    noticed.is_nothing(250);
     attacked
 }
 
