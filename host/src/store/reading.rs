@@ -26,7 +26,7 @@ enum Pool {
 /// A connection that an app has for a while. One app never has all of them.
 pub struct Reading {
     conn: Conn,
-    // Given on after the connection went back.
+    // Given on once the connection was let go of.
     _place: Place,
 }
 

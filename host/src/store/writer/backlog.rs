@@ -3,6 +3,7 @@
 //! In the order in which they come, one app's hundred large values would go before another's small
 //! one. Here the apps take turns, each for about [`QUANTUM`], so that a write waits for the transaction
 //! that is under way and for few bytes of each other app, however much one of them has in the queue.
+//! Work that wants a transaction to itself (changes by the API, claims) is the host's, which has one turn.
 //!
 //! Source: M. Shreedhar, G. Varghese, "Efficient Fair Queuing Using Deficit Round-Robin", 1996.
 
