@@ -1,6 +1,6 @@
 //! A queue for what only a few may do at once, fair by app: whose turn it is goes round the apps,
 //! so that one app's crowd waits behind itself and not before another's single one. Compilers of
-//! uploads, connections for reading, and requests that take a processor for long are given out by it.
+//! uploads, connections for reading, exports, and requests that take a processor for long are given out by it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};

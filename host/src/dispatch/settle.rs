@@ -101,7 +101,9 @@ impl Dispatcher {
             completion.also.push(Also::Abandoned(row));
         }
         let mut kept = None;
-        if ended.execution.outcome.never_ran() {
+        let was_not_run =
+            ended.execution.outcome.never_ran() || matches!(answer, Answer::Unavailable);
+        if was_not_run {
             let keys = &self.outbox.counts.idempotency_keys;
             keys.take(delivery.app_id, key.size());
             let forget = Also::Forget(delivery.app_id, key, delivery.id.of());

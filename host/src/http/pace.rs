@@ -162,7 +162,7 @@ impl Drop for Answer {
     }
 }
 
-/// A piece of an answer; it is dropped once it is written.
+/// A piece of an answer; it is dropped once it is written, or nobody wants it any more.
 struct Piece {
     bytes: Bytes,
     answer: Arc<Answer>,

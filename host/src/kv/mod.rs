@@ -20,7 +20,7 @@ use crate::dispatch::Fence;
 use crate::json::{self, DEPTH_MAX, Json, NotJson};
 use crate::quotas::{Full, Meter};
 use crate::store::{Db, ETag, Engine, Expected, StoreError, still_witnessed};
-use crate::triggers::firing::{Events, HeardByTooMany, Origin, TOLD_BYTES_MAX, Untellable};
+use crate::triggers::firing::{Events, Firing, HeardByTooMany, Origin, TOLD_BYTES_MAX, Untellable};
 
 /// The longest name of a collection, in bytes.
 pub const COLLECTION_BYTES_MAX: usize = 128;
@@ -418,13 +418,12 @@ impl Kv {
         }
         let (listening, places) = events.listening(self.app_id, &collection, &key, self.origin);
         let is_heard = !listening.is_empty();
-        let has_room = match self
-            .told_bytes(&collection, &key, bytes, listening.len())
-            .await
-        {
-            Ok(told) => events
-                .check(app_id, &listening, told)
-                .map_err(KvError::from),
+        let hear = listening
+            .iter()
+            .filter(|firing| firing.may_hear(value.is_none()));
+        let hear: Vec<&Firing> = hear.collect();
+        let has_room = match self.told_bytes(&collection, &key, bytes, hear.len()).await {
+            Ok(told) => events.check(app_id, &hear, told).map_err(KvError::from),
             Err(error) => Err(error.into()),
         };
         if let Err(error) = has_room {

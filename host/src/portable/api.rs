@@ -11,7 +11,6 @@ use super::{FORMAT, Import, ImportError, Terms, export};
 use crate::apps::api::checked_hosts;
 use crate::apps::{AppId, HostPattern, Slug};
 use crate::archive;
-use crate::fair_queue::Patience;
 use crate::http::API_ROOT;
 use crate::http::answer::{Created, With, Zip};
 use crate::http::endpoints::{Api, Of, Rule};
@@ -79,8 +78,7 @@ async fn export_app(
     if method == Method::HEAD {
         return Ok(Zip::head(name));
     }
-    let place = node.exports.place(id.uuid(), Patience::Bounded).await;
-    let place = place.map_err(heavy::too_many)?;
+    let place = heavy::place_for_export(&node.exports, id).await?;
     let conn = snapshot(&node.config.database_url).await?;
     let pieces = archive::make(move |give| async move {
         let _place = place;

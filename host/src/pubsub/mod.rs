@@ -229,7 +229,8 @@ impl PubSub {
             });
         }
         let bytes = topic.as_str().len() + message.0.len();
-        if let Err(error) = self.events.check(app_id, &listening, bytes as u64) {
+        let hear: Vec<_> = listening.iter().collect();
+        if let Err(error) = self.events.check(app_id, &hear, bytes as u64) {
             self.events.not_fired(places, &StoreError::Closed);
             return Err(error.into());
         }

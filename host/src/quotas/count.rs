@@ -39,7 +39,7 @@ impl Counts {
 
 /// How much each app keeps of one kind of data, as far as this node knows: what was measured last, and
 /// what this node did since. Other nodes' part is known once it is measured again, which an app near
-/// its quota is soon.
+/// its quota is soon (but for versions of scripts, which are looked at when one is written).
 pub struct Count {
     data: Data,
     most: Size,

@@ -12,10 +12,13 @@ use super::sql::{self, Aged};
 use super::{Count, Data, EVERY, Full, Meter, SOON, Size, Unit, lock};
 use crate::apps::AppId;
 use crate::journal::{self, sweep::Keep};
+use crate::scripts::ScriptId;
 use crate::store::{StoreError, Tx};
 
 /// How many rows one transaction removes: few, because each may have megabytes.
 const BATCH: i64 = 50;
+/// How many old versions of scripts go at most for a new one.
+const VERSIONS_MAX: i64 = 500;
 
 /// Whether somebody waits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,7 +185,8 @@ impl Meter {
         let done = count.done_in_all();
         let mut sizes: HashMap<AppId, Size> = HashMap::new();
         // What comes later has later ids, and comes for ever.
-        let (mut after, until) = (Uuid::nil(), Uuid::now_v7());
+        let until = sql::last_delivery(&mut self.db.read().await?).await?;
+        let mut after = Uuid::nil();
         loop {
             let began = Instant::now();
             let step = sql::outbox_step(&mut self.db.read().await?, after, until).await?;
@@ -243,57 +247,55 @@ impl Meter {
         Ok(())
     }
 
-    /// Make room for another version of a script in an app, whose code has so many bytes: where there is
-    /// none, the oldest versions go to which nothing refers, in the transaction that writes the new one.
-    /// Whoever wrote it [notes it](Self::note_version).
+    /// What has to go so that there is room for another version of a script in an app, whose code has so
+    /// many bytes: nothing, or the oldest versions to which nothing refers. Whoever writes the new one
+    /// [removes](OldVersions::remove) them in the same transaction, and [notes it](Self::note_version) then.
     ///
     /// # Errors
-    /// [`Full`] where all of them are not enough, or when the database fails.
-    pub async fn make_room_for_version<E>(
-        &self,
-        tx: &mut Tx,
-        app: AppId,
-        bytes: usize,
-    ) -> Result<(), E>
+    /// [`Full`] where that is not enough, or when the database fails.
+    pub async fn room_for_version<E>(&self, app: AppId, bytes: usize) -> Result<OldVersions, E>
     where
         E: From<Full> + From<StoreError>,
     {
-        let count = &self.counts.script_versions;
         let version = Size::row(bytes as u64 + sql::ROW_BYTES);
-        if count.check(app, version).is_ok() {
-            return Ok(());
+        if self.counts.script_versions.check(app, version).is_ok() {
+            return Ok(OldVersions::default());
         }
         let max = self.quotas.script_versions;
-        let used = sql::versions_bytes(tx.conn().await?, app).await?;
+        let mut conn = self.db.read().await?;
+        let used = sql::versions_bytes(&mut conn, app).await?;
         let beyond = (used + version.bytes).saturating_sub(max);
         if beyond == 0 {
-            return Ok(());
+            return Ok(OldVersions::default());
         }
-        let old = sql::versions_to_remove(tx.conn().await?, app, beyond).await?;
-        let freed: u64 = old.iter().map(|(.., bytes)| bytes.unsigned_abs()).sum();
-        if freed < beyond {
+        let old = sql::versions_to_remove(&mut conn, app, beyond, VERSIONS_MAX).await?;
+        let bytes = old.iter().map(|(.., bytes)| bytes.unsigned_abs()).sum();
+        if bytes < beyond {
             let (data, unit) = (Data::ScriptVersions, Unit::Bytes);
-            return Err(Full {
+            let full = Full {
                 data,
                 unit,
                 used,
                 max,
-            }
-            .into());
+            };
+            return Err(full.into());
         }
         let rows = old.len() as u64;
-        for (script_id, version, _) in old {
-            sql::remove_version(tx, script_id, version).await?;
-        }
-        count.take(app, Size { rows, bytes: freed });
-        note_removed(app, Data::ScriptVersions, rows);
-        Ok(())
+        let versions = old
+            .into_iter()
+            .map(|(script, version, _)| (script, version));
+        Ok(OldVersions {
+            versions: versions.collect(),
+            size: Size { rows, bytes },
+        })
     }
 
-    /// Another version of a script was written.
-    pub fn note_version(&self, app: AppId, bytes: usize) {
+    /// Another version of a script was written, and `old` were removed for it.
+    pub fn note_version(&self, app: AppId, bytes: usize, old: &OldVersions) {
         let version = Size::row(bytes as u64 + sql::ROW_BYTES);
         self.counts.script_versions.add(app, version);
+        self.counts.script_versions.take(app, old.size);
+        note_removed(app, Data::ScriptVersions, old.size.rows);
     }
 
     /// Measure what has an age, and remove the oldest beyond the quota. Answers how many went.
@@ -386,6 +388,26 @@ impl Meter {
         }
         self.know(app, Data::Messages, size);
         Ok(removed)
+    }
+}
+
+/// Versions of scripts that go so that there is room for a new one.
+#[derive(Debug, Clone, Default)]
+pub struct OldVersions {
+    versions: Vec<(ScriptId, i64)>,
+    size: Size,
+}
+
+impl OldVersions {
+    /// Remove them, but for one that is current by now.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn remove(&self, tx: &mut Tx) -> Result<(), StoreError> {
+        for (script_id, version) in &self.versions {
+            sql::remove_version(tx, *script_id, *version).await?;
+        }
+        Ok(())
     }
 }
 

@@ -29,6 +29,7 @@ use crate::apps::AppId;
 use crate::directory::Directory;
 use crate::store::Db;
 pub use count::{Count, Counts};
+pub use measure::OldVersions;
 use objects::Object;
 pub use sql::ROW_BYTES;
 

@@ -200,13 +200,14 @@ pub(super) async fn versions_bytes(conn: &mut Conn, app_id: AppId) -> Result<u64
     Ok(bytes.unsigned_abs())
 }
 
-/// The oldest versions of an app's scripts that make room for `bytes`, or all where that is not enough, with
-/// the bytes of each: none that is current, that a delivery waits for, or that an unresolved dead letter may
+/// The oldest versions of an app's scripts that make room for `bytes`, or all where that is not enough, at
+/// most `limit`, with the bytes of each: none that is current, that a delivery waits for, or that an unresolved dead letter may
 /// be replayed with.
 pub(super) async fn versions_to_remove(
     conn: &mut Conn,
     app_id: AppId,
     bytes: u64,
+    limit: i64,
 ) -> Result<Vec<(ScriptId, i64, i64)>, StoreError> {
     const SQL: &str = "
         with kept (script_id, version) as materialized (
@@ -225,22 +226,25 @@ pub(super) async fn versions_to_remove(
             select script_id, version, created_at, bytes,
                    sum(bytes) over (order by created_at, script_id, version) - bytes as before
             from old) as summed
-        where before < $2 order by created_at, script_id, version";
+        where before < $2 order by created_at, script_id, version limit $4";
     Ok(on!(conn, |c| sqlx::query_as(SQL)
         .bind(app_id)
         .bind(i64::try_from(bytes).unwrap_or(i64::MAX))
         .bind(ROW_BYTES.cast_signed())
+        .bind(limit)
         .fetch_all(c)
         .await)?)
 }
 
-/// Remove a version of a script.
+/// Remove a version of a script, unless it is the current one.
 pub(super) async fn remove_version(
     tx: &mut Tx,
     script_id: ScriptId,
     version: i64,
 ) -> Result<(), StoreError> {
-    const SQL: &str = "delete from script_versions where script_id = $1 and version = $2";
+    const SQL: &str = "
+        delete from script_versions where script_id = $1 and version = $2
+            and version <> (select version from scripts where id = $1)";
     on!(tx.conn().await?, |c| sqlx::query(SQL)
         .bind(script_id)
         .bind(version)
@@ -248,6 +252,13 @@ pub(super) async fn remove_version(
         .await
         .map(|_| ()))?;
     Ok(())
+}
+
+/// The last id in the outbox; the nil one where it is empty.
+pub(super) async fn last_delivery(conn: &mut Conn) -> Result<Uuid, StoreError> {
+    const SQL: &str = "select id from outbox order by id desc limit 1";
+    let last: Option<Uuid> = on!(conn, |c| sqlx::query_scalar(SQL).fetch_optional(c).await)?;
+    Ok(last.unwrap_or_default())
 }
 
 /// The first rows of the outbox after an id and up to another, of each app those for which no caller waits; none after the

@@ -298,7 +298,11 @@ async fn create(
     })?;
     let checked = node.runner.check(&app, kind, &code).await?;
     let (app_id, bytes, scripts_max) = (app.id, code.len(), node.quotas.quotas().objects);
-    let quotas = node.quotas.clone();
+    let old = node
+        .quotas
+        .room_for_version::<ScriptError>(app_id, bytes)
+        .await?;
+    let removed = old.clone();
     let script = node
         .db
         .write(move |tx| {
@@ -306,9 +310,7 @@ async fn create(
                 let id = ScriptId::new();
                 directory::raise_version(tx).await?;
                 objects::check::<ScriptError>(tx, app_id, Object::Scripts, scripts_max).await?;
-                quotas
-                    .make_room_for_version::<ScriptError>(tx, app_id, bytes)
-                    .await?;
+                old.remove(tx).await?;
                 let (created_at, updated_at) = (tx.now, tx.now);
                 let script = Script {
                     id,
@@ -327,7 +329,7 @@ async fn create(
             })
         })
         .await?;
-    node.quotas.note_version(app_id, bytes);
+    node.quotas.note_version(app_id, bytes, &removed);
     checked.keep();
     node.refresh_directory().await;
     Ok(Created(ScriptView { script, source }))
@@ -421,9 +423,18 @@ async fn change(
             Some(node.runner.check(app, script.kind, new).await?)
         }
     };
-    let quotas = node.quotas.clone();
+    let bytes = match &new {
+        Some(new) => new.len(),
+        // A version of its own all the same, with the same code.
+        None => sql::code_bytes(&mut node.db.read().await?, id, script.version).await?,
+    };
+    let old = node
+        .quotas
+        .room_for_version::<ScriptError>(script.app_id, bytes)
+        .await?;
+    let removed = old.clone();
     let read_version = change.version;
-    let (script, bytes) = node
+    let script = node
         .db
         .write(move |tx| {
             Box::pin(async move {
@@ -438,17 +449,14 @@ async fn change(
                         current,
                     });
                 }
-                let old = sql::code(tx.conn().await?, id, current).await?;
+                let current_code = sql::code(tx.conn().await?, id, current).await?;
                 let new = code(script.kind, change.source, change.wasm_base64)
                     .ok()
                     .flatten();
                 let bytes = new
-                    .or(old)
+                    .or(current_code)
                     .ok_or_else(|| ScriptError::NotFound(id.to_string()))?;
-                let length = bytes.len();
-                quotas
-                    .make_room_for_version::<ScriptError>(tx, script.app_id, length)
-                    .await?;
+                old.remove(tx).await?;
                 script.name = change.name.unwrap_or(script.name);
                 script.limits = change.limits.unwrap_or(script.limits);
                 script.version += 1;
@@ -461,11 +469,11 @@ async fn change(
                     });
                 }
                 sql::insert_version(tx, &script, &bytes).await?;
-                Ok((script, length))
+                Ok(script)
             })
         })
         .await?;
-    node.quotas.note_version(script.app_id, bytes);
+    node.quotas.note_version(script.app_id, bytes, &removed);
     if let Some(checked) = checked {
         checked.keep();
     }

@@ -272,8 +272,7 @@ impl Runner {
         version: u32,
     ) -> Result<Option<Code>, ScriptError> {
         let loading = async {
-            let conn = self.db.read_for(app.id.uuid()).await;
-            let mut conn = conn.map_err(ScriptError::from)?;
+            let mut conn = self.db.read().await.map_err(ScriptError::from)?;
             let bytes = sql::code(&mut conn, script.id, version).await;
             let bytes = bytes.map_err(ScriptError::from)?.ok_or(NoCode::Gone)?;
             drop(conn);

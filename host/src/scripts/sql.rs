@@ -168,6 +168,23 @@ pub async fn insert_version(tx: &mut Tx, script: &Script, code: &[u8]) -> Result
     Ok(())
 }
 
+/// How many bytes the code of a version has; none where it is gone.
+pub async fn code_bytes(
+    conn: &mut Conn,
+    script_id: ScriptId,
+    version: u32,
+) -> Result<usize, StoreError> {
+    const SQL: &str = "
+        select cast(octet_length(code) as bigint) from script_versions
+        where script_id = $1 and version = $2";
+    let bytes: Option<i64> = on!(conn, |c| sqlx::query_scalar(SQL)
+        .bind(script_id)
+        .bind(i64::from(version))
+        .fetch_optional(c)
+        .await)?;
+    Ok(usize::try_from(bytes.unwrap_or_default()).unwrap_or_default())
+}
+
 /// The code of a version.
 pub async fn code(
     conn: &mut Conn,

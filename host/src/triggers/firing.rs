@@ -52,7 +52,7 @@ pub enum Untellable {
 ///
 /// # Errors
 /// [`HeardByTooMany`] beyond [`TOLD_BYTES_MAX`].
-fn check_told(bytes: u64, listening: &[Firing]) -> Result<(), HeardByTooMany> {
+fn check_told(bytes: u64, listening: &[&Firing]) -> Result<(), HeardByTooMany> {
     let bytes = bytes.saturating_mul(listening.len() as u64);
     match bytes <= TOLD_BYTES_MAX {
         true => Ok(()),
@@ -202,12 +202,17 @@ impl Events {
     ///
     /// # Errors
     /// [`Untellable`].
-    pub fn check(&self, app_id: AppId, listening: &[Firing], bytes: u64) -> Result<(), Untellable> {
+    pub fn check(
+        &self,
+        app_id: AppId,
+        listening: &[&Firing],
+        bytes: u64,
+    ) -> Result<(), Untellable> {
         check_told(bytes, listening)?;
         Ok(self.check_room(app_id, listening, bytes)?)
     }
 
-    fn check_room(&self, app_id: AppId, listening: &[Firing], bytes: u64) -> Result<(), Full> {
+    fn check_room(&self, app_id: AppId, listening: &[&Firing], bytes: u64) -> Result<(), Full> {
         if listening.is_empty() {
             return Ok(());
         }
@@ -389,6 +394,16 @@ fn payload(event: &impl Serialize) -> Arc<Payload> {
 }
 
 impl Firing {
+    /// Whether its trigger may hear of a key that is removed, or else gets a value.
+    pub fn may_hear(&self, is_removed: bool) -> bool {
+        match &self.trigger.kind {
+            Kind::Kv(KvFilter { ops, .. }) => {
+                ops.iter().any(|op| (*op == Op::Delete) == is_removed)
+            }
+            Kind::PubSub(_) | Kind::DeadLetter(_) => false,
+        }
+    }
+
     /// The row of the outbox, if the trigger listens to what this event did to a key.
     pub fn row(&self, event: &KvEvent<'_>, payload: &Arc<Payload>) -> Option<NewDelivery> {
         let Kind::Kv(KvFilter { ops, .. }) = &self.trigger.kind else {
