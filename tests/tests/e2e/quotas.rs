@@ -209,6 +209,7 @@ fn a_value_that_goes_to_many_triggers_is_bounded_with_them(engine: Engine) {
     let server = Server::start(engine);
     let app = server.app("shop");
     app.script("hears", "1");
+    assert_eq!(put(&app, "old", &of_size(500 * KIB)), 204);
     for n in 0..40 {
         let trigger = app.trigger(
             "kv",
@@ -225,6 +226,10 @@ fn a_value_that_goes_to_many_triggers_is_bounded_with_them(engine: Engine) {
     );
     let detail = refused.json()["detail"].to_string();
     assert!(detail.contains("all triggers that hear of it"), "{detail}");
+    // They are told of the value that a key had, too.
+    assert_eq!(put(&app, "old", &json!(1)), 422);
+    let old = "/apps/shop/kv/things/old";
+    assert_eq!(server.api("DELETE", old, None).status, 422);
     assert_eq!(put(&app, "k", &of_size(300 * KIB)), 204);
     app.serve("writes", r#"let long = ""; long.pad(500000, "x"); let kind = (); try { kv::collection("things").set("k", long) } catch (e) { kind = e.kind } kind"#);
     assert_eq!(server.get("/writes").json(), "too_large");
@@ -523,8 +528,8 @@ fn the_oldest_versions_that_nothing_needs_make_room_for_new_ones(engine: Engine)
     );
     collect(&server);
     assert_eq!(kept(&app, "script_versions")["rows"], 6);
-    let at = format!("/apps/versions/scripts?name=s0");
-    let script = server.api("GET", &at, None).json()["items"][0]["id"].clone();
+    let at = "/apps/versions/scripts?name=s0";
+    let script = server.api("GET", at, None).json()["items"][0]["id"].clone();
     let path = format!("/scripts/{}", script.as_str().unwrap());
     assert_eq!(server.api("DELETE", &path, None).status, 204);
     assert_eq!(create("more").status, 201);
