@@ -149,7 +149,8 @@ fn p3_a_guest_that_lists_large_values_again_and_again_holds_few_of_them(engine: 
     app.route("s", "GET /s");
     let noticed = attacked.during(|| {
         for answer in attacked.calls_at_once("/s", 4) {
-            assert_eq!(answer, Ok(504));
+            // By its time limit, or, where it is fast, by what its calls may carry.
+            assert!(matches!(answer, Ok(502 | 504)), "{answer:?}");
         }
     });
     // Reading megabytes is not optimised in a debug build: 0.34 s were seen.
