@@ -204,14 +204,21 @@ impl<G: Grouped> Members<G> {
     /// One item.
     pub(super) fn single(item: G, witness: Option<Arc<dyn Witness>>) -> (Self, Answer<G>) {
         let (reply, answer) = oneshot::channel();
-        let single = Self {
+        (Self::of_one(item, reply, witness), answer)
+    }
+
+    fn of_one(
+        item: G,
+        reply: oneshot::Sender<Result<G::Output, StoreError>>,
+        witness: Option<Arc<dyn Witness>>,
+    ) -> Self {
+        Self {
             bytes: item.bytes(),
             items: vec![item],
             replies: vec![reply],
             witnesses: vec![witness],
             outputs: Vec::new(),
-        };
-        (single, answer)
+        }
     }
 }
 
@@ -310,14 +317,7 @@ impl<G: Grouped> Group for Members<G> {
         members
             .zip(self.witnesses)
             .map(|((item, reply), witness)| {
-                let single = Self {
-                    bytes: item.bytes(),
-                    items: vec![item],
-                    replies: vec![reply],
-                    witnesses: vec![witness],
-                    outputs: Vec::new(),
-                };
-                Box::new(single) as Box<dyn Group>
+                Box::new(Self::of_one(item, reply, witness)) as Box<dyn Group>
             })
             .collect()
     }
